@@ -1,0 +1,1 @@
+"""Turn raw material into the canonical rows that task definitions describe."""

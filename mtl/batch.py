@@ -1,0 +1,206 @@
+"""The order of a task's examples and their collation into padded tensors.
+
+Legend: B rows of a batch, T tokens of its longest row, Q queries, G candidates of the longest list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mtl.data import Examples, Ints
+from mtl.sampling import derive_seed
+
+POOL = 50  # batches sorted by length together: long enough to save padding, short enough to stay random
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of one task, padded to the longest.
+
+    Attributes:
+        input_ids: (B, T).
+        attention_mask: 1 on real tokens, (B, T).
+        token_type_ids: (B, T), or None where the encoder has none.
+        labels: Class indices (B,) int64, values (B,) float32, or relevance (Q, G) float32.
+        rows: Position of each row in its source, (B,).
+        lists: For ranking, position in the batch of each query's candidates, −1 beyond a list's end, (Q, G).
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    token_type_ids: Tensor | None
+    labels: Tensor
+    rows: Tensor
+    lists: Tensor | None
+
+    def to(self, device: torch.device) -> Batch:
+        moved: dict[str, Any] = {}
+        for field in fields(self):
+            tensor = getattr(self, field.name)
+            moved[field.name] = None if tensor is None else tensor.to(device, non_blocking=True)
+        return Batch(**moved)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def weights(self) -> Tensor:
+        """1 for every example that carries a task loss, 0 for a query without a relevant candidate, (B,) or (Q,)."""
+        if self.lists is None:
+            return torch.ones(len(self), device=self.labels.device)
+        return (self.labels > 0).any(dim=1).float()
+
+
+def collate(examples: Examples, chosen: Ints, pad_id: int, task_type: str) -> Batch:
+    """Pads the chosen examples; in ranking, rows of one query stand together.
+
+    Args:
+        examples: The split.
+        chosen: Positions in it, (B,).
+        pad_id: The tokenizer's padding id.
+        task_type: classification, regression or ranking.
+    """
+    longest = int(examples.lengths[chosen].max())
+    ids = np.full((len(chosen), longest), pad_id, dtype=np.int64)
+    mask = np.zeros((len(chosen), longest), dtype=np.int64)
+    types = np.zeros((len(chosen), longest), dtype=np.int64) if examples.has_token_types else None
+    for row, example in enumerate(chosen):
+        tokens = examples.tokens("input_ids", example)
+        ids[row, : len(tokens)] = tokens
+        mask[row, : len(tokens)] = 1
+        if types is not None:
+            types[row, : len(tokens)] = examples.tokens("token_type_ids", example)
+    labels, lists = torch.from_numpy(examples.labels[chosen]), None
+    if task_type == "classification":
+        labels = labels.nan_to_num(-1).long()
+    elif task_type == "regression":
+        labels = labels.float()
+    else:
+        lists = torch.from_numpy(_lists(examples.groups[chosen]))
+        labels = torch.where(lists >= 0, labels[lists.clamp(min=0)], 0.0).float()
+    return Batch(
+        input_ids=torch.from_numpy(ids),
+        attention_mask=torch.from_numpy(mask),
+        token_type_ids=None if types is None else torch.from_numpy(types),
+        labels=labels,
+        rows=torch.from_numpy(examples.rows[chosen]),
+        lists=lists,
+    )
+
+
+def _lists(groups: Ints) -> Ints:
+    """Positions of each query's candidates, queries in order of their first candidate, (Q, G)."""
+    members: dict[int, list[int]] = {}
+    for position, group in enumerate(groups.tolist()):
+        members.setdefault(group, []).append(position)
+    lists = np.full((len(members), max(map(len, members.values()))), -1, dtype=np.int64)
+    for query, positions in enumerate(members.values()):
+        lists[query, : len(positions)] = positions
+    return lists
+
+
+def pass_batches(examples: Examples, batch_size: int, seed: int, *, ranking: bool = False) -> list[Ints]:
+    """One reshuffled pass over the examples in batches of like length.
+
+    Examples are shuffled, sorted by length within pools of `POOL` batches, cut into batches, and the batches shuffled.
+    In ranking the unit is the query: queries fill a batch up to `batch_size` rows, and a list longer than that
+    keeps its relevant candidates and a sample of the others.
+
+    Args:
+        examples: The split.
+        batch_size: Rows of a batch.
+        seed: Seed of this pass.
+        ranking: Whether examples are candidates of queries.
+
+    Returns:
+        Positions of the rows of each batch.
+    """
+    random = np.random.Generator(np.random.Philox(key=seed))
+    if ranking:
+        units = _candidate_lists(examples, batch_size, random)
+        lengths = np.array([examples.lengths[unit].max() for unit in units])
+        rows = max(1, round(batch_size / np.mean([len(unit) for unit in units])))
+    else:
+        units = list(np.arange(len(examples))[:, None])
+        lengths, rows = examples.lengths, batch_size
+    order = random.permutation(len(units))
+    pool = POOL * rows
+    order = np.concatenate(
+        [p[np.argsort(lengths[p], kind="stable")] for p in np.split(order, range(pool, len(order), pool))]
+    )
+    batches: list[list[Ints]] = [[]]
+    filled = 0
+    for unit in order:
+        if filled and filled + len(units[unit]) > batch_size:
+            batches.append([])
+            filled = 0
+        batches[-1].append(units[unit])
+        filled += len(units[unit])
+    shuffled = random.permutation(len(batches))
+    return [np.concatenate(batches[position]) for position in shuffled]
+
+
+def _candidate_lists(examples: Examples, batch_size: int, random: np.random.Generator) -> list[Ints]:
+    by_group = np.argsort(examples.groups, kind="stable")
+    starts = np.flatnonzero(np.diff(examples.groups[by_group])) + 1
+    lists = np.split(by_group, starts)
+    for query, members in enumerate(lists):
+        if len(members) > batch_size:
+            relevant = examples.labels[members] > 0
+            keys = np.where(relevant, 0.0, 1.0) + random.random(len(members))
+            lists[query] = np.sort(members[np.argsort(keys)[:batch_size]])
+    return lists
+
+
+class BatchStream:
+    """A task's training batches: turn k is the same whatever was read before, passes are reshuffled.
+
+    Args:
+        examples: The training split.
+        batch_size: Rows of a batch.
+        seed: The run's seed.
+        task: The task's name.
+        ranking: Whether examples are candidates of queries.
+    """
+
+    def __init__(self, examples: Examples, batch_size: int, seed: int, task: str, *, ranking: bool) -> None:
+        self.examples, self.batch_size, self.seed, self.task, self.ranking = examples, batch_size, seed, task, ranking
+        self._starts = [0]  # turn at which each pass begins
+        self._cached: tuple[int, list[Ints]] = (-1, [])
+        self.per_pass = len(self._pass(0))
+
+    def __getitem__(self, turn: int) -> Ints:
+        number = 0
+        while turn >= self._end(number):
+            number += 1
+        return self._pass(number)[turn - self._starts[number]]
+
+    def passes(self, turns: int) -> float:
+        """How often the first `turns` turns go over the data."""
+        number = 0
+        while turns > self._end(number):
+            number += 1
+        return number + (turns - self._starts[number]) / (self._end(number) - self._starts[number])
+
+    def _end(self, number: int) -> int:
+        while len(self._starts) <= number + 1:
+            self._starts.append(self._starts[-1] + len(self._pass(len(self._starts) - 1)))
+        return self._starts[number + 1]
+
+    def _pass(self, number: int) -> list[Ints]:
+        if self._cached[0] != number:
+            seed = derive_seed(self.seed, "batches", self.task, number)
+            self._cached = number, pass_batches(self.examples, self.batch_size, seed, ranking=self.ranking)
+        return self._cached[1]
+
+
+def evaluation_batches(lengths: Sequence[int] | Ints, batch_size: int) -> list[Ints]:
+    """All examples, longest first, so that padding is least and memory runs out at once if at all."""
+    order = np.argsort(-np.asarray(lengths), kind="stable")
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]

@@ -1,0 +1,282 @@
+"""The command line: words in, requests out. Nothing heavy is imported before the words are known to be right."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from mtl.config import command_line
+from mtl.errors import Interrupted, NonFiniteError, UserError
+from mtl.preflight import Request
+
+DONE, FAILED, WRONG_INPUT = 0, 1, 2
+
+# Flag to the key it sets; `--set KEY=VALUE` reaches every other key.
+FLAGS = {
+    "encoder": "encoder",
+    "data_root": "data_root",
+    "head": "head",
+    "epochs": "train.epochs",
+    "max_steps": "train.max_steps",
+    "learning_rate": "train.learning_rate",
+    "batch_size": "train.batch_size",
+    "max_length": "train.max_length",
+    "precision": "train.precision",
+    "seed": "train.seed",
+    "train_size": "train.train_size",
+    "train_fraction": "train.train_fraction",
+    "smart": "train.smart",
+    "proximal": "train.proximal",
+    "sampler": "sampling.strategy",
+    "trust_remote_code": "trust_remote_code",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """Wrong usage is one message and status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        sys.stderr.write(f"error: {message}\n{self.format_usage()}see {self.prog} --help\n")
+        sys.exit(WRONG_INPUT)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    arguments = make_parser().parse_args(words)
+    arguments.command_words = [Path(sys.argv[0]).name if argv is None else "run_mtl.py", *words]
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    try:
+        return int(arguments.function(arguments) or DONE)
+    except UserError as error:
+        _show_traceback(arguments)
+        for problem in error.problems:
+            sys.stderr.write(f"error: {problem}\n")
+        return WRONG_INPUT
+    except Interrupted as error:
+        sys.stderr.write(f"{error}\n")
+        return 128 + error.signal_number
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 128 + signal.SIGINT
+    except NonFiniteError as error:
+        _show_traceback(arguments)
+        sys.stderr.write(f"error: {error}\n")
+        return FAILED
+    except BrokenPipeError:
+        return FAILED
+    except Exception as error:
+        _show_traceback(arguments)
+        reason = str(error).splitlines()[0] if str(error) else "no message"
+        sys.stderr.write(f"error: {type(error).__name__}: {reason} (--debug shows where)\n")
+        return FAILED
+
+
+def _show_traceback(arguments: argparse.Namespace) -> None:
+    if arguments.debug:
+        traceback.print_exc()
+
+
+def make_parser() -> Parser:
+    """The parser of all commands."""
+    parser = Parser(
+        prog="run_mtl.py", description="Multi-task learning: one shared encoder, one standalone model per task."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+
+    def command(name: str, function: Callable[[argparse.Namespace], int | None], help: str) -> Parser:
+        added: Parser = commands.add_parser(name, help=help, description=help)
+        added.set_defaults(function=function)
+        added.add_argument("--debug", action="store_true", help="show tracebacks")
+        return added
+
+    train = command("train", _train, "Train a shared encoder on several tasks.")
+    train.add_argument("task_defs", nargs="*", metavar="TASK_DEFS", help="task definition YAML files")
+    train.add_argument("--encoder", metavar="E", help="hub id, directory, or pkg:PACKAGE/SUBDIR")
+    train.add_argument(
+        "--tasks", metavar="A,B", type=_names, default=[], help="tasks to train, in order (default: all)"
+    )
+    _add_run_options(train)
+
+    adapt = command("adapt", _adapt, "Fine-tune a trained run on one task, known or new.")
+    adapt.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="a run that `train` finished")
+    adapt.add_argument("--task", required=True, metavar="T", help="the task to adapt to")
+    adapt.add_argument("--task-defs", action="append", default=[], metavar="FILE", help="definitions of new tasks")
+    adapt.add_argument("--head", choices=("reuse", "fresh"), help="default: reuse the run's head where it has one")
+    _add_run_options(adapt)
+
+    evaluate = command("evaluate", _evaluate, "Score a run or an export on a split.")
+    evaluate.add_argument("path", metavar="RUN_OR_EXPORT_DIR", type=Path)
+    evaluate.add_argument("--task", action="append", default=[], metavar="T", help="default: all")
+    evaluate.add_argument("--split", default="validation", metavar="S")
+    evaluate.add_argument("--data-root", metavar="DIR", help="local mirror of the hub")
+    evaluate.add_argument("--output", type=Path, metavar="FILE", help="also write the metrics as JSON")
+    _add_weights(evaluate)
+
+    predict = command("predict", _predict, "Predict the rows of a file, in their order.")
+    predict.add_argument("path", metavar="RUN_OR_EXPORT_DIR", type=Path)
+    predict.add_argument("--task", metavar="T", help="may be left out where there is only one")
+    predict.add_argument("--input", required=True, type=Path, metavar="FILE", help="csv, tsv, jsonl or parquet")
+    predict.add_argument("--output", required=True, type=Path, metavar="FILE", help="JSON lines")
+    _add_weights(predict)
+
+    export = command("export", _export, "Write standalone Transformers models, one directory per task.")
+    export.add_argument("path", metavar="RUN_DIR", type=Path)
+    export.add_argument("--task", action="append", default=[], metavar="T", help="default: all")
+    export.add_argument("--output", required=True, type=Path, metavar="DIR", help="each task goes to DIR/TASK")
+    export.add_argument("--overwrite", action="store_true", help="replace earlier exports")
+    _add_weights(export)
+
+    validate = command("validate", _validate, "Check definitions and data, and tell everything that is wrong.")
+    validate.add_argument("task_defs", nargs="+", metavar="TASK_DEFS")
+    validate.add_argument("--tasks", metavar="A,B", type=_names, default=[])
+    validate.add_argument("--encoder", metavar="E", help="also measure token lengths and truncation with its tokenizer")
+    validate.add_argument("--data-root", metavar="DIR", help="local mirror of the hub")
+    validate.add_argument("--max-length", type=int, metavar="N", help="tokens of one input")
+    validate.add_argument(
+        "--dry-run", action="store_true", help="also run one training step per task (needs --encoder)"
+    )
+    validate.add_argument("--json", action="store_true", help="print one JSON object")
+
+    prepare = command("prepare", _prepare, "Tokenise all data now, so that training starts at once.")
+    prepare.add_argument("task_defs", nargs="+", metavar="TASK_DEFS")
+    prepare.add_argument("--encoder", required=True, metavar="E")
+    prepare.add_argument("--tasks", metavar="A,B", type=_names, default=[])
+    prepare.add_argument("--data-root", metavar="DIR", help="local mirror of the hub")
+    prepare.add_argument("--max-length", type=int, metavar="N", help="tokens of one input")
+
+    report = command("report", _report, "Compare the results of runs.")
+    report.add_argument("run_dirs", nargs="+", metavar="RUN_DIR", type=Path)
+
+    init = command("init", _init, "Propose a task definition for a data file of your own.")
+    init.add_argument("file", metavar="FILE", type=Path, help="csv, tsv, jsonl or parquet")
+    return parser
+
+
+def _add_run_options(parser: Parser) -> None:
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="directory of the run")
+    parser.add_argument("--data-root", metavar="DIR", help="local mirror of the hub")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--epochs", type=int, metavar="N")
+    length.add_argument("--max-steps", type=int, metavar="N", help="optimizer steps")
+    parser.add_argument("--learning-rate", type=float, metavar="X")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="rows of one optimizer step")
+    parser.add_argument("--max-length", type=int, metavar="N", help="tokens of one input")
+    parser.add_argument("--sampler", metavar="S", help="round_robin, proportional, sqrt, temperature or annealed")
+    parser.add_argument("--precision", metavar="P", help="fp32, bf16 or fp16")
+    parser.add_argument("--seed", type=int, metavar="N")
+    parser.add_argument("--no-smart", dest="smart", action="store_const", const=False, help="no adversarial term")
+    parser.add_argument("--no-proximal", dest="proximal", action="store_const", const=False, help="no proximal term")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--train-size", type=int, metavar="N", help="examples (ranking: queries) of each task")
+    size.add_argument("--train-fraction", type=float, metavar="F")
+    parser.add_argument("--config", metavar="FILE", help="run configuration, such as another run's run.yml")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any key of the configuration")
+    parser.add_argument(
+        "--trust-remote-code", action="store_const", const=True, help="let the encoder run its own code"
+    )
+    parser.add_argument("--resume", action="store_true", help="continue the run in --output")
+    parser.add_argument("--overwrite", action="store_true", help="replace the run in --output")
+
+
+def _add_weights(parser: Parser) -> None:
+    parser.add_argument(
+        "--weights", choices=("best", "final"), default="best", help="of a run: each task's best step, or the last step"
+    )
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _request(arguments: argparse.Namespace, **more: Any) -> Request:
+    flags = {
+        key: (f"--{'no-' if getattr(arguments, name, None) is False else ''}{name.replace('_', '-')}", value)
+        for name, key in FLAGS.items()
+        if (value := getattr(arguments, name, None)) is not None
+    }
+    return Request(
+        task_defs=arguments.task_defs,
+        typed=command_line(flags, getattr(arguments, "set", [])),
+        config=getattr(arguments, "config", None),
+        tasks=getattr(arguments, "tasks", []),
+        resume=getattr(arguments, "resume", False),
+        overwrite=getattr(arguments, "overwrite", False),
+        **more,
+    )
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    from mtl.preflight import check_train
+
+    checked = check_train(_request(arguments, output=arguments.output))
+    from mtl.phases import run_phase
+
+    run_phase(checked, arguments.output, resume=arguments.resume, command=arguments.command_words)
+
+
+def _adapt(arguments: argparse.Namespace) -> None:
+    from mtl.preflight import check_adapt
+
+    checked = check_adapt(_request(arguments, output=arguments.output, run_dir=arguments.run_dir), arguments.task)
+    from mtl.phases import run_phase
+
+    run_phase(checked, arguments.output, resume=arguments.resume, command=arguments.command_words)
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from mtl.inference import evaluate
+
+    evaluate(
+        arguments.path,
+        names=arguments.task,
+        split=arguments.split,
+        data_root=arguments.data_root,
+        weights=arguments.weights,
+        output=arguments.output,
+    )
+
+
+def _predict(arguments: argparse.Namespace) -> None:
+    from mtl.inference import predict
+
+    predict(arguments.path, arguments.task, arguments.input, arguments.output, weights=arguments.weights)
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from mtl.inference import export
+
+    export(arguments.path, arguments.task, arguments.output, weights=arguments.weights, overwrite=arguments.overwrite)
+
+
+def _validate(arguments: argparse.Namespace) -> int:
+    from mtl.validate import validate
+
+    findings = validate(_request(arguments, output=Path()), dry_run=arguments.dry_run)
+    print(json.dumps(findings.as_json()) if arguments.json else findings.as_text())
+    return WRONG_INPUT if findings.errors else DONE
+
+
+def _prepare(arguments: argparse.Namespace) -> None:
+    from mtl.validate import prepare_all
+
+    print(prepare_all(_request(arguments, output=Path())))
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from mtl.report import compare_runs, read_results
+
+    print(compare_runs({str(run_dir): read_results(run_dir) for run_dir in arguments.run_dirs}))
+
+
+def _init(arguments: argparse.Namespace) -> None:
+    from mtl.propose import propose
+
+    print(propose(arguments.file), end="")

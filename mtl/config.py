@@ -1,0 +1,295 @@
+"""The settings of a run: sections, command-line words, and the order in which they win.
+
+Built-in default < run configuration (`train`, then `defaults`) < the task's own definition < flags and `--set`,
+the last by the narrowest key (`tasks.rte.…` over `defaults.…` over `train.…`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field
+
+from mtl.errors import Problem, UserError, listed, nearest
+from mtl.settings import Settings, Sourced, check, parse_yaml, read_yaml, scalar
+from mtl.taskdef import (
+    Count,
+    Defaults,
+    Fraction,
+    NonNegative,
+    Positive,
+    TaskDef,
+    complete,
+    select,
+)
+
+SamplerName = Literal["round_robin", "proportional", "sqrt", "temperature", "annealed"]
+OptimizerName = Literal["adamw", "adamax", "radam"]
+ScheduleName = Literal["linear", "cosine", "constant"]
+PrecisionName = Literal["fp32", "bf16", "fp16"]
+
+PER_TASK = ("learning_rate", "batch_size", "max_length")
+
+
+class TrainSettings(Settings):
+    """Section `train`.
+
+    Attributes:
+        epochs: Length of the run; an epoch is Σ_t ⌈n_t/b_t⌉ steps.
+        max_steps: Length of the run in optimizer steps, instead of epochs.
+        learning_rate: Peak learning rate of tasks that name none.
+        batch_size: Rows per optimizer step of tasks that name none.
+        max_length: Tokens per input of tasks that name none.
+        accumulation: Micro-batches that an optimizer step's batch is cut into.
+        precision: Autocast type; weights stay in float32.
+        clip_norm: Largest global gradient norm.
+        seed: Seed of everything drawn.
+        train_size: Examples (ranking: queries) of each task to train on.
+        train_fraction: The same as a fraction.
+        smart: Whether R_s is on for tasks whose weight is above 0.
+        proximal: Whether D is on for tasks whose weight is above 0.
+        log_every: Steps between two writes of the log.
+    """
+
+    epochs: Count = 5
+    max_steps: Count | None = None
+    learning_rate: Positive = 5e-5
+    batch_size: Count = 32
+    max_length: Annotated[int, Field(ge=4)] = 512
+    accumulation: Count = 1
+    precision: PrecisionName = "fp32"
+    clip_norm: Positive = 1.0
+    seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 42
+    train_size: Count | None = None
+    train_fraction: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    smart: bool = True
+    proximal: bool = True
+    log_every: Count = 10
+
+
+class OptimizerSettings(Settings):
+    """Section `optimizer`; weight decay is decoupled and spares biases and normalisation weights."""
+
+    name: OptimizerName = "adamw"
+    weight_decay: NonNegative = 0.01
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    epsilon: Positive = 1e-8
+
+
+class ScheduleSettings(Settings):
+    """Section `schedule`: shape of the learning rate; `warmup` is a fraction of the run's steps."""
+
+    name: ScheduleName = "linear"
+    warmup: Fraction = 0.1
+
+
+class SamplingSettings(Settings):
+    """Section `sampling`: which task each step trains on.
+
+    Attributes:
+        strategy: A name in `SAMPLERS`.
+        temperature: τ of `temperature`, which draws task t with p_t ∝ N_t^(1/τ).
+    """
+
+    strategy: SamplerName = "round_robin"
+    temperature: Annotated[float, Field(ge=1.0)] = 5.0
+
+
+class EvaluationSettings(Settings):
+    """Section `evaluation`.
+
+    Attributes:
+        every: Steps between evaluations (default: each epoch).
+        patience: Evaluations without a better score of any task after which the run stops (default: never).
+        batch_size: Rows evaluated at a time.
+    """
+
+    every: Count | None = None
+    patience: Count | None = None
+    batch_size: Count = 64
+
+
+class CheckpointSettings(Settings):
+    """Section `checkpoint`: steps between checkpoints (default: each evaluation) and how many are kept."""
+
+    every: Count | None = None
+    keep_last: Count = 2
+
+
+class RunConfig(Settings):
+    """A run's configuration, as written to `run.yml`.
+
+    Attributes:
+        phase: `train` (several tasks, from an encoder) or `adapt` (one task, from a run directory).
+        encoder: Hub id, directory or `pkg:PACKAGE/SUBDIR`; in adaptation the run directory.
+        head: In adaptation, whether the run's head of the task is reused.
+        task_defs: Definition files, relative to the configuration's file.
+        data_root: Local mirror of the hub.
+        trust_remote_code: Whether the encoder's repository may run code of its own.
+        defaults: Settings of tasks that name none.
+        tasks: Settings by task name.
+    """
+
+    phase: Literal["train", "adapt"] = "train"
+    encoder: str
+    head: Literal["reuse", "fresh"] = "fresh"
+    task_defs: list[str] = []
+    data_root: str | None = None
+    trust_remote_code: bool = False
+    train: TrainSettings = TrainSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
+    sampling: SamplingSettings = SamplingSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    checkpoint: CheckpointSettings = CheckpointSettings()
+    defaults: dict[str, Any] = {}
+    tasks: dict[str, dict[str, Any]] = {}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A resolved run: its configuration and its tasks, in the order they take turns."""
+
+    config: RunConfig
+    tasks: dict[str, TaskDef]
+
+    def regularized(self, name: str) -> TaskDef:
+        """The task with the weights of switched-off regularizers at 0."""
+        task = self.tasks[name]
+        off = {
+            section: getattr(task, section).model_copy(update={"weight": 0.0})
+            for section in ("smart", "proximal")
+            if not getattr(self.config.train, section)
+        }
+        return task.model_copy(update=off)
+
+
+def command_line(flags: Mapping[str, tuple[str, Any]], sets: Sequence[str]) -> Sourced:
+    """Turns command-line words into settings.
+
+    Args:
+        flags: Dotted key to (flag as typed, value), values of None left out.
+        sets: Words `KEY=VALUE` of `--set`; values are read as YAML.
+
+    Raises:
+        UserError: A word without `=`, or a value that is not YAML.
+    """
+    result = Sourced()
+    problems: list[Problem] = []
+    pairs: list[tuple[str, Any, str]] = [
+        (key, value, flag) for key, (flag, value) in flags.items() if value is not None
+    ]
+    for word in sets:
+        key, equals, text = word.partition("=")
+        if not equals or not all(key.split(".")):
+            problems.append(Problem(f"--set {word}", "expected KEY=VALUE, such as train.max_steps=100"))
+            continue
+        try:
+            value, found = parse_yaml(f"value: {text}", f"--set {key}")
+            pairs.append((key, value.data.get("value"), f"--set {key}"))
+            problems += found
+        except UserError as error:
+            problems += error.problems
+    if problems:
+        raise UserError(problems)
+    for key, value, place in pairs:
+        result = Sourced(value, {(): place}).below(*key.split(".")).over(result)
+    return result
+
+
+def read_run_config(path: str | Path) -> tuple[Sourced, list[Problem]]:
+    """Reads a run configuration; the task definition files it names are relative to it."""
+    source, problems = read_yaml(path)
+    files = source.data.get("task_defs")
+    if isinstance(files, list):
+        folder = Path(path).resolve().parent
+        absolute = [str(folder / file) if isinstance(file, str) else file for file in files]
+        source = Sourced({**source.data, "task_defs": absolute}, source.places)
+    return source, problems
+
+
+def resolve(
+    definitions: Mapping[str, Sourced], file: Sourced, typed: Sourced, names: Sequence[str] = ()
+) -> tuple[RunConfig | None, dict[str, TaskDef], list[Problem]]:
+    """Merges all layers into a configuration and complete task definitions.
+
+    Args:
+        definitions: Partial definition per task.
+        file: Settings of `--config`.
+        typed: Settings of flags and `--set`.
+        names: Tasks to take, in order; all when empty.
+
+    Returns:
+        The configuration (None where invalid), the valid tasks, and every problem.
+    """
+    merged = _one_length(typed).over(file)
+    config, problems = check(RunConfig, merged)
+    problems += check(Defaults, merged.child("defaults"), ("defaults",))[1]
+    chosen, missing = select(definitions, names)
+    problems += missing
+    for name in merged.child("tasks").data if isinstance(merged.child("tasks").data, dict) else {}:
+        if name not in definitions:
+            message = f"tasks.{name}: there is no such task; defined are: {listed(list(definitions), 40)}"
+            problems.append(Problem(merged.place(("tasks", name)), message + nearest(name, definitions)))
+    tasks: dict[str, TaskDef] = {}
+    told = {problem.where for problem in problems}  # a fault of a shared setting is not told again for each task
+    phase = merged.data.get("phase", "train")
+    for name, own in chosen.items():
+        task, found = complete(name, _layers(name, own, file, typed, adapting=phase == "adapt"))
+        problems += [problem for problem in found if problem.where not in told]
+        if task is not None:
+            tasks[name] = task
+    return config, tasks, list(dict.fromkeys(problems))
+
+
+def _layers(name: str, own: Sourced, file: Sourced, typed: Sourced, *, adapting: bool) -> Sourced:
+    """One task's settings from all layers, the later over the earlier."""
+    written = [_shared(file), file.child("defaults"), own, file.child("tasks", name)]
+    words = [_shared(typed), typed.child("defaults"), typed.child("tasks", name)]
+    if adapting:
+        written += [layer.child("adapt") for layer in written]
+        words += [layer.child("adapt") for layer in words]
+    result = Sourced({}, own.places)
+    for layer in written + words:
+        if isinstance(layer.data, dict) and layer.data:
+            result = layer.over(result)
+    return result
+
+
+def _shared(source: Sourced) -> Sourced:
+    train = source.child("train")
+    data = {key: train.data[key] for key in PER_TASK if key in train.data} if isinstance(train.data, dict) else {}
+    return Sourced(data, {path: place for path, place in train.places.items() if path and path[0] in data})
+
+
+def _one_length(typed: Sourced) -> Sourced:
+    """Typing one of two exclusive settings clears the other, whatever a configuration file said."""
+    train = typed.child("train").data
+    for one, other in (("epochs", "max_steps"), ("train_size", "train_fraction"), ("train_fraction", "train_size")):
+        if isinstance(train, dict) and train.get(one) is not None and other not in train:
+            typed = typed.over(Sourced({"train": {other: None}}))
+    return typed
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes the text that `scalar` would read as something else, which PyYAML's own rules miss."""
+
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=None if scalar(text) == text else "'")
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
+
+
+def dump_yaml(data: Any) -> str:
+    """YAML text that `read_yaml` reads back equal."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def dump_tasks(tasks: Mapping[str, TaskDef]) -> str:
+    return dump_yaml({name: task.model_dump(exclude_none=True) for name, task in tasks.items()})

@@ -1,0 +1,285 @@
+"""Tokenised rows in memory-mapped Arrow, prepared once and found again by a fingerprint.
+
+Legend: N examples, V tokens of one example.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from tqdm import tqdm
+
+from mtl.errors import UserError
+from mtl.sampling import derive_seed
+from mtl.source import Row, RowChecker, Source, read_rows
+from mtl.taskdef import TaskDef
+
+Ints = npt.NDArray[np.int64]
+
+FORMAT = 1  # raise when the layout of prepared files changes
+CHUNK = 1000  # rows of one record batch
+UNBOUNDED = 1_000_000  # tokenizers without a limit name a larger one
+
+SCHEMA = pa.schema(
+    {
+        "input_ids": pa.list_(pa.int32()),
+        "token_type_ids": pa.list_(pa.int8()),
+        "label": pa.float64(),
+        "group": pa.int64(),
+        "row": pa.int64(),
+        "truncated": pa.bool_(),
+    }
+)
+
+
+def cache_directory() -> Path:
+    """`$MTL_CACHE`, or `mtl` in the user's cache directory."""
+    if "MTL_CACHE" in os.environ:
+        return Path(os.environ["MTL_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mtl"
+
+
+@dataclass(frozen=True)
+class Examples:
+    """One split of one task, ready for batching; token arrays stay on disk until they are read.
+
+    Attributes:
+        table: The memory-mapped rows.
+        index: Positions in the table, (N,).
+        lengths: Tokens of each example, (N,).
+        labels: Class index, value or relevance, (N,); NaN where unlabelled.
+        groups: Number of the query, (N,); −1 outside ranking.
+        rows: Position in the source, from 0, (N,).
+        fingerprint: Digest of data, tokenizer and settings.
+        unlabelled: Rows left out of the source because they carry no label.
+        truncated: Which examples lost tokens to the length limit, (N,).
+    """
+
+    table: pa.Table
+    index: Ints
+    lengths: Ints
+    labels: npt.NDArray[np.float64]
+    groups: Ints
+    rows: Ints
+    fingerprint: str
+    unlabelled: int
+    truncated: npt.NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def tokens(self, column: str, example: int) -> npt.NDArray[Any]:
+        """Token ids (or token types) of one example, (V,), as a view of the mapped file."""
+        chunk, offset = divmod(int(self.index[example]), CHUNK)
+        lists = self.table.column(column).chunk(chunk)
+        start, stop = lists.offsets[offset].as_py(), lists.offsets[offset + 1].as_py()
+        view: npt.NDArray[Any] = lists.values.slice(start, stop - start).to_numpy()
+        return view
+
+    @property
+    def has_token_types(self) -> bool:
+        return len(self) > 0 and len(self.tokens("token_type_ids", 0)) > 0
+
+    def select(self, chosen: Ints) -> Examples:
+        """The chosen examples, in the order given."""
+        arrays = {
+            name: getattr(self, name)[chosen] for name in ("index", "lengths", "labels", "groups", "rows", "truncated")
+        }
+        return Examples(table=self.table, fingerprint=self.fingerprint, unlabelled=self.unlabelled, **arrays)
+
+
+def load_tokenizer(encoder: str, *, trust_remote_code: bool = False) -> Any:
+    """Loads the encoder's tokenizer.
+
+    Raises:
+        UserError: It cannot be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(encoder, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError.of(encoder, f"the tokenizer cannot be loaded: {str(error).splitlines()[0]}") from error
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """A digest of all that decides which ids a text gets."""
+    if tokenizer.is_fast:
+        state = json.loads(tokenizer.backend_tokenizer.to_str())
+        state["padding"] = state["truncation"] = None
+    else:
+        state = {"vocabulary": tokenizer.get_vocab(), "settings": repr(sorted(tokenizer.init_kwargs.items(), key=str))}
+    described = [type(tokenizer).__name__, state, sorted(tokenizer.model_input_names)]
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+
+
+def usable_length(tokenizer: Any, config: Any) -> int:
+    """The longest input, in tokens, that both tokenizer and encoder take."""
+    limits = [tokenizer.model_max_length] if tokenizer.model_max_length < UNBOUNDED else []
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions:
+        # RoBERTa's descendants count positions from the padding id on.
+        offset = config.pad_token_id + 1 if config.model_type in {"roberta", "xlm-roberta", "mpnet", "camembert"} else 0
+        limits.append(positions - offset)
+    return min(limits, default=UNBOUNDED)
+
+
+def prepare(
+    name: str, task: TaskDef, source: Source, tokenizer: Any, max_length: int, *, labelled: bool = True
+) -> Examples:
+    """Tokenises a split, or finds it in the cache.
+
+    Args:
+        name: The task's name, for messages.
+        task: Its definition.
+        source: Where the rows are.
+        tokenizer: The encoder's tokenizer.
+        max_length: Tokens of one input; longer pairs lose tokens from the longer text first.
+        labelled: Whether rows carry labels; False for prediction.
+
+    Returns:
+        The examples, in the order of the source.
+
+    Raises:
+        UserError: Rows that `source.RowChecker` refuses, all together.
+    """
+    key = {
+        "format": FORMAT,
+        "source": source.fingerprint(),
+        "columns": task.data.columns.model_dump(),
+        "unlabelled": sorted(map(str, task.data.unlabelled)),
+        "type": task.type,
+        "labels": task.labels,
+        "labelled": labelled,
+        "tokenizer": tokenizer_fingerprint(tokenizer),
+        "max_length": max_length,
+    }
+    fingerprint = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    folder = cache_directory() / "prepared" / fingerprint
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _build(folder, RowChecker(name, task, labelled=labelled), source, tokenizer, max_length)
+    return _open(folder, fingerprint)
+
+
+def _build(folder: Path, checker: RowChecker, source: Source, tokenizer: Any, max_length: int) -> None:
+    """Writes a prepared split under a temporary name and renames it, so that the name stands for a whole one only."""
+    temporary = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
+    try:
+        groups: dict[str, int] = {}
+        rows = checker.check(read_rows(source))
+        bar = tqdm(rows, desc=f"preparing {checker.name}", unit=" rows", disable=None, leave=False, file=sys.stderr)
+        with pa.OSFile(str(temporary / "examples.arrow"), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
+            for chunk in _chunks(iter(bar)):
+                columns = _tokenise(chunk, tokenizer, max_length)
+                columns["label"] = [np.nan if row.label is None else float(row.label) for row in chunk]
+                columns["group"] = [-1 if r.group is None else groups.setdefault(r.group, len(groups)) for r in chunk]
+                columns["row"] = [row.position for row in chunk]
+                writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
+        if checker.findings.faults:
+            raise UserError(checker.findings.problems())
+        assert writer.stats.num_record_batches == -(-(checker.rows - checker.unlabelled) // CHUNK), "rows went missing"
+        (temporary / "info.json").write_text(json.dumps({"rows": checker.rows, "unlabelled": checker.unlabelled}))
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # another process was first: its result is the same
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:
+    while chunk := list(itertools.islice(rows, CHUNK)):
+        yield chunk
+
+
+def _tokenise(chunk: Sequence[Row], tokenizer: Any, max_length: int) -> dict[str, Any]:
+    """Token ids of a chunk. Only the over-long rows are tokenised twice: truncation is told apart exactly."""
+    ids, types = _encode(chunk, tokenizer, None)
+    long = [position for position, tokens in enumerate(ids) if len(tokens) > max_length]
+    if long:
+        short_ids, short_types = _encode([chunk[position] for position in long], tokenizer, max_length)
+        for position, new_ids, new_types in zip(long, short_ids, short_types, strict=True):
+            ids[position], types[position] = new_ids, new_types
+    truncated = np.zeros(len(chunk), dtype=bool)
+    truncated[long] = True
+    return {"input_ids": ids, "token_type_ids": types, "truncated": truncated}
+
+
+def _encode(rows: Sequence[Row], tokenizer: Any, max_length: int | None) -> tuple[list[list[int]], list[list[int]]]:
+    pairs = [row.text_b for row in rows] if rows[0].text_b is not None else None
+    encoded = tokenizer(
+        [row.text_a for row in rows],
+        pairs,
+        truncation="longest_first" if max_length else False,
+        max_length=max_length,
+        return_attention_mask=False,
+        verbose=False,
+    )
+    types = encoded.get("token_type_ids") if "token_type_ids" in tokenizer.model_input_names else None
+    return encoded["input_ids"], types or [[] for _ in rows]
+
+
+def _open(folder: Path, fingerprint: str) -> Examples:
+    with pa.memory_map(str(folder / "examples.arrow")) as source:
+        table = pa.ipc.open_file(source).read_all()
+    info = json.loads((folder / "info.json").read_text())
+    lengths = [np.diff(chunk.offsets.to_numpy()) for chunk in table.column("input_ids").chunks]
+    return Examples(
+        table=table,
+        index=np.arange(len(table)),
+        lengths=np.concatenate([*lengths, np.empty(0)]).astype(np.int64),
+        labels=table.column("label").to_numpy(),
+        groups=table.column("group").to_numpy(),
+        rows=table.column("row").to_numpy(),
+        fingerprint=fingerprint,
+        unlabelled=info["unlabelled"],
+        truncated=table.column("truncated").to_numpy(),
+    )
+
+
+def few_shot(task: TaskDef, examples: Examples, size: int | None, fraction: float | None, seed: int) -> Examples:
+    """A seeded part of the training data; a smaller part lies within a larger one of the same seed.
+
+    Classification keeps the share of each class (largest remainders), ranking takes whole queries.
+
+    Args:
+        task: The task.
+        examples: All its training examples.
+        size: Examples (ranking: queries) to take; all of them where there are fewer.
+        fraction: The same as a fraction, at least one.
+        seed: The run's seed.
+
+    Returns:
+        The part, in the order of the source.
+    """
+    if size is None and fraction is None:
+        return examples
+    random = np.random.Generator(np.random.Philox(key=derive_seed(seed, "few_shot")))
+    if task.type == "ranking":
+        units, strata = examples.groups, np.zeros(int(examples.groups.max()) + 1)
+    else:
+        units = np.arange(len(examples))
+        strata = examples.labels if task.type == "classification" else np.zeros(len(examples))
+    wanted = size if size is not None else max(1, round((fraction or 0.0) * len(strata)))
+    # The j-th of n units of a stratum gets the key (j + u)/n: the first keys hold every stratum in proportion.
+    keys = np.empty(len(strata))
+    for stratum in np.unique(strata):
+        members = random.permutation(np.flatnonzero(strata == stratum))
+        keys[members] = (np.arange(len(members)) + 0.5) / len(members)
+    chosen = np.argsort(keys, kind="stable")[:wanted]
+    return examples.select(np.flatnonzero(np.isin(units, chosen)))

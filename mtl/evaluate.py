@@ -1,0 +1,125 @@
+"""Outputs of a model over a whole split, in the order of the source, and what is made of them.
+
+Legend: N examples, C outputs of the head.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from mtl.batch import Batch, collate, evaluation_batches
+from mtl.data import Examples
+from mtl.metrics import baseline, compute
+from mtl.taskdef import TaskDef
+
+Outputs: TypeAlias = npt.NDArray[np.float32]
+
+
+@torch.inference_mode()
+def split_outputs(
+    module: nn.Module,
+    forward: Callable[[Batch], Tensor],
+    examples: Examples,
+    task: TaskDef,
+    pad_id: int,
+    batch_size: int,
+) -> Outputs:
+    """The head's raw outputs, in float32 and evaluation mode.
+
+    Args:
+        module: What `forward` runs; its training mode is restored.
+        forward: Outputs of a batch.
+        examples: The split.
+        task: Its task.
+        pad_id: The tokenizer's padding id.
+        batch_size: Rows at a time.
+
+    Returns:
+        (N, C), in the order of the split.
+    """
+    outputs = np.zeros((len(examples), task.num_labels), dtype=np.float32)
+    device = next(module.parameters()).device
+    training = module.training
+    module.eval()
+    try:
+        for chosen in evaluation_batches(examples.lengths, batch_size):
+            batch = collate(examples, chosen, pad_id, task.type)
+            outputs[chosen] = forward(batch.to(device)).float().cpu().numpy()
+    finally:
+        module.train(training)
+    return outputs
+
+
+def score(task: TaskDef, outputs: Outputs, examples: Examples) -> dict[str, float]:
+    """The task's metrics on a split, with its number of rows as `n`; in ranking also the queries that count.
+
+    `queries` are those with a relevant candidate, over which the metrics are averaged; `queries_without_relevant` are
+    left out of them.
+    """
+    labels = examples.labels if task.type != "classification" else examples.labels.astype(np.int64)
+    groups = examples.groups if task.type == "ranking" else None
+    return counts(task, examples) | compute(task.metrics, task.type, outputs, labels, groups)
+
+
+def counts(task: TaskDef, examples: Examples) -> dict[str, float]:
+    """Rows of a split, and in ranking its queries."""
+    if task.type != "ranking":
+        return {"n": len(examples)}
+    with_relevant = len(np.unique(examples.groups[examples.labels > 0]))
+    without = len(np.unique(examples.groups)) - with_relevant
+    return {"n": len(examples), "queries": with_relevant, "queries_without_relevant": without}
+
+
+def score_baseline(task: TaskDef, train: Examples, examples: Examples) -> dict[str, float]:
+    """What the metrics are for a guess that reads no text: majority class, mean value or random order."""
+    integral = task.type == "classification"
+    labels, train_labels = ((part.labels.astype(np.int64) if integral else part.labels) for part in (examples, train))
+    groups = examples.groups if task.type == "ranking" else None
+    return baseline(task.type, task.metrics, train_labels, labels, groups)
+
+
+def prediction_records(task: TaskDef, outputs: Outputs, examples: Examples) -> Iterator[dict[str, Any]]:
+    """One record per row, in the order of the source.
+
+    Classification gives `label` and `probabilities`, regression `value`, ranking `score` and `rank` (1 is best, ties in
+    the order of the source) among the query's candidates.
+    """
+    if task.type == "ranking":
+        ranks = _ranks(outputs[:, 0], examples.groups)
+        for row, value, rank in zip(examples.rows.tolist(), outputs[:, 0].tolist(), ranks.tolist(), strict=True):
+            yield {"row": row, "score": value, "rank": rank}
+    elif task.type == "regression":
+        for row, value in zip(examples.rows.tolist(), outputs[:, 0].tolist(), strict=True):
+            yield {"row": row, "value": value}
+    else:
+        probabilities = torch.from_numpy(outputs).softmax(dim=-1).numpy()
+        for row, shares in zip(examples.rows.tolist(), probabilities.tolist(), strict=True):
+            best = max(range(len(shares)), key=shares.__getitem__)
+            yield {"row": row, "label": task.labels[best], "probabilities": dict(zip(task.labels, shares, strict=True))}
+
+
+def _ranks(scores: Outputs, groups: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    order = np.lexsort((-scores, groups))
+    ranks = np.empty(len(scores), dtype=np.int64)
+    starts = np.flatnonzero(np.diff(groups[order], prepend=groups[order][:1] - 1))
+    sizes = np.diff(np.append(starts, len(order)))
+    ranks[order] = np.concatenate([np.arange(1, size + 1) for size in sizes]) if len(sizes) else []
+    return ranks
+
+
+def write_predictions(path: Path, records: Iterator[dict[str, Any]]) -> None:
+    """Writes records as JSON lines, complete or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.writing")
+    with temporary.open("w", encoding="utf-8") as file:
+        for record in records:
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    temporary.replace(path)

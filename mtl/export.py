@@ -1,0 +1,247 @@
+"""Standalone models: one directory per task that plain Transformers loads, verified before it is called done."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from mtl.checkpoint import write_file
+from mtl.config import Run, dump_tasks
+from mtl.data import load_tokenizer, usable_length
+from mtl.errors import Problem, UserError, listed, nearest
+from mtl.model import HEADS_FILE, MultiTaskModel, head_tensors, load_model, quiet_transformers
+from mtl.preflight import RUN_FILE, read_run, read_task
+from mtl.taskdef import TaskDef
+
+TASK_FILE = "task.yml"
+TOLERANCE = 1e-5  # largest difference between the logits of a model and of its export
+
+PROBE = (
+    ("A man is playing the guitar.", "Somebody makes music."),
+    ("The committee has not reached a decision yet, although it met twice in March.", "It decided in March."),
+    ("Is this 42 or 4.2 %? – naïve café", "?"),
+)
+
+
+class ExportError(Exception):
+    """An export does not reproduce the model it was made from."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """One task's model with what it needs to be used.
+
+    Attributes:
+        task: The task's definition.
+        model: A native sequence-classification model.
+        tokenizer: Its tokenizer.
+    """
+
+    task: TaskDef
+    model: PreTrainedModel
+    tokenizer: Any
+
+
+def save_model(model: MultiTaskModel, tokenizer: Any, folder: Path) -> None:
+    """Writes encoder and all heads: the encoder as a native base model, the heads in one safetensors file."""
+    temporary = _fresh(folder.with_name(f".{folder.name}.writing"))
+    with quiet_transformers():
+        model.encoder.save_pretrained(temporary)
+    tokenizer.save_pretrained(temporary)
+    save_file(head_tensors(model), temporary / HEADS_FILE)
+    _swap(temporary, folder)
+
+
+def save_export(loaded: Loaded, name: str, folder: Path, metrics: Mapping[str, Any], *, verify: bool) -> None:
+    """Writes one task as a plain Transformers model, complete or not at all.
+
+    Args:
+        loaded: Model, tokenizer and task.
+        name: The task's name.
+        folder: Where to; an earlier export there is replaced.
+        metrics: Split to its metrics, for the model card.
+        verify: Whether to reload the export and compare logits.
+
+    Raises:
+        ExportError: The reloaded logits differ by more than `TOLERANCE`.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _fresh(folder.with_name(f".{folder.name}.writing"))
+    with quiet_transformers():
+        loaded.model.save_pretrained(temporary)
+    loaded.tokenizer.save_pretrained(temporary)
+    (temporary / TASK_FILE).write_text(dump_tasks({name: loaded.task}), encoding="utf-8")
+    (temporary / "README.md").write_text(model_card(name, loaded.task, metrics), encoding="utf-8")
+    if verify:
+        difference = largest_difference(loaded, temporary)
+        if not difference <= TOLERANCE:
+            shutil.rmtree(temporary)
+            raise ExportError(
+                f"{name}: the reloaded export differs by {difference:.2g} in its logits; nothing was written"
+            )
+    _swap(temporary, folder)
+
+
+def _fresh(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _swap(temporary: Path, folder: Path) -> None:
+    """Puts a finished directory in its place; between the two renames the old one stands under another name."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    temporary.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@torch.inference_mode()
+def largest_difference(loaded: Loaded, folder: Path) -> float:
+    """Reloads an export as a stranger would and compares its logits on fixed sentences, each with its own tokenizer."""
+    with quiet_transformers():
+        reloaded = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+    logits = [
+        _probe_logits(model, tokenizer, loaded.task)
+        for model, tokenizer in ((loaded.model, loaded.tokenizer), (reloaded, load_tokenizer(str(folder))))
+    ]
+    return float((logits[0] - logits[1]).abs().max())
+
+
+def _probe_logits(model: PreTrainedModel, tokenizer: Any, task: TaskDef) -> Tensor:
+    first, second = [a for a, _ in PROBE], [b for _, b in PROBE]
+    inputs = tokenizer(first, second if task.is_pair else None, padding=True, return_tensors="pt")
+    names = set(tokenizer.model_input_names)
+    training, device = model.training, next(model.parameters()).device
+    model.eval()
+    try:
+        logits: Tensor = model(**{name: t.to(device) for name, t in inputs.items() if name in names}).logits
+    finally:
+        model.train(training)
+    return logits.float().cpu()
+
+
+def task_of(model: MultiTaskModel, name: str, task: TaskDef, tokenizer: Any) -> Loaded:
+    """One task of a multi-task model, as it is exported."""
+    task_model = model.task_model(name)
+    tokenizer.model_max_length = min(task.max_length, usable_length(tokenizer, task_model.config))
+    return Loaded(task, task_model, tokenizer)
+
+
+def model_card(name: str, task: TaskDef, metrics: Mapping[str, Any]) -> str:
+    """The export's README: what it is, how well it does, how to load it."""
+    columns = task.data.columns
+    inputs = f"`{columns.text_a}`" + (f" and `{columns.text_b}`" if columns.text_b else "")
+    output = {
+        "classification": f"one of {listed([f'`{label}`' for label in task.labels], 40)}",
+        "regression": "one number",
+        "ranking": "one score; the candidates of a query are ordered by it",
+    }[task.type]
+    lines = [
+        "---",
+        "library_name: transformers",
+        f"pipeline_tag: {'text-ranking' if task.type == 'ranking' else 'text-classification'}",
+        "---",
+        "",
+        f"# {name}",
+        "",
+        f"A {task.type} model: {inputs} in, {output} out; inputs of at most {task.max_length} tokens.",
+        "",
+    ]
+    for split, values in metrics.items():
+        lines += [f"| {split} | value |", "|---|---|"]
+        lines += [
+            f"| {key} | {value:.4f} |" if isinstance(value, float) else f"| {key} | {value:,} |"
+            for key, value in values.items()
+        ]
+        lines.append("")
+    lines += ["```python", *_usage(task), "```", ""]
+    return "\n".join(lines)
+
+
+def _usage(task: TaskDef) -> list[str]:
+    if task.type == "ranking":
+        return [
+            "from sentence_transformers import CrossEncoder",
+            "",
+            'model = CrossEncoder("path/to/this/directory")',
+            'scores = model.predict([("query", "first candidate"), ("query", "second candidate")])',
+        ]
+    texts = '"first text", "second text"' if task.is_pair else '"a text"'
+    return [
+        "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
+        "",
+        'model = AutoModelForSequenceClassification.from_pretrained("path/to/this/directory")',
+        'tokenizer = AutoTokenizer.from_pretrained("path/to/this/directory")',
+        f'logits = model(**tokenizer({texts}, truncation=True, return_tensors="pt")).logits',
+    ]
+
+
+def load_tasks(path: Path, names: list[str], weights: str) -> dict[str, Loaded]:
+    """Loads tasks of a run or an export for use.
+
+    Args:
+        path: A run directory or an export's.
+        names: Tasks; all when empty.
+        weights: Of a run, `best` (each task's best step) or `final` (the shared model after the last step).
+
+    Raises:
+        UserError: The directory is neither, or a task is not in it.
+    """
+    if (path / TASK_FILE).is_file():
+        tasks = read_task(path / TASK_FILE)
+        _require(names, list(tasks), path)
+        return {name: _load_export(path, task) for name, task in tasks.items()}
+    if not (path / RUN_FILE).is_file():
+        raise UserError.of(str(path), f"is neither a run (no {RUN_FILE}) nor an export (no {TASK_FILE})")
+    run = read_run(path)
+    _require(names, list(run.tasks), path)
+    chosen = {name: run.tasks[name] for name in names or run.tasks}
+    if weights == "best":
+        missing = [name for name in chosen if not (path / "best" / name / TASK_FILE).is_file()]
+        if missing:
+            raise UserError.of(str(path), f"has no best step of {listed(missing)} yet (it was not evaluated)")
+        return {name: _load_export(path / "best" / name, task) for name, task in chosen.items()}
+    if not (path / "model").is_dir():
+        raise UserError.of(str(path), "is no finished run: it has no model yet")
+    model = load_model(path / "model", chosen)
+    return {name: task_of(model, name, task, load_tokenizer(str(path / "model"))) for name, task in chosen.items()}
+
+
+def _require(names: list[str], present: list[str], path: Path) -> None:
+    problems = [
+        Problem("--task", f"{path} has no task {name!r}; it has: {listed(present, 40)}{nearest(name, present)}")
+        for name in names
+        if name not in present
+    ]
+    if problems:
+        raise UserError(problems)
+
+
+def _load_export(path: Path, task: TaskDef) -> Loaded:
+    try:
+        with quiet_transformers():
+            model = AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError.of(str(path), f"cannot be loaded: {str(error).splitlines()[0]}") from error
+    return Loaded(task, model, load_tokenizer(str(path)))
+
+
+def run_of(path: Path) -> Run | None:
+    """The run that a directory holds, or None for an export."""
+    return read_run(path) if (path / RUN_FILE).is_file() else None
+
+
+def write_text(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, text)

@@ -1,0 +1,146 @@
+"""Losses and divergences: pure functions of logits, one float32 value per example.
+
+Everything is computed in float32, or in float64 when the logits are. Averaging and weights live in `objective`.
+
+Legend: N examples (rows, or queries in ranking), C classes or candidates of a list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Loss: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+Divergence: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+def full_precision(values: Tensor) -> Tensor:
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def log_softmax(logits: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Log-probabilities over the last dimension, 0 at masked-out entries (whose probability is 0).
+
+    Args:
+        logits: (N, C).
+        mask: True on the entries that take part, (N, C); all when None.
+    """
+    logits = full_precision(logits)
+    if mask is None:
+        return F.log_softmax(logits, dim=-1)
+    return F.log_softmax(logits.masked_fill(~mask, -torch.inf), dim=-1).masked_fill(~mask, 0.0)
+
+
+def _probabilities(log_p: Tensor, mask: Tensor | None) -> Tensor:
+    return log_p.exp() if mask is None else log_p.exp().masked_fill(~mask, 0.0)
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Cross entropy −log p_y.
+
+    Args:
+        logits: (N, C).
+        labels: Class indices, (N,).
+        mask: Unused; classes are never masked.
+
+    Returns:
+        (N,).
+    """
+    return F.cross_entropy(full_precision(logits), labels, reduction="none")
+
+
+def squared_error(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Squared error (z − y)².
+
+    Args:
+        logits: Predicted values, (N, 1).
+        labels: Values, (N,).
+        mask: Unused.
+
+    Returns:
+        (N,).
+    """
+    values = full_precision(logits).squeeze(-1)
+    assert values.shape == labels.shape, f"expected one value per label, got {values.shape} and {labels.shape}"
+    return (values - labels.to(values.dtype)).square()
+
+
+def listwise_softmax(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Listwise softmax cross entropy −Σ_j (y_j / Σ_k y_k) log p_j over a query's candidates (ListNet's top-one form).
+
+    Cao et al. 2007, with the relevance normalised to a distribution; with one relevant candidate it is −log p of it.
+
+    Args:
+        logits: Scores, (N, C).
+        labels: Relevance ≥ 0, (N, C).
+        mask: True on real candidates, (N, C).
+
+    Returns:
+        (N,); 0 for a query without a relevant candidate.
+    """
+    log_p = log_softmax(logits, mask)
+    relevance = labels.to(log_p.dtype)
+    target = relevance / relevance.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(log_p.dtype).tiny)
+    return -(target * log_p).sum(dim=-1)
+
+
+def sym_kl(p_logits: Tensor, q_logits: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Symmetrised Kullback-Leibler divergence Σ_k (p_k − q_k)(log p_k − log q_k), without a factor ½.
+
+    This one product keeps its precision where p and q are close; the sum of two KL terms cancels
+    (arXiv 1911.03437, section 3.1, defines ℓ_s as that sum).
+
+    Args:
+        p_logits: (N, C).
+        q_logits: (N, C).
+        mask: True on the entries that take part, (N, C); all when None.
+
+    Returns:
+        (N,).
+    """
+    log_p, log_q = log_softmax(p_logits, mask), log_softmax(q_logits, mask)
+    return ((_probabilities(log_p, mask) - _probabilities(log_q, mask)) * (log_p - log_q)).sum(dim=-1)
+
+
+def kl(p_logits: Tensor, q_logits: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Kullback-Leibler divergence Σ_k q_k (log q_k − log p_k), p being the perturbed side.
+
+    Summed as Σ_k q_k (e^d − 1 − d) with d = log p_k − log q_k, which is equal because both sum to 1 and does not
+    cancel. Arguments and result as in `sym_kl`.
+    """
+    log_p, log_q = log_softmax(p_logits, mask), log_softmax(q_logits, mask)
+    difference = log_p - log_q
+    return (_probabilities(log_q, mask) * (torch.expm1(difference) - difference)).sum(dim=-1)
+
+
+def js(p_logits: Tensor, q_logits: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Jensen-Shannon divergence ½ KL(p‖m) + ½ KL(q‖m), m = (p + q)/2. Arguments and result as in `sym_kl`."""
+    log_p, log_q = log_softmax(p_logits, mask), log_softmax(q_logits, mask)
+    p, q = _probabilities(log_p, mask), _probabilities(log_q, mask)
+    # log(p/m) = −log((1 + q/p)/2) = −log1p((q/p − 1)/2), and likewise for q: no difference of near-equal logs.
+    over_p, over_q = torch.expm1(log_q - log_p) / 2, torch.expm1(log_p - log_q) / 2
+    return 0.5 * (p * (over_p - torch.log1p(over_p)) + q * (over_q - torch.log1p(over_q))).sum(dim=-1)
+
+
+def hellinger(p_logits: Tensor, q_logits: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Squared Hellinger distance ½ Σ_k (√p_k − √q_k)². Arguments and result as in `sym_kl`."""
+    log_p, log_q = log_softmax(p_logits, mask), log_softmax(q_logits, mask)
+    roots = (log_p / 2).exp() - (log_q / 2).exp()
+    return 0.5 * roots.square().sum(dim=-1)
+
+
+def mse(p_logits: Tensor, q_logits: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Squared difference Σ_k (z_k − z'_k)² of the raw outputs. Arguments and result as in `sym_kl`."""
+    difference = full_precision(p_logits) - full_precision(q_logits)
+    if mask is not None:
+        difference = difference.masked_fill(~mask, 0.0)
+    return difference.square().sum(dim=-1)
+
+
+LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "mse": squared_error, "listwise": listwise_softmax}
+
+DIVERGENCES: dict[str, Divergence] = {"sym_kl": sym_kl, "kl": kl, "js": js, "hellinger": hellinger, "mse": mse}

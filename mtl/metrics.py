@@ -1,0 +1,300 @@
+"""Metrics of the three task types, each with its direction, and the baseline that reads no text.
+
+Legend: n rows, C classes, Q queries. A ranking row is one (query, candidate) pair and `groups` holds its query id.
+Many import this module for the names in `METRICS` alone: numerical packages are imported where they are used.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy as np
+
+TaskType = Literal["classification", "regression", "ranking"]
+
+RANDOM_ORDERS = 100  # random orders averaged by the ranking baseline
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One row of `METRICS`: what is computed, on which type of task, and in which direction a model improves."""
+
+    function: Callable[..., float]  # of (predictions, labels), for ranking (scores, relevance, groups), each (n,)
+    task_type: TaskType
+    higher_is_better: bool
+    binary_only: bool = False  # the task must have exactly two labels
+
+
+# Classification: predictions int (n,), labels int (n,), both indices into the task's `labels`.
+
+
+def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Fraction of rows predicted right: 1/n Σ_i [prediction_i = label_i]."""
+    from sklearn.metrics import accuracy_score
+
+    return accuracy_score(labels, predictions)
+
+
+def balanced_accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Recall averaged over the classes that occur in `labels` (others have none): mean_c TP_c / (TP_c + FN_c)."""
+    import numpy as np
+    from sklearn.metrics import recall_score
+
+    return recall_score(labels, predictions, labels=np.unique(labels), average="macro")
+
+
+def matthews_correlation(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Matthews correlation of predicted and true classes, in [-1, 1].
+
+    Binary: (TP·TN - FP·FN) / sqrt((TP+FP)(TP+FN)(TN+FP)(TN+FN)); several classes: R_K (Gorodkin 2004).
+    0.0 where either side holds a single class.
+    """
+    from sklearn.metrics import matthews_corrcoef
+
+    if (labels == labels[0]).all():  # scikit-learn says 0.0 as well, but warns
+        return 0.0
+    return matthews_corrcoef(labels, predictions)
+
+
+def precision(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Precision of the positive class, label index 1: TP / (TP + FP); 0.0 if it is never predicted."""
+    from sklearn.metrics import precision_score
+
+    return precision_score(labels, predictions, pos_label=1, average="binary", zero_division=0)
+
+
+def recall(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Recall of the positive class, label index 1: TP / (TP + FN); 0.0 if it never occurs."""
+    from sklearn.metrics import recall_score
+
+    return recall_score(labels, predictions, pos_label=1, average="binary", zero_division=0)
+
+
+def f1(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """F1 of the positive class, label index 1: 2 TP / (2 TP + FP + FN); 0.0 if it neither occurs nor is predicted."""
+    from sklearn.metrics import f1_score
+
+    return f1_score(labels, predictions, pos_label=1, average="binary", zero_division=0)
+
+
+def macro_f1(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """F1 averaged over the classes that occur in labels or predictions: mean_c 2 TP_c / (2 TP_c + FP_c + FN_c)."""
+    from sklearn.metrics import f1_score
+
+    return f1_score(labels, predictions, average="macro", zero_division=0)
+
+
+# Regression: predictions float (n,), labels float (n,).
+
+
+def pearson(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Linear correlation, Σ(p - p̄)(y - ȳ) / sqrt(Σ(p - p̄)² Σ(y - ȳ)²), in [-1, 1].
+
+    0.0 where a side is constant, as a single row is: the quotient is undefined, and no relation was found.
+    """
+    from scipy.stats import pearsonr
+
+    # Correlation ignores a shift; this one keeps the digits that a large mean would take (scipy warns about those).
+    predictions, labels = predictions - predictions[0], labels - labels[0]
+    if not predictions.any() or not labels.any():
+        return 0.0
+    return pearsonr(predictions, labels).statistic
+
+
+def spearman(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Rank correlation: `pearson` of the ranks, tied values sharing their mean rank; 0.0 where a side is constant."""
+    from scipy.stats import rankdata
+
+    return pearson(rankdata(predictions), rankdata(labels))
+
+
+def mean_squared_error(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Mean squared error: 1/n Σ_i (p_i - y_i)²."""
+    from sklearn import metrics
+
+    return metrics.mean_squared_error(labels, predictions)
+
+
+def root_mean_squared_error(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Root of the mean squared error, in the unit of the labels: sqrt(1/n Σ_i (p_i - y_i)²)."""
+    return math.sqrt(mean_squared_error(predictions, labels))
+
+
+def mean_absolute_error(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Mean absolute error, in the unit of the labels: 1/n Σ_i |p_i - y_i|."""
+    from sklearn import metrics
+
+    return metrics.mean_absolute_error(labels, predictions)
+
+
+# Ranking: scores float (n,), relevance float (n,) graded with > 0 relevant, groups int (n,). Rows in any order.
+# A query's value is that of trec_eval 9. The mean is not: trec_eval counts a query without a relevant candidate
+# as 0 (its change log, 2006-04-05); here it is left out, since no order of it beats another. 0.0 if no query is left.
+
+
+def _ranked(scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sort the rows of every query that has a relevant candidate as trec_eval does.
+
+    By score, highest first; among equal scores the later row comes first (trec_eval: the greater document id).
+
+    Returns:
+        gains, ranks, queries, each (m,) with m <= n: a row's relevance (at least 0), its rank within the query (from 1)
+        and the index of its query (0 .. Q-1, ascending).
+    """
+    import numpy as np
+
+    kept = np.isin(groups, groups[relevance > 0])
+    scores, gains = scores[kept], np.maximum(relevance[kept], 0)
+    queries = np.unique(groups[kept], return_inverse=True)[1]
+    rows = np.arange(len(scores))
+    order = np.lexsort((-rows, -scores, queries))  # the last key sorts first
+    gains, queries = gains[order], queries[order]
+    return gains, rows - np.searchsorted(queries, queries) + 1, queries
+
+
+def _mean(per_query: np.ndarray) -> float:
+    return float(per_query.mean()) if per_query.size else 0.0
+
+
+def mean_average_precision(scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray) -> float:
+    """Mean over queries of 1/R Σ_{i relevant} (relevant in top r_i) / r_i, R of them in the query; trec_eval `map`."""
+    import numpy as np
+
+    gains, ranks, queries = _ranked(scores, relevance, groups)
+    relevant = gains > 0
+    totals = np.bincount(queries, weights=relevant)  # (Q,), all >= 1
+    found = np.cumsum(relevant) - (np.cumsum(totals) - totals)[queries]  # relevant candidates down to this rank
+    return _mean(np.bincount(queries, weights=relevant * found / ranks) / totals)
+
+
+def mean_reciprocal_rank(scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray) -> float:
+    """Mean over queries of 1 / rank of the first relevant candidate; trec_eval `recip_rank`."""
+    import numpy as np
+
+    gains, ranks, queries = _ranked(scores, relevance, groups)
+    first = np.unique(queries[gains > 0], return_index=True)[1]
+    return _mean(1 / ranks[gains > 0][first])
+
+
+def ndcg(scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray, *, k: int) -> float:
+    """Mean over queries of DCG@k / ideal DCG@k, with DCG@k = Σ_{r <= k} gain_r / log2(r + 1) and gain = relevance.
+
+    The ideal order is that of all candidates of the query, cut at k. Gains are linear, not 2^relevance - 1.
+    Source: Järvelin & Kekäläinen 2002, with the discount of trec_eval `ndcg_cut`.
+    """
+    import numpy as np
+
+    def dcg(order_by: np.ndarray) -> np.ndarray:
+        gains, ranks, queries = _ranked(order_by, relevance, groups)
+        return np.bincount(queries, weights=gains * (ranks <= k) / np.log2(ranks + 1))  # (Q,)
+
+    return _mean(dcg(scores) / dcg(relevance))
+
+
+def precision_at(scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray, *, k: int) -> float:
+    """Mean over queries of (relevant in top k) / k, also where there are fewer than k candidates; trec_eval `P`."""
+    import numpy as np
+
+    gains, ranks, queries = _ranked(scores, relevance, groups)
+    return _mean(np.bincount(queries, weights=(gains > 0) & (ranks <= k)) / k)
+
+
+def compute(
+    names: Sequence[str], task_type: TaskType, outputs: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None
+) -> dict[str, float]:
+    """Score a model's raw outputs.
+
+    Args:
+        names: keys of `METRICS`, all of this task type.
+        outputs: logits (n, C) for classification, of which the greatest is predicted; (n,) or (n, 1) otherwise.
+        labels: (n,) class indices, target values or graded relevance.
+        groups: (n,) query ids; ranking only.
+
+    Returns:
+        name -> value, in the order of `names`. All NaN if an output is NaN or infinite: a diverged model has none.
+
+    Raises:
+        ValueError: shapes that do not belong together, which arithmetic would silently broadcast.
+    """
+    import numpy as np
+
+    assert all(METRICS[name].task_type == task_type for name in names), (names, task_type)
+    rows, classification, ranking = len(labels), task_type == "classification", task_type == "ranking"
+    fits = outputs.ndim == 2 and len(outputs) == rows if classification else outputs.shape in ((rows,), (rows, 1))
+    group_shape = None if groups is None else groups.shape
+    if not fits or rows == 0 or labels.shape != (rows,) or (ranking and group_shape != (rows,)):
+        raise ValueError(
+            f"expected outputs {'(n, C)' if classification else '(n,) or (n, 1)'}, labels (n,) and, for ranking, "
+            f"groups (n,), with n >= 1; got {outputs.shape}, {labels.shape}, {group_shape}"
+        )
+    if not np.isfinite(outputs).all():
+        return dict.fromkeys(names, math.nan)
+    if classification:
+        predictions = outputs.argmax(axis=1)
+    else:  # float64, so that a float32 model loses no digits in the sums
+        predictions, labels = outputs.reshape(rows).astype(np.float64), labels.astype(np.float64)
+    columns = (predictions, labels, groups) if ranking else (predictions, labels)
+    return {name: float(METRICS[name].function(*columns)) for name in names}
+
+
+def baseline(
+    task_type: TaskType,
+    names: Sequence[str],
+    train_labels: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray | None = None,
+) -> dict[str, float]:
+    """Score what can be answered without reading any text.
+
+    Classification: always the most frequent training label (of several, the lowest index). Regression: always the mean
+    of the training labels. Ranking: the expectation of a random order, estimated by `RANDOM_ORDERS` seeded ones.
+
+    Args and result are those of `compute`, with `train_labels` (any,), which ranking does not read, for the outputs.
+    """
+    import numpy as np
+
+    if task_type == "classification":
+        counts = np.bincount(train_labels)  # (C,)
+        return compute(names, task_type, np.tile(counts, (len(labels), 1)), labels)
+    if task_type == "regression":
+        return compute(names, task_type, np.full(len(labels), train_labels.mean()), labels)
+    generator = np.random.default_rng(0)
+    orders = [compute(names, task_type, generator.random(len(labels)), labels, groups) for _ in range(RANDOM_ORDERS)]
+    return {name: math.fsum(order[name] for order in orders) / RANDOM_ORDERS for name in names}
+
+
+def is_better(name: str, value: float, best: float | None) -> bool:
+    """Whether `value` beats `best` in the metric's direction; any number beats None and NaN, NaN beats nothing."""
+    if math.isnan(value):
+        return False
+    if best is None or math.isnan(best):
+        return True
+    return value > best if METRICS[name].higher_is_better else value < best
+
+
+METRICS: dict[str, Metric] = {
+    "accuracy": Metric(accuracy, "classification", higher_is_better=True),
+    "balanced_accuracy": Metric(balanced_accuracy, "classification", higher_is_better=True),
+    "mcc": Metric(matthews_correlation, "classification", higher_is_better=True),
+    "macro_f1": Metric(macro_f1, "classification", higher_is_better=True),
+    "f1": Metric(f1, "classification", higher_is_better=True, binary_only=True),
+    "precision": Metric(precision, "classification", higher_is_better=True, binary_only=True),
+    "recall": Metric(recall, "classification", higher_is_better=True, binary_only=True),
+    "pearson": Metric(pearson, "regression", higher_is_better=True),
+    "spearman": Metric(spearman, "regression", higher_is_better=True),
+    "mse": Metric(mean_squared_error, "regression", higher_is_better=False),
+    "rmse": Metric(root_mean_squared_error, "regression", higher_is_better=False),
+    "mae": Metric(mean_absolute_error, "regression", higher_is_better=False),
+    "map": Metric(mean_average_precision, "ranking", higher_is_better=True),
+    "mrr": Metric(mean_reciprocal_rank, "ranking", higher_is_better=True),
+    "ndcg@1": Metric(partial(ndcg, k=1), "ranking", higher_is_better=True),
+    "ndcg@5": Metric(partial(ndcg, k=5), "ranking", higher_is_better=True),
+    "ndcg@10": Metric(partial(ndcg, k=10), "ranking", higher_is_better=True),
+    "p@1": Metric(partial(precision_at, k=1), "ranking", higher_is_better=True),
+}

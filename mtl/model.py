@@ -1,0 +1,252 @@
+"""One shared encoder and, for each task, the sequence-classification head of the encoder's own architecture.
+
+Legend: B rows, T tokens, D width of the word embedding, C outputs of a head.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from mtl.batch import Batch
+from mtl.errors import UserError
+from mtl.sampling import derive_seed
+from mtl.taskdef import TaskDef
+
+PROBLEM_TYPES = {
+    "classification": "single_label_classification",
+    "regression": "regression",
+    "ranking": "regression",
+}
+# Names under which architectures keep the dropout of their head; all that a configuration has are set.
+HEAD_DROPOUT_KEYS = ("classifier_dropout", "cls_dropout", "seq_classif_dropout", "classifier_dropout_prob")
+HEADS_FILE = "heads.safetensors"
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Hides the library's loading reports and bars: a fresh head is no news here."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+class MultiTaskModel(nn.Module):
+    """Several native Transformers models that share one base model.
+
+    Each task has a complete `…ForSequenceClassification`, whose base model is the shared one: what is exported is that
+    model itself. Parameters are registered once, under `encoder` and under `heads` by task.
+
+    Args:
+        encoder: The shared base model.
+        task_models: Task name to its model, all built around `encoder`.
+    """
+
+    def __init__(self, encoder: PreTrainedModel, task_models: Mapping[str, PreTrainedModel]) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.heads = nn.ModuleDict({head_key(task): _head_of(model) for task, model in task_models.items()})
+        self._task_models = dict(task_models)  # a plain dict, so that shared parameters are not registered again
+
+    @property
+    def tasks(self) -> list[str]:
+        return list(self._task_models)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.encoder.parameters()).device
+
+    @property
+    def word_embeddings(self) -> nn.Embedding:
+        """The table that turns token ids into vectors, before positions, types and normalisation."""
+        module: nn.Embedding = self.encoder.get_input_embeddings()
+        return module
+
+    def task_model(self, task: str) -> PreTrainedModel:
+        return self._task_models[task]
+
+    def train(self, mode: bool = True) -> MultiTaskModel:
+        super().train(mode)
+        for model in self._task_models.values():
+            model.training = mode
+        return self
+
+    def forward(self, task: str, batch: Batch, delta: Tensor | None = None) -> Tensor:
+        """The task's logits.
+
+        Args:
+            task: The task's name.
+            batch: Its rows.
+            delta: Perturbation of the word embeddings, (B, T, D). It is added inside the architecture's own forward
+                pass, so that positions, types and normalisation are applied once, whatever the architecture.
+
+        Returns:
+            (B, C).
+        """
+        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        if batch.token_type_ids is not None:
+            inputs["token_type_ids"] = batch.token_type_ids
+        if delta is None:
+            logits: Tensor = self._task_models[task](**inputs).logits
+            return logits
+        handle = self.word_embeddings.register_forward_hook(lambda module, args, output: output + delta)
+        try:
+            logits = self._task_models[task](**inputs).logits
+        finally:
+            handle.remove()
+        return logits
+
+    def named_tensors(self) -> dict[str, Tensor]:
+        """Every parameter under a name that stays the same whatever tasks there are: `encoder.…`, `heads.TASK.…`."""
+        tensors = {f"encoder.{name}": tensor for name, tensor in self.encoder.named_parameters()}
+        for task in self.tasks:
+            head = self.heads[head_key(task)]
+            tensors |= {f"heads.{task}.{name}": tensor for name, tensor in head.named_parameters()}
+        return tensors
+
+    @torch.no_grad()
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copies tensors into the parameters of the same names.
+
+        Raises:
+            ValueError: A name or shape differs.
+        """
+        own = self.named_tensors()
+        if own.keys() != tensors.keys():
+            raise ValueError(f"the names differ: {sorted(own.keys() ^ tensors.keys())[:4]}")
+        for name, parameter in own.items():
+            if parameter.shape != tensors[name].shape:
+                raise ValueError(
+                    f"{name}: expected the shape {tuple(parameter.shape)}, got {tuple(tensors[name].shape)}"
+                )
+            parameter.copy_(tensors[name])
+
+
+def head_key(task: str) -> str:
+    """Name of the head's module; a bare task name could be one of the container's own methods."""
+    return f"{task}_head"
+
+
+def _head_of(model: PreTrainedModel) -> nn.ModuleDict:
+    head = nn.ModuleDict({name: child for name, child in model.named_children() if name != model.base_model_prefix})
+    shared = {id(p) for p in model.base_model.parameters()}
+    assert {id(p) for p in model.parameters()} == shared | {id(p) for p in head.parameters()}, "parameters outside both"
+    return head
+
+
+def build_model(
+    encoder: str, tasks: Mapping[str, TaskDef], *, seed: int, trust_remote_code: bool = False
+) -> MultiTaskModel:
+    """Loads a pretrained encoder and gives every task a fresh head.
+
+    Heads depend on the seed and their task's name only, not on the other tasks.
+
+    Args:
+        encoder: What `encoder.find_encoder` returned.
+        tasks: Task name to definition.
+        seed: The run's seed.
+        trust_remote_code: Whether the encoder's repository may run code of its own.
+
+    Raises:
+        UserError: The encoder cannot be loaded, or its architecture has no sequence-classification class.
+    """
+    try:
+        with quiet_transformers(), torch.random.fork_rng(devices=[]):
+            config = AutoConfig.from_pretrained(encoder, trust_remote_code=trust_remote_code)
+            loaded = AutoModelForSequenceClassification.from_pretrained(
+                encoder,
+                num_labels=1,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,
+                trust_remote_code=trust_remote_code,
+            )
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise UserError.of(encoder, f"cannot be loaded as a text encoder: {str(error).splitlines()[0]}") from error
+    base = loaded.base_model
+    return MultiTaskModel(base, {name: _task_model(base, config, name, task, seed) for name, task in tasks.items()})
+
+
+def _task_model(base: PreTrainedModel, config: Any, name: str, task: TaskDef, seed: int) -> PreTrainedModel:
+    config = copy.deepcopy(config)
+    labels = task.labels if task.type == "classification" else [name]
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: index for index, label in enumerate(labels)}
+    config.problem_type = PROBLEM_TYPES[task.type]
+    for key in HEAD_DROPOUT_KEYS:
+        if hasattr(config, key):
+            setattr(config, key, task.dropout)
+    with torch.device("meta"), quiet_transformers():
+        model = AutoModelForSequenceClassification.from_config(config)
+    setattr(model, model.base_model_prefix, base)
+    for child_name, child in model.named_children():
+        if child_name != model.base_model_prefix:
+            child.to_empty(device="cpu")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "head", name))
+        model.initialize_weights()  # the base model is marked as initialised and stays as it is
+    for module in _head_of(model).modules():
+        if isinstance(module, nn.Dropout):
+            module.p = task.dropout
+    model.float().train(base.training)
+    return model
+
+
+def load_model(
+    folder: str | Path, tasks: Mapping[str, TaskDef], *, fresh: set[str] | None = None, seed: int = 0
+) -> Any:
+    """Loads the shared encoder and the heads that `save_model` wrote.
+
+    Args:
+        folder: A run's `model` directory.
+        tasks: Tasks to give a head.
+        fresh: Those whose head is made anew.
+        seed: Seed of the fresh heads.
+
+    Raises:
+        UserError: The directory holds no such model or lacks a head.
+    """
+    model = build_model(str(folder), tasks, seed=seed)
+    path = Path(folder) / HEADS_FILE
+    try:
+        stored = load_file(path)
+    except (OSError, ValueError) as error:
+        raise UserError.of(str(path), f"cannot be read: {error}") from None
+    own = {f"encoder.{name}": parameter for name, parameter in model.encoder.named_parameters()}
+    for task in tasks:
+        prefix = f"heads.{task}."
+        if task in (fresh or ()):
+            own |= {name: tensor for name, tensor in model.named_tensors().items() if name.startswith(prefix)}
+            continue
+        head = {f"heads.{name}": tensor for name, tensor in stored.items() if name.startswith(f"{task}.")}
+        if not head:
+            raise UserError.of(str(path), f"holds no head of the task {task!r}")
+        own |= head
+    try:
+        model.load_tensors(own)
+    except ValueError as error:
+        raise UserError.of(str(path), f"does not fit the task definitions: {error}") from None
+    return model
+
+
+def head_tensors(model: MultiTaskModel) -> dict[str, Tensor]:
+    """Parameters of all heads, named `TASK.…`, as `HEADS_FILE` holds them."""
+    return {
+        name.removeprefix("heads."): tensor.detach().cpu().contiguous()
+        for name, tensor in model.named_tensors().items()
+        if name.startswith("heads.")
+    }

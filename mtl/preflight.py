@@ -1,0 +1,225 @@
+"""Everything that can be wrong with a run, found and told together before anything heavy is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from mtl.config import Run, RunConfig, read_run_config, resolve
+from mtl.encoder import find_encoder
+from mtl.errors import Problem, UserError, listed, nearest
+from mtl.settings import Sourced, check
+from mtl.source import Source, SplitSummary, check_split, locate
+from mtl.taskdef import TaskDef, read_task_defs
+
+RUN_FILE = "run.yml"
+TASKS_FILE = "task_defs.yml"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for, as typed.
+
+    Attributes:
+        task_defs: Definition files.
+        config: Run configuration file.
+        typed: Settings of flags and `--set`.
+        tasks: Tasks to take, in order.
+        output: Directory of the run.
+        resume: Whether the run in it is continued.
+        overwrite: Whether it may be replaced.
+        run_dir: In adaptation, the run to start from.
+    """
+
+    output: Path
+    task_defs: Sequence[str] = ()
+    config: str | None = None
+    typed: Sourced = field(default_factory=Sourced)
+    tasks: Sequence[str] = ()
+    resume: bool = False
+    overwrite: bool = False
+    run_dir: Path | None = None
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A run that may start.
+
+    Attributes:
+        run: Its configuration and tasks; the encoder is resolved.
+        encoder: What `from_pretrained` takes.
+        sources: Rows of each task's splits.
+        summaries: What reading them found.
+        notes: Remarks for the user, such as optional splits that are absent.
+    """
+
+    run: Run
+    encoder: str
+    sources: Mapping[str, Mapping[str, Source]]
+    summaries: Mapping[str, Mapping[str, SplitSummary]]
+    notes: Sequence[str]
+
+
+def check_train(request: Request) -> Checked:
+    """Checks a multi-task run: definitions, configuration, data, encoder and output together.
+
+    Raises:
+        UserError: With all that is wrong.
+    """
+    if request.resume and not request.task_defs and request.config is None:
+        request = replace(request, config=str(request.output / RUN_FILE))
+    file, problems = _read_config(request.config)
+    named = list(request.task_defs) or file.data.get("task_defs") or []
+    if not problems and not (isinstance(named, list) and named):
+        problems.append(Problem("TASK_DEFS", "no task definition file is named"))
+    definitions, found = read_task_defs(named if isinstance(named, list) else [])
+    return _finish(request, definitions, file, problems + found)
+
+
+def check_adapt(request: Request, task: str) -> Checked:
+    """Checks an adaptation: the run to start from, the task, and all that `check_train` checks.
+
+    Raises:
+        UserError: With all that is wrong.
+    """
+    assert request.run_dir is not None
+    own, tasks_file = request.run_dir / RUN_FILE, request.run_dir / TASKS_FILE
+    if not own.is_file() or not (request.run_dir / "model").is_dir():
+        raise UserError.of(str(request.run_dir), "is no finished run (it has no run.yml or no model)")
+    first, _ = _read_config(str(own))
+    definitions, problems = read_task_defs([tasks_file])
+    known = set(definitions)
+    file, found = _read_config(request.config)
+    extra, wrong = read_task_defs(list(request.task_defs) or file.data.get("task_defs") or [])
+    definitions |= extra
+    problems += found + wrong
+    if task not in definitions:
+        message = f"there is no task {task!r}; the run has: {listed(list(known))}; others come with --task-defs FILE"
+        problems.append(Problem("--task", message + nearest(task, definitions)))
+        definitions = {}
+    head = request.typed.data.get("head") or file.data.get("head") or ("reuse" if task in known else "fresh")
+    if head == "reuse" and task not in known:
+        problems.append(Problem("--head", f"the run has no head of {task!r} to reuse; it has: {listed(sorted(known))}"))
+    fixed = {"phase": "adapt", "encoder": str((request.run_dir / "model").resolve()), "head": head}
+    inherited = {key: first.data[key] for key in ("data_root", "trust_remote_code") if key in first.data}
+    file = Sourced(fixed, {(): "adapt"}).over(file).over(Sourced(inherited, {(): str(own)}))
+    wanted = [task] if task in definitions else []
+    return _finish(replace(request, tasks=wanted), {t: definitions[t] for t in wanted}, file, problems)
+
+
+def _read_config(path: str | None) -> tuple[Sourced, list[Problem]]:
+    if path is None:
+        return Sourced(), []
+    try:
+        return read_run_config(path)
+    except UserError as error:
+        return Sourced(), error.problems
+
+
+def _finish(request: Request, definitions: Mapping[str, Sourced], file: Sourced, problems: list[Problem]) -> Checked:
+    config, tasks, found = resolve(definitions, file, request.typed, request.tasks)
+    problems += found + check_output(request)
+    spec = request.typed.over(file).data.get("encoder")
+    encoder = spec
+    if isinstance(spec, str):
+        try:
+            encoder = find_encoder(spec)
+        except UserError as error:
+            problems += error.problems
+    data_root = request.typed.over(file).data.get("data_root")
+    if isinstance(data_root, str):
+        data_root = str(Path(data_root).expanduser().resolve())
+    sources, summaries, notes, found = check_data(tasks, data_root if isinstance(data_root, str) else None)
+    problems += found
+    if problems or config is None:
+        raise UserError(problems)
+    run = Run(config.model_copy(update={"task_defs": [TASKS_FILE], "data_root": data_root, **_FOLDED}), tasks)
+    return Checked(run, str(encoder), sources, summaries, notes)
+
+
+# What the task definitions of a resolved run already hold.
+_FOLDED: dict[str, Any] = {"defaults": {}, "tasks": {}}
+
+
+def check_data(
+    tasks: Mapping[str, TaskDef], data_root: str | None, splits: Sequence[str] | None = None
+) -> tuple[dict[str, dict[str, Source]], dict[str, dict[str, SplitSummary]], list[str], list[Problem]]:
+    """Locates and reads every split of every task.
+
+    Args:
+        tasks: The tasks.
+        data_root: Local mirror of the hub.
+        splits: Splits to read; all that a task names when None.
+
+    Returns:
+        Sources and summaries by task and split, remarks, and all problems. A split other than `train` and `validation`
+        may be absent unless `splits` asks for it.
+    """
+    sources: dict[str, dict[str, Source]] = {}
+    summaries: dict[str, dict[str, SplitSummary]] = {}
+    notes: list[str] = []
+    problems: list[Problem] = []
+    if data_root is not None and not Path(data_root).is_dir():
+        return sources, summaries, notes, [Problem("--data-root", f"there is no directory {data_root}")]
+    for name, task in tasks.items():
+        sources[name], summaries[name] = {}, {}
+        for split in splits or ["train", *task.evaluation_splits]:
+            found = locate(task, split, data_root)
+            if isinstance(found, Problem):
+                if splits is None and split not in ("train", "validation"):
+                    notes.append(f"{name}: no {split} split here; it is not evaluated")
+                else:
+                    problems.append(Problem(found.where, f"{name}: {found.message}"))
+                continue
+            summary = check_split(name, task, found)
+            sources[name][split], summaries[name][split] = found, summary
+            problems += [Problem(p.where, p.message) for p in summary.problems]
+    return sources, summaries, notes, problems
+
+
+def check_output(request: Request) -> list[Problem]:
+    """Whether the output directory may be written: new, empty, resumed, or a run that may be replaced."""
+    output = request.output
+    if request.resume:
+        if (output / RUN_FILE).is_file():
+            return []
+        return [Problem("--resume", f"there is no run in {output} to continue")]
+    if not output.exists():
+        return []
+    if not output.is_dir():
+        return [Problem("--output", f"{output} is a file; name a directory")]
+    if not any(output.iterdir()):
+        return []
+    if not (output / RUN_FILE).is_file():
+        return [Problem("--output", f"{output} is in use by something that is no run; name another directory")]
+    if request.overwrite:
+        return []
+    return [Problem("--output", f"{output} holds a run; --resume continues it, --overwrite replaces it")]
+
+
+def read_run(run_dir: Path) -> Run:
+    """Reads a run directory's resolved configuration and tasks.
+
+    Raises:
+        UserError: They are missing or damaged.
+    """
+    file, problems = _read_config(str(run_dir / RUN_FILE))
+    definitions, found = read_task_defs([run_dir / TASKS_FILE])
+    # The adaptation's overrides are already in the tasks of a resolved run.
+    config, wrong = check(RunConfig, file)
+    _, tasks, more = resolve(definitions, Sourced({"encoder": "resolved"}), Sourced())
+    problems += found + wrong + more
+    if problems or config is None:
+        raise UserError(problems)
+    return Run(config, tasks)
+
+
+def read_task(path: Path) -> dict[str, TaskDef]:
+    """Reads the resolved definitions of an export's `task.yml`."""
+    definitions, problems = read_task_defs([path])
+    _, tasks, found = resolve(definitions, Sourced({"encoder": "resolved"}), Sourced())
+    if problems + found:
+        raise UserError(problems + found)
+    return tasks

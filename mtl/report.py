@@ -1,0 +1,125 @@
+"""Tables and lines for people: the plan, an evaluation, results, and runs side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mtl.errors import UserError
+from mtl.taskdef import TaskDef
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Columns aligned by their widest cell, numbers to the right."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = [max(len(line[i]) for line in [list(header), *cells]) for i in range(len(header))]
+    right = [bool(rows) and all(_is_number(row[i]) for row in cells) for i in range(len(header))]
+
+    def line(row: Sequence[str]) -> str:
+        aligned = (c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True))
+        return "  ".join(aligned).rstrip()
+
+    return "\n".join([line(header), line(["-" * width for width in widths]), *map(line, cells)])
+
+
+def _is_number(cell: str) -> bool:
+    return cell.replace(",", "").replace(".", "", 1).removeprefix("-").removesuffix("%").isdigit() or cell == "–"
+
+
+def number(value: Any) -> str:
+    return "–" if value is None else f"{value:.4f}" if isinstance(value, float) else f"{value:,}"
+
+
+def plan_table(rows: Sequence[Mapping[str, Any]], steps: int, epoch_steps: int) -> str:
+    """The plan of a run: what each task gets."""
+    header = ("task", "type", "rows", "batch", "steps", "share", "passes", "tokens")
+    body = [
+        (
+            r["task"],
+            r["type"],
+            f"{r['rows']:,}",
+            f"{r['batch']:,}",
+            f"{r['steps']:,}",
+            f"{r['steps'] / steps:.1%}",
+            f"{r['passes']:.2f}",
+            f"{r['tokens']:,}",
+        )
+        for r in rows
+    ]
+    return f"{table(header, body)}\n{steps:,} steps; an epoch is {epoch_steps:,}"
+
+
+def evaluation_line(
+    step: int, steps: int, metrics: Mapping[str, Any], improved: Mapping[str, bool], tasks: Mapping[str, TaskDef]
+) -> str:
+    """One line per evaluation: each task's selecting metric, starred where it is its best so far."""
+    parts = []
+    for name, splits in metrics.items():
+        metric = tasks[name].metrics[0]
+        values = " / ".join(number(values[metric]) for values in splits.values())
+        parts.append(f"{name} {metric} {values}{'*' if improved[name] else ''}")
+    return f"step {step:,}/{steps:,}  " + "   ".join(parts)
+
+
+def results_table(results: Mapping[str, Any], tasks: Mapping[str, TaskDef], output: Path) -> str:
+    """The end of a run: every metric at the task's best step, beside a guess that reads no text."""
+    rows = []
+    for name, splits in results["tasks"].items():
+        for split, values in splits.items():
+            for index, metric in enumerate(tasks[name].metrics):
+                rows.append(
+                    (
+                        name if index == 0 else "",
+                        split if index == 0 else "",
+                        metric,
+                        number(values[metric]),
+                        number(results["baselines"][name][split][metric]),
+                        f"{results['best_steps'][name]:,}" if index == 0 else "",
+                        str(output / "best" / name) if index == 0 and split == "validation" else "",
+                    )
+                )
+    return "\n" + table(("task", "split", "metric", "value", "baseline", "best step", "model"), rows)
+
+
+def read_results(run_dir: Path) -> dict[str, Any]:
+    """Reads a run's `results.json`.
+
+    Raises:
+        UserError: There is none, or it is damaged.
+    """
+    path = run_dir / "results.json"
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError.of(str(run_dir), "holds no results.json: it is no run, or was never evaluated") from None
+    except (OSError, ValueError) as error:
+        raise UserError.of(str(path), f"cannot be read: {error}") from None
+    if not isinstance(results, dict) or not isinstance(results.get("tasks"), dict):
+        raise UserError.of(str(path), "is not a run's results")
+    return results
+
+
+def compare_runs(runs: Mapping[str, Mapping[str, Any]]) -> str:
+    """Runs side by side: one row per task, split and metric, one column per run, and the baseline."""
+    keys = dict.fromkeys(
+        (name, split, metric)
+        for results in runs.values()
+        for name, splits in results["tasks"].items()
+        for split, values in splits.items()
+        for metric in values
+        if isinstance(values[metric], float)
+    )
+    rows = []
+    for name, split, metric in keys:
+        values = [results["tasks"].get(name, {}).get(split, {}).get(metric) for results in runs.values()]
+        guesses = [results.get("baselines", {}).get(name, {}).get(split, {}).get(metric) for results in runs.values()]
+        baseline = next((guess for guess in guesses if guess is not None), None)
+        rows.append((name, split, metric, number(baseline), *map(number, values)))
+    footer = [
+        f"{run}: {results['steps']:,} of {results['planned_steps']:,} steps"
+        + ("" if results["finished"] else ", unfinished")
+        for run, results in runs.items()
+    ]
+    return table(("task", "split", "metric", "baseline", *runs), rows) + "\n" + "\n".join(footer)

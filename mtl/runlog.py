@@ -1,0 +1,74 @@
+"""What a run writes down while it goes: `metrics.jsonl` and TensorBoard event files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+METRICS_FILE = "metrics.jsonl"
+# How a step's terms are laid out in TensorBoard.
+TAGS = {"loss": "loss/{task}", "smart": "smart/{task}/r_s", "proximal": "proximal/{task}/d"}
+
+
+class Writer(Protocol):
+    """What the trainer needs of a log; tests hand in a list-like one."""
+
+    def step(self, record: Mapping[str, Any]) -> None: ...
+
+    def evaluation(self, record: Mapping[str, Any]) -> None: ...
+
+    def position(self) -> int: ...
+
+    def close(self) -> None: ...
+
+
+class RunLog:
+    """Appends records to the run's log files; a resumed run drops what was logged after its checkpoint.
+
+    Args:
+        folder: The run directory.
+        position: Size in bytes of `metrics.jsonl` when the checkpoint was written; 0 for a new run.
+        step: Steps done then.
+    """
+
+    def __init__(self, folder: Path, position: int = 0, step: int = 0) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        path = folder / METRICS_FILE
+        path.touch()
+        with path.open("r+b") as file:
+            file.truncate(position)
+        self._file = path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
+
+    def step(self, record: Mapping[str, Any]) -> None:
+        """Logs one optimizer step: step, task, terms, learning rate and gradient norm."""
+        self._write({"event": "step", **record})
+        for name, tag in TAGS.items():
+            if name in record:
+                self._board.add_scalar(tag.format(task=record["task"]), record[name], record["step"])
+        self._board.add_scalar("learning_rate", record["learning_rate"], record["step"])
+        self._board.add_scalar("gradient_norm", record["gradient_norm"], record["step"])
+
+    def evaluation(self, record: Mapping[str, Any]) -> None:
+        """Logs one evaluated split: step, task, split, metrics."""
+        self._write({"event": "evaluation", **record})
+        prefix = f"eval/{record['task']}" + ("" if record["split"] == "validation" else f"/{record['split']}")
+        for name, value in record["metrics"].items():
+            if isinstance(value, float):
+                self._board.add_scalar(f"{prefix}/{name}", value, record["step"])
+
+    def position(self) -> int:
+        """Size of `metrics.jsonl` in bytes, everything logged so far included."""
+        self._file.flush()
+        return self._file.tell()
+
+    def close(self) -> None:
+        self._file.close()
+        self._board.close()
+
+    def _write(self, record: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()  # so that it can be followed while the run goes

@@ -1,0 +1,345 @@
+"""What a task is: its type, data, labels, metrics and regularizers, as read from task definition YAMLs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from mtl.errors import Problem, UserError, listed, nearest
+from mtl.metrics import METRICS, TaskType
+from mtl.settings import KeyPath, Settings, Sourced, check, kind, read_yaml
+
+DivergenceName = Literal["sym_kl", "kl", "js", "hellinger", "mse"]
+LossName = Literal["cross_entropy", "mse", "listwise"]
+NormName = Literal["linf", "l2"]
+DropoutMode = Literal["shared", "independent"]
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+Count = Annotated[int, Field(ge=1)]
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+PARTS_OF_A_PAIR = ("text_a", "text_b")
+
+
+class SmartSettings(Settings):
+    """Smoothness-inducing adversarial regularizer R_s (arXiv 1911.03437); defaults are the paper's.
+
+    Attributes:
+        weight: λ, the factor of R_s in the loss; 0 switches it off.
+        epsilon: ε, radius of the perturbation ball, in the units of the word embeddings.
+        noise_std: σ, standard deviation of the initial noise, in the same units.
+        step_size: η, length of one ascent step before projection.
+        steps: K, number of ascent steps.
+        norm: Norm of the ball and of the gradient's normalisation.
+        divergence: ℓ_s; by default sym_kl, for regression mse.
+        dropout: Whether both branches see the same dropout masks.
+    """
+
+    weight: NonNegative = 1.0
+    epsilon: NonNegative = 1e-5
+    noise_std: NonNegative = 1e-5
+    step_size: NonNegative = 1e-3
+    steps: Annotated[int, Field(ge=0)] = 1
+    norm: NormName = "linf"
+    divergence: DivergenceName | None = None
+    dropout: DropoutMode = "shared"
+
+
+class ProximalSettings(Settings):
+    """Momentum Bregman proximal point update (arXiv 1911.03437, section 3.2); defaults are the paper's.
+
+    Attributes:
+        weight: μ, the factor of D in the loss; 0 switches it off.
+        beta_early: β, momentum of the teacher at the start of the run.
+        beta_late: β after the switch.
+        switch: When β changes, as a fraction of the run's steps.
+        divergence: ℓ_s; by default sym_kl, for regression mse.
+    """
+
+    weight: NonNegative = 1.0
+    beta_early: Fraction = 0.99
+    beta_late: Fraction = 0.999
+    switch: Fraction = 0.1
+    divergence: DivergenceName | None = None
+
+
+class TrainingSettings(Settings):
+    """How a task is trained: the part of a definition that `defaults:` and `adapt:` may hold too.
+
+    Attributes:
+        loss: By default the first that `LOSSES_OF` names for the type.
+        weight: w_t, factor of the task's whole objective.
+        dropout: Dropout probability of the head.
+        batch_size: Rows of one optimizer step.
+        max_length: Tokens of one input, special tokens included; longer ones are truncated.
+        learning_rate: Peak learning rate of the steps on this task.
+    """
+
+    loss: LossName | None = None
+    weight: Positive = 1.0
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    batch_size: Count = 32
+    max_length: Annotated[int, Field(ge=4)] = 512
+    learning_rate: Positive = 5e-5
+    smart: SmartSettings = SmartSettings()
+    proximal: ProximalSettings = ProximalSettings()
+
+
+class Defaults(TrainingSettings):
+    """Section `defaults:` of a run configuration."""
+
+    adapt: dict[str, Any] = {}
+
+
+class Columns(Settings):
+    """Names of the data's columns; `group` (the query id) is for ranking."""
+
+    text_a: str
+    text_b: str | None = None
+    label: str = "label"
+    group: str | None = None
+
+
+class DataSource(Settings):
+    """Where a task's rows come from: a hub data set or local files.
+
+    Attributes:
+        hub: Hub id, such as ``nyu-mll/glue``.
+        config: Configuration of the hub data set.
+        files: Split name to a csv, tsv, jsonl or parquet file, relative to the definition's file.
+        columns: Names of the columns.
+        splits: Our name of a split to the data's name of it. `train` and `validation` have to exist; any other is
+            evaluated where it is present.
+        unlabelled: Label values that mean "no label": such rows are left out and counted.
+    """
+
+    hub: str | None = None
+    config: str | None = None
+    files: dict[str, str] | None = None
+    columns: Columns
+    splits: dict[str, str] = {}
+    unlabelled: list[str | int | float] = []
+
+
+class TaskDef(TrainingSettings):
+    """One task, every default filled in.
+
+    Attributes:
+        type: classification, regression or ranking.
+        data: Where the rows come from.
+        labels: Names of the classes, in the order of the logits.
+        metrics: Names in `METRICS`; the first one selects the best step.
+        adapt: What differs in single-task adaptation, as a partial `TrainingSettings`.
+    """
+
+    type: TaskType
+    data: DataSource
+    labels: list[str] = []
+    metrics: list[str] = []
+    adapt: dict[str, Any] = {}
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _as_words(cls, value: Any) -> Any:
+        if isinstance(value, list):
+            return [
+                str(v).lower() if isinstance(v, bool) else str(v) if isinstance(v, (int, float)) else v for v in value
+            ]
+        return value
+
+    @property
+    def num_labels(self) -> int:
+        return len(self.labels) if self.type == "classification" else 1
+
+    @property
+    def is_pair(self) -> bool:
+        return self.data.columns.text_b is not None
+
+    @property
+    def evaluation_splits(self) -> list[str]:
+        """Names of all splits but `train`, `validation` first."""
+        return sorted((name for name in self.data.splits if name != "train"), key=lambda name: name != "validation")
+
+    def label_index(self) -> dict[str, int]:
+        """Maps the text of a label cell to its class index.
+
+        A cell names its class or, unless a class name is itself an integer, gives its index.
+        """
+        by_name = {name: index for index, name in enumerate(self.labels)}
+        if any(re.fullmatch(r"-?[0-9]+", name) for name in self.labels):
+            return by_name
+        return {str(index): index for index in range(len(self.labels))} | by_name
+
+
+DEFAULT_METRICS = {
+    "classification": ["accuracy"],
+    "regression": ["pearson", "spearman"],
+    "ranking": ["map", "mrr"],
+}
+LOSSES_OF: dict[str, tuple[LossName, ...]] = {
+    "classification": ("cross_entropy",),
+    "regression": ("mse",),
+    "ranking": ("listwise",),
+}
+DIVERGENCES_OF: dict[str, tuple[DivergenceName, ...]] = {
+    "classification": ("sym_kl", "kl", "js", "hellinger", "mse"),
+    "regression": ("mse",),
+    "ranking": ("sym_kl", "kl", "js", "hellinger", "mse"),
+}
+
+
+def read_task_defs(files: Iterable[str | Path]) -> tuple[dict[str, Sourced], list[Problem]]:
+    """Reads definition files into one partial definition per task, file paths made absolute.
+
+    Returns:
+        Task name to its settings, in the order of the files, and every problem found.
+    """
+    tasks: dict[str, Sourced] = {}
+    problems: list[Problem] = []
+    for file in files:
+        try:
+            document, found = read_yaml(file)
+        except UserError as error:
+            problems.extend(error.problems)
+            continue
+        problems += found
+        for name in document.data:
+            source = document.child(name)
+            if not NAME.fullmatch(name):
+                message = f"the task name {name!r} may hold letters, digits, '-' and '_' only (it names directories)"
+                problems.append(Problem(source.place(()), message))
+            elif name in tasks:
+                message = f"the task {name!r} is defined here again; it is first in {tasks[name].place(())}"
+                problems.append(Problem(source.place(()), message))
+            elif not isinstance(source.data, dict):
+                message = f"the task {name!r} is {kind(source.data)}; expected a mapping with type, data, …"
+                problems.append(Problem(source.place(()), message))
+            else:
+                tasks[name] = _with_absolute_files(source, Path(file).resolve().parent)
+    return tasks, problems
+
+
+def _with_absolute_files(source: Sourced, folder: Path) -> Sourced:
+    data = source.data.get("data")
+    files = data.get("files") if isinstance(data, dict) else None
+    if not isinstance(files, dict):
+        return source
+    absolute = {split: str(folder / path) if isinstance(path, str) else path for split, path in files.items()}
+    return Sourced({**source.data, "data": {**data, "files": absolute}}, source.places)
+
+
+def select(tasks: Mapping[str, Sourced], names: Sequence[str]) -> tuple[dict[str, Sourced], list[Problem]]:
+    """Takes the named tasks, in the order named (all of them when none is)."""
+    if not names:
+        return dict(tasks), []
+    problems = [
+        Problem("--tasks", f"there is no task {name!r}; defined are: {listed(list(tasks), 40)}{nearest(name, tasks)}")
+        for name in names
+        if name not in tasks
+    ]
+    return {name: tasks[name] for name in names if name in tasks}, problems
+
+
+def complete(name: str, source: Sourced) -> tuple[TaskDef | None, list[Problem]]:
+    """Checks a task's merged settings and fills in what depends on its type.
+
+    Args:
+        name: The task's name, for messages.
+        source: Its settings, `defaults` and command line already merged.
+
+    Returns:
+        The definition (None where it can't be made out) and every problem.
+    """
+    task, problems = check(TaskDef, source, (name,))
+    adapt = source.child("adapt")
+    if isinstance(adapt.data, dict):
+        problems += check(TrainingSettings, adapt, (name, "adapt"))[1]
+    if task is None:
+        return None, problems
+    data = task.data
+    splits = data.splits or {split: split for split in data.files or ("train", "validation")}
+    task = task.model_copy(
+        update={
+            "metrics": task.metrics or DEFAULT_METRICS[task.type],
+            "loss": task.loss or LOSSES_OF[task.type][0],
+            "data": data.model_copy(update={"splits": splits}),
+            "smart": _with_divergence(task.smart, task.type),
+            "proximal": _with_divergence(task.proximal, task.type),
+        }
+    )
+    problems += [Problem(source.place(path), f"{name}.{message}") for path, message in _inconsistencies(task)]
+    return task, problems
+
+
+def _with_divergence(settings: Any, task_type: str) -> Any:
+    return settings.model_copy(update={"divergence": settings.divergence or DIVERGENCES_OF[task_type][0]})
+
+
+def _inconsistencies(task: TaskDef) -> Iterable[tuple[KeyPath, str]]:
+    """Yields (path, message) for what is well-formed by itself but does not fit the rest."""
+    yield from _label_problems(task)
+    yield from _data_problems(task)
+    for index, metric in enumerate(task.metrics):
+        fitting = [name for name, row in METRICS.items() if row.task_type == task.type]
+        if metric not in fitting:
+            message = f"metrics: {metric!r} is no metric of {task.type}; allowed: {listed(fitting, 40)}"
+            yield ("metrics", index), message + nearest(metric, fitting)
+        elif METRICS[metric].binary_only and len(task.labels) > 2:
+            yield (
+                ("metrics", index),
+                f"metrics: {metric!r} needs two labels, there are {len(task.labels)}; try 'macro_f1'",
+            )
+    if task.loss not in LOSSES_OF[task.type]:
+        yield ("loss",), f"loss: {task.loss!r} does not fit {task.type}; allowed: {listed(LOSSES_OF[task.type])}"
+    for section in ("smart", "proximal"):
+        divergence = getattr(task, section).divergence
+        if divergence not in DIVERGENCES_OF[task.type]:
+            allowed = listed(DIVERGENCES_OF[task.type])
+            yield (
+                (section, "divergence"),
+                f"{section}.divergence: {divergence!r} does not fit {task.type}; allowed: {allowed}",
+            )
+
+
+def _label_problems(task: TaskDef) -> Iterable[tuple[KeyPath, str]]:
+    if task.type != "classification":
+        if task.labels:
+            yield ("labels",), f"labels are for classification; this task is {task.type}"
+        return
+    if len(task.labels) < 2:
+        yield ("labels",), "labels: a classification needs at least two, in the order of the data's integers"
+    for label in sorted({label for label in task.labels if task.labels.count(label) > 1}):
+        yield ("labels",), f"labels: {label!r} stands there twice"
+
+
+def _data_problems(task: TaskDef) -> Iterable[tuple[KeyPath, str]]:
+    data = task.data
+    if (data.hub is None) == (data.files is None):
+        yield ("data",), "data needs either 'hub' or 'files'" + (", not both" if data.hub else "")
+    if data.files is not None and data.config is not None:
+        yield ("data", "config"), "data.config belongs to 'hub', not to 'files'"
+    for split, target in data.splits.items():
+        if not NAME.fullmatch(split):
+            yield ("data", "splits"), f"data.splits: the name {split!r} may hold letters, digits, '-' and '_' only"
+        elif data.files is not None and target not in data.files:
+            yield (
+                ("data", "splits", split),
+                f"data.splits.{split}: 'files' has no {target!r}{nearest(target, data.files)}",
+            )
+    for split in ("train", "validation"):
+        if split not in data.splits:
+            yield ("data", "splits"), f"data.splits has no {split!r}"
+    if task.type == "ranking" and data.columns.group is None:
+        yield ("data", "columns"), "data.columns.group is missing: ranking needs the column that holds the query's id"
+    if task.type != "ranking" and data.columns.group is not None:
+        yield ("data", "columns", "group"), f"data.columns.group is for ranking; this task is {task.type}"
+    used = [column for column in data.columns.model_dump().values() if column is not None]
+    for column in sorted({column for column in used if used.count(column) > 1}):
+        if column != data.columns.group:
+            yield ("data", "columns"), f"data.columns: {column!r} is used twice"

@@ -1,0 +1,418 @@
+"""The training loop of both phases, and what it is made of: plan, optimizer, schedule, state.
+
+Legend: S steps of the run, K tasks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from mtl.batch import Batch, BatchStream, collate
+from mtl.checkpoint import Checkpoint
+from mtl.config import OptimizerSettings, Run, ScheduleSettings
+from mtl.errors import Interrupted, NonFiniteError
+from mtl.metrics import is_better
+from mtl.objective import Objective, Share
+from mtl.proximal import momentum, update_teacher
+from mtl.runlog import Writer
+from mtl.sampling import task_sequence
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which task every step trains on, and what that comes to.
+
+    Attributes:
+        sequence: Task index of every step, (S,).
+        turns: Number of earlier steps on the same task, (S,).
+        epoch_steps: Steps of an epoch.
+        evaluate_every: Steps between evaluations.
+        rows: One row of the printed table per task.
+    """
+
+    sequence: npt.NDArray[np.int64]
+    turns: npt.NDArray[np.int64]
+    epoch_steps: int
+    evaluate_every: int
+    rows: list[dict[str, Any]]
+
+    @property
+    def steps(self) -> int:
+        return len(self.sequence)
+
+
+def make_plan(run: Run, streams: Mapping[str, BatchStream]) -> Plan:
+    """Lays out a run: an epoch is Σ_t ⌈n_t/b_t⌉ steps, whatever the strategy makes of them."""
+    sizes = [stream.per_pass for stream in streams.values()]
+    epoch_steps = sum(sizes)
+    steps = run.config.train.max_steps or run.config.train.epochs * epoch_steps
+    sampling = run.config.sampling
+    sequence = task_sequence(
+        sizes,
+        sampling.strategy,
+        run.config.train.seed,
+        steps,
+        epoch_steps=epoch_steps,
+        temperature=sampling.temperature,
+    )
+    turns = np.empty_like(sequence)
+    rows = []
+    for index, (name, stream) in enumerate(streams.items()):
+        own = np.flatnonzero(sequence == index)
+        turns[own] = np.arange(len(own))
+        passes = stream.passes(len(own))
+        rows.append(
+            {
+                "task": name,
+                "type": run.tasks[name].type,
+                "rows": len(stream.examples),
+                "batch": stream.batch_size,
+                "steps": len(own),
+                "passes": passes,
+                "tokens": int(passes * stream.examples.lengths.sum()),
+            }
+        )
+    every = run.config.evaluation.every or min(epoch_steps, steps)
+    return Plan(sequence, turns, epoch_steps, every, rows)
+
+
+def learning_rate_factor(step: int, total: int, settings: ScheduleSettings) -> float:
+    """Share of the peak learning rate at a step: linear warm-up, then constant or a decay to 0.
+
+    Args:
+        step: Number of the step, from 0.
+        total: Length of the run.
+        settings: The schedule.
+    """
+    warmup = round(settings.warmup * total)
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, total - warmup)
+    return DECAYS[settings.name](progress)
+
+
+def linear(progress: float) -> float:
+    return 1.0 - progress
+
+
+def cosine(progress: float) -> float:
+    return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def constant(progress: float) -> float:
+    return 1.0
+
+
+DECAYS: dict[str, Callable[[float], float]] = {"linear": linear, "cosine": cosine, "constant": constant}
+
+
+def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
+    """The optimizer over all parameters; biases and normalisation weights (the vectors) do not decay."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    make, options = OPTIMIZERS[settings.name]
+    return make(groups, lr=0.0, betas=(settings.beta1, settings.beta2), eps=settings.epsilon, **options)
+
+
+OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, Any]]] = {
+    "adamw": (torch.optim.AdamW, {"fused": True}),
+    "adamax": (torch.optim.Adamax, {"foreach": True}),
+    "radam": (torch.optim.RAdam, {"foreach": True, "decoupled_weight_decay": True}),
+}
+
+
+class Hooks(Protocol):
+    """What the loop asks of its surroundings."""
+
+    def evaluate(self, step: int) -> Mapping[str, Mapping[str, Mapping[str, float]]]:
+        """Metrics by task and split, with predictions set aside until `keep_best`."""
+
+    def keep_best(self, task: str, step: int) -> None:
+        """Keeps the evaluated task's model and predictions."""
+
+    def checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Writes a checkpoint."""
+
+    def progress(self, step: int, task: str, loss: float | None) -> None:
+        """Shows a step."""
+
+    def report(self, step: int, metrics: Mapping[str, Any], improved: Mapping[str, bool], state: TrainState) -> None:
+        """Shows and stores an evaluation."""
+
+
+@dataclass
+class TrainState:
+    """What the loop remembers beside tensors.
+
+    Attributes:
+        step: Optimizer steps done.
+        best: Task to its best step and the metrics by split there.
+        last: Task to the metrics by split at the newest evaluation.
+        stale: Evaluations since any task got better.
+        skipped: Steps that a loss scaler left out because of an overflow.
+        log_position: Size of the log, in bytes.
+    """
+
+    step: int = 0
+    best: dict[str, dict[str, Any]] = field(default_factory=dict)
+    last: dict[str, dict[str, Any]] = field(default_factory=dict)
+    stale: int = 0
+    skipped: int = 0
+    log_position: int = 0
+
+
+class StopSignal:
+    """Notes SIGINT and SIGTERM, so that the loop can finish its step; a second one interrupts at once."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[StopSignal]:
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        previous = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield self
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _note(self, number: int, frame: Any) -> None:
+        if self.received is not None:
+            raise KeyboardInterrupt
+        self.received = number
+
+
+class Trainer:
+    """Trains an objective through a plan.
+
+    Args:
+        run: Configuration and tasks.
+        objective: Student and teacher.
+        streams: Each task's training batches.
+        plan: The steps.
+        pad_id: The tokenizer's padding id.
+        accelerator: Device, precision and processes.
+        writer: The log.
+        hooks: Evaluation, files and display.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        objective: Objective,
+        streams: Mapping[str, BatchStream],
+        plan: Plan,
+        pad_id: int,
+        accelerator: Accelerator,
+        writer: Writer,
+        hooks: Hooks,
+    ) -> None:
+        self.run, self.plan, self.pad_id, self.accelerator, self.writer, self.hooks = (
+            run, plan, pad_id, accelerator, writer, hooks,
+        )  # fmt: skip
+        self.names, self.streams = list(streams), list(streams.values())
+        self.state = TrainState()
+        objective.model.to(accelerator.device)
+        if objective.teacher is not None:
+            objective.teacher.to(accelerator.device)
+        self.student, self.teacher = objective.model, objective.teacher
+        self.optimizer: Any
+        self.objective: Any
+        self.objective, self.optimizer = accelerator.prepare(
+            objective, make_optimizer(self.student, run.config.optimizer)
+        )
+        self._unwritten: list[dict[str, Any]] = []
+
+    def fit(self, stop: StopSignal) -> None:
+        """Trains to the end of the plan.
+
+        Raises:
+            Interrupted: A signal came; the state was saved.
+            NonFiniteError: A term became NaN or infinite.
+        """
+        every = self.run.config.checkpoint.every or self.plan.evaluate_every
+        while self.state.step < self.plan.steps:
+            self._step(self.state.step)
+            self.state.step += 1
+            last = self.state.step == self.plan.steps
+            if self.state.step % self.run.config.train.log_every == 0 or last:
+                self._flush()
+            if self.state.step % self.plan.evaluate_every == 0 or last:
+                self._evaluate()
+            patience = self.run.config.evaluation.patience
+            exhausted = patience is not None and self.state.stale >= patience
+            if self.state.step % every == 0 or last or exhausted or stop.received is not None:
+                self._checkpoint()
+            if last or exhausted:
+                return
+            if stop.received is not None:
+                raise Interrupted(stop.received, f"stopped by signal {stop.received} after step {self.state.step:,}")
+
+    def _step(self, step: int) -> None:
+        """One optimizer step on one task: forward and backward by micro-batch, one clipping, one update."""
+        index = int(self.plan.sequence[step])
+        name, stream = self.names[index], self.streams[index]
+        task = self.run.tasks[name]
+        rate = task.learning_rate * learning_rate_factor(step, self.plan.steps, self.run.config.schedule)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        micro = self._micro_batches(stream, int(self.plan.turns[step]), task.type)
+        share = Share.whole(micro)
+        self.objective.train()
+        totals: dict[str, Tensor] = {}
+        for batch in micro:
+            loss, terms = self.objective(name, batch.to(self.accelerator.device), step, share)
+            self.accelerator.backward(loss)
+            for key, term in terms.items():
+                totals[key] = totals[key] + term if key in totals else term
+        norm = self.accelerator.clip_grad_norm_(self.student.parameters(), self.run.config.train.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.accelerator.optimizer_step_was_skipped:
+            self.state.skipped += 1
+        elif self.teacher is not None:
+            beta = momentum(step + 1, self.plan.steps, task.proximal)
+            update_teacher(self.teacher.parameters(), self.student.parameters(), beta)
+        self._unwritten.append({"step": step + 1, "task": name, **totals, "gradient_norm": norm, "learning_rate": rate})
+        self.hooks.progress(step + 1, name, None)
+
+    def _micro_batches(self, stream: BatchStream, turn: int, task_type: str) -> list[Batch]:
+        chosen = stream[turn]
+        parts = self.run.config.train.accumulation
+        if task_type == "ranking":  # a query's candidates stay together
+            groups = stream.examples.groups[chosen]
+            starts = np.flatnonzero(np.diff(groups, prepend=groups[0] - 1))
+            cuts = [starts[len(starts) * part // parts] for part in range(1, parts)]
+        else:
+            cuts = [len(chosen) * part // parts for part in range(1, parts)]
+        pieces = [piece for piece in np.split(chosen, cuts) if len(piece)]
+        return [collate(stream.examples, piece, self.pad_id, task_type) for piece in pieces]
+
+    def _flush(self) -> None:
+        """Writes the steps since the last flush. Their numbers are fetched from the device here, all at once."""
+        if not self._unwritten:
+            return
+        keys = [
+            (record, key) for record in self._unwritten for key, value in record.items() if isinstance(value, Tensor)
+        ]
+        values = torch.stack([record[key].detach().double().reshape(()) for record, key in keys]).tolist()
+        for (record, key), value in zip(keys, values, strict=True):
+            record[key] = value
+        records, self._unwritten = self._unwritten, []
+        scaled = self.accelerator.scaler is not None  # an overflow is the scaler's business
+        for record in records:
+            for key, value in record.items():
+                if isinstance(value, float) and not math.isfinite(value) and not (scaled and key == "gradient_norm"):
+                    name = TERM_NAMES.get(key, key)
+                    message = f"task {record['task']!r}, step {record['step']:,}: the {name} is {value}"
+                    raise NonFiniteError(f"{message}; the checkpoints written before are intact")
+            self.writer.step(record)
+        self.hooks.progress(records[-1]["step"], records[-1]["task"], records[-1]["loss"])
+
+    def _evaluate(self) -> None:
+        self._flush()
+        step = self.state.step
+        results = self.hooks.evaluate(step)
+        improved = {}
+        for name, splits in results.items():
+            metric = self.run.tasks[name].metrics[0]
+            for split, metrics in splits.items():
+                self.writer.evaluation({"step": step, "task": name, "split": split, "metrics": metrics})
+            value = splits["validation"][metric]
+            if not math.isfinite(value):
+                raise NonFiniteError(
+                    f"task {name!r}, step {step:,}: the {metric} of validation is {value}: outputs diverged"
+                )
+            best = self.state.best.get(name)
+            improved[name] = is_better(metric, value, best["splits"]["validation"][metric] if best else None)
+            if improved[name]:
+                self.state.best[name] = {"step": step, "splits": splits}
+                self.hooks.keep_best(name, step)
+        self.state.last = {name: dict(splits) for name, splits in results.items()}
+        self.state.stale = 0 if any(improved.values()) else self.state.stale + 1
+        self.hooks.report(step, results, improved, self.state)
+
+    def _checkpoint(self) -> None:
+        self._flush()
+        self.state.log_position = self.writer.position()
+        self.hooks.checkpoint(self.snapshot())
+
+    def snapshot(self) -> Checkpoint:
+        """The complete state: student, teacher, optimizer, generators, and the rest as JSON."""
+        tensors = {
+            "model": self.student.named_tensors(),
+            "optimizer": dict(self._optimizer_tensors()),
+            "random": _random_tensors(self.accelerator.device),
+        }
+        if self.teacher is not None:
+            tensors["teacher"] = self.teacher.named_tensors()
+        scaler = None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict()
+        return Checkpoint(self.state.step, tensors, {**asdict(self.state), "scaler": scaler})
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Continues from a checkpoint."""
+        self.student.load_tensors(checkpoint.tensors["model"])
+        if self.teacher is not None:
+            self.teacher.load_tensors(checkpoint.tensors["teacher"])
+        self._restore_optimizer(checkpoint.tensors["optimizer"])
+        if self.accelerator.scaler is not None and checkpoint.state["scaler"] is not None:
+            self.accelerator.scaler.load_state_dict(checkpoint.state["scaler"])
+        _restore_random(checkpoint.tensors["random"], self.accelerator.device)
+        own = {key: checkpoint.state[key] for key in asdict(self.state)}
+        self.state = TrainState(**own)
+
+    def _restore_optimizer(self, tensors: Mapping[str, Tensor]) -> None:
+        optimizer = self.optimizer.optimizer
+        names = {parameter: name for name, parameter in self.student.named_tensors().items()}
+        ordered = [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in tensors.items():
+            name, _, entry = key.rpartition(".")
+            state.setdefault(ordered.index(name), {})[entry] = tensor
+        # The optimizer's own loading decides which entry belongs on which device.
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+    def _optimizer_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Optimizer state named by parameter, so that it does not depend on the order of parameters."""
+        for name, parameter in self.student.named_tensors().items():
+            for key, value in self.optimizer.optimizer.state.get(parameter, {}).items():
+                yield f"{name}.{key}", value if isinstance(value, Tensor) else torch.tensor(float(value))
+
+
+TERM_NAMES = {
+    "loss": "task loss",
+    "smart": "smoothness term R_s",
+    "proximal": "proximal term D",
+    "gradient_norm": "gradient",
+}
+
+
+def _random_tensors(device: torch.device) -> dict[str, Tensor]:
+    tensors = {"cpu": torch.get_rng_state()}
+    if device.type != "cpu":
+        tensors[device.type] = torch.get_device_module(device).get_rng_state(device)
+    return tensors
+
+
+def _restore_random(tensors: Mapping[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(tensors["cpu"])
+    if device.type in tensors and device.type != "cpu":
+        torch.get_device_module(device).set_rng_state(tensors[device.type], device)

@@ -1,0 +1,1 @@
+"""Naive pure-Python references: the definition in the plainest form, slow and free of the code under test."""

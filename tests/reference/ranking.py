@@ -1,0 +1,60 @@
+"""Ranking metrics of trec_eval, one query and one candidate at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+
+def ranked_lists(scores: Sequence[float], relevance: Sequence[float], groups: Sequence[int]) -> list[list[float]]:
+    """Relevance by rank of every query: the highest score first, among equals the later row first."""
+    lists = []
+    for query in dict.fromkeys(groups):
+        rows = [row for row, group in enumerate(groups) if group == query]
+        rows.sort(key=lambda row: (scores[row], row), reverse=True)
+        lists.append([relevance[row] for row in rows])
+    return lists
+
+
+def average_precision(ranked: list[float]) -> float:
+    hits, total = 0, 0.0
+    for rank, relevance in enumerate(ranked, start=1):
+        if relevance > 0:
+            hits += 1
+            total += hits / rank
+    return total / hits
+
+
+def reciprocal_rank(ranked: list[float]) -> float:
+    for rank, relevance in enumerate(ranked, start=1):
+        if relevance > 0:
+            return 1 / rank
+    raise AssertionError("a query without a relevant candidate has no reciprocal rank")
+
+
+def dcg(ranked: list[float], k: int) -> float:
+    return sum(max(relevance, 0) / math.log2(rank + 1) for rank, relevance in enumerate(ranked[:k], start=1))
+
+
+def ndcg(ranked: list[float], k: int) -> float:
+    return dcg(ranked, k) / dcg(sorted(ranked, reverse=True), k)
+
+
+def precision_at(ranked: list[float], k: int) -> float:
+    return sum(relevance > 0 for relevance in ranked[:k]) / k
+
+
+PER_QUERY: dict[str, Callable[[list[float]], float]] = {
+    "map": average_precision,
+    "mrr": reciprocal_rank,
+    "ndcg@1": lambda ranked: ndcg(ranked, 1),
+    "ndcg@5": lambda ranked: ndcg(ranked, 5),
+    "ndcg@10": lambda ranked: ndcg(ranked, 10),
+    "p@1": lambda ranked: precision_at(ranked, 1),
+}
+
+
+def mean_over_queries(name: str, scores: Sequence[float], relevance: Sequence[float], groups: Sequence[int]) -> float:
+    """Mean of a metric over the queries that have a relevant candidate; 0.0 if none has."""
+    values = [PER_QUERY[name](ranked) for ranked in ranked_lists(scores, relevance, groups) if max(ranked) > 0]
+    return sum(values) / len(values) if values else 0.0

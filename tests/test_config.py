@@ -1,0 +1,346 @@
+"""The order in which settings win, and that what is written out is read back equal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mtl.config import Run, RunConfig, command_line, dump_tasks, dump_yaml, read_run_config, resolve
+from mtl.errors import UserError
+from mtl.settings import Sourced, check, parse_yaml
+from mtl.taskdef import TaskDef, complete, read_task_defs
+
+NOTHING = Sourced()
+
+TASKS = """\
+a:
+  type: classification
+  data: {hub: owner/set, columns: {text_a: x}}
+  labels: ["no", "yes"]
+b:
+  type: regression
+  data: {hub: owner/set, columns: {text_a: x, text_b: y}}
+"""
+
+
+def definitions(a: str = "", b: str = "") -> dict[str, Sourced]:
+    """Tasks `a` and `b`, with more lines of their definitions."""
+    head, tail = TASKS.split("b:\n")
+    text = head + a + "b:\n" + tail + b
+    source, problems = parse_yaml(text, "tasks.yml")
+    assert problems == []
+    return {name: source.child(name) for name in source.data}
+
+
+def layer(text: str) -> Sourced:
+    source, problems = parse_yaml("encoder: e\n" + text, "run.yml")
+    assert problems == []
+    return source
+
+
+def resolved(
+    defined: dict[str, Sourced], file: Sourced, typed: Sourced = NOTHING
+) -> tuple[RunConfig, dict[str, TaskDef]]:
+    config, tasks, problems = resolve(defined, file, typed)
+    assert problems == []
+    assert config is not None
+    return config, tasks
+
+
+def told(
+    defined: dict[str, Sourced], file: Sourced, typed: Sourced = NOTHING, names: tuple[str, ...] = ()
+) -> list[str]:
+    return [str(problem) for problem in resolve(defined, file, typed, names)[2]]
+
+
+# Each layer alone sets the batch size to its own number; the layers are listed from the weakest to the strongest.
+LAYERS: list[tuple[str, str, int]] = [
+    ("file", "train: {batch_size: 101}", 101),
+    ("file", "defaults: {batch_size: 102}", 102),
+    ("own", "batch_size: 103", 103),
+    ("file", "tasks: {a: {batch_size: 104}}", 104),
+    ("typed", "train.batch_size=105", 105),
+    ("typed", "defaults.batch_size=106", 106),
+    ("typed", "tasks.a.batch_size=107", 107),
+]
+
+
+@pytest.mark.parametrize("strongest", range(len(LAYERS)), ids=[text for _, text, _ in LAYERS])
+def test_the_strongest_layer_wins(strongest: int) -> None:
+    present = LAYERS[: strongest + 1]
+    own = "".join(f"  {text}\n" for where, text, _ in present if where == "own")
+    file = layer("\n".join(text for where, text, _ in present if where == "file"))
+    # Typed from the narrowest to the widest key: the order of words does not matter, only the key does.
+    typed = command_line({}, [text for where, text, _ in reversed(present) if where == "typed"])
+    _, tasks = resolved(definitions(a=own), file, typed)
+    assert tasks["a"].batch_size == LAYERS[strongest][2]
+    # The other task is reached by the layers that are not of task a alone.
+    general = [value for where, text, value in present if where != "own" and not text.startswith("tasks")]
+    assert tasks["b"].batch_size == general[-1]
+
+
+def test_the_built_in_default_is_weakest() -> None:
+    _, tasks = resolved(definitions(), layer(""))
+    assert (tasks["a"].batch_size, tasks["a"].learning_rate, tasks["a"].max_length) == (32, 5e-5, 512)
+
+
+def test_all_three_shared_keys_reach_the_tasks_from_flags() -> None:
+    flags = {
+        "train.batch_size": ("--batch-size", 8),
+        "train.learning_rate": ("--learning-rate", 1e-3),
+        "train.max_length": ("--max-length", 64),
+        "train.epochs": ("--epochs", None),
+    }
+    own = "  batch_size: 4\n  learning_rate: 1.0\n  max_length: 16\n"
+    config, tasks = resolved(definitions(a=own), layer(""), command_line(flags, []))
+    for task in tasks.values():
+        assert (task.batch_size, task.learning_rate, task.max_length) == (8, 1e-3, 64)
+    assert config.train.epochs == 5
+
+
+def test_sections_merge_key_by_key() -> None:
+    file = layer("defaults: {smart: {weight: 2.0, norm: l2}}\ntasks: {a: {smart: {epsilon: 0.5}}}")
+    typed = command_line({}, ["defaults.smart.steps=3", "tasks.b.smart.weight=7"])
+    _, tasks = resolved(definitions(a="  smart: {weight: 5.0}\n"), file, typed)
+    a, b = tasks["a"].smart, tasks["b"].smart
+    assert (a.weight, a.norm, a.epsilon, a.steps) == (5.0, "l2", 0.5, 3)
+    assert (b.weight, b.norm, b.epsilon, b.steps) == (7.0, "l2", 1e-5, 3)
+    assert tasks["a"].labels == ["no", "yes"]
+
+
+@pytest.mark.parametrize(
+    ("flag", "key", "value", "cleared", "in_file"),
+    [
+        ("--epochs", "train.epochs", 2, "max_steps", "max_steps: 50"),
+        ("--train-size", "train.train_size", 10, "train_fraction", "train_fraction: 0.5"),
+        ("--train-fraction", "train.train_fraction", 0.1, "train_size", "train_size: 9"),
+    ],
+)
+def test_typing_one_of_two_exclusive_settings_clears_the_other(
+    flag: str, key: str, value: Any, cleared: str, in_file: str
+) -> None:
+    file = layer(f"train: {{{in_file}}}")
+    assert getattr(resolved(definitions(), file)[0].train, cleared) is not None
+    config, _ = resolved(definitions(), file, command_line({key: (flag, value)}, []))
+    assert getattr(config.train, cleared) is None
+    assert getattr(config.train, key.removeprefix("train.")) == value
+
+
+def test_a_typed_number_of_steps_wins_over_a_file_s_epochs() -> None:
+    typed = command_line({"train.max_steps": ("--max-steps", 7)}, [])
+    config, _ = resolved(definitions(), layer("train: {epochs: 3}"), typed)
+    assert (config.train.epochs, config.train.max_steps) == (3, 7)
+
+
+ADAPT = "  weight: 2.0\n  adapt: {weight: 3.0, smart: {weight: 4.0}}\n"
+
+
+def test_adapt_sections_count_in_adaptation_only() -> None:
+    file = layer("phase: train\ndefaults: {adapt: {dropout: 0.3, weight: 9.0}}")
+    _, tasks = resolved(definitions(a=ADAPT), file)
+    assert (tasks["a"].weight, tasks["a"].smart.weight, tasks["a"].dropout) == (2.0, 1.0, 0.1)
+    file = layer("phase: adapt\ndefaults: {adapt: {dropout: 0.3, weight: 9.0}}")
+    _, tasks = resolved(definitions(a=ADAPT), file)
+    assert (tasks["a"].weight, tasks["a"].smart.weight, tasks["a"].dropout) == (3.0, 4.0, 0.3)
+    assert (tasks["b"].weight, tasks["b"].smart.weight, tasks["b"].dropout) == (9.0, 1.0, 0.3)
+
+
+def test_a_file_s_adapt_section_of_one_task_wins_over_the_task_s_own() -> None:
+    _, tasks = resolved(definitions(a=ADAPT), layer("phase: adapt\ntasks: {a: {adapt: {weight: 5.0}}}"))
+    assert (tasks["a"].weight, tasks["a"].smart.weight) == (5.0, 4.0)
+
+
+def test_typed_words_win_over_adapt_sections() -> None:
+    file = layer("phase: adapt")
+    _, tasks = resolved(definitions(a=ADAPT), file, command_line({}, ["tasks.a.smart.weight=6", "defaults.weight=7"]))
+    assert (tasks["a"].weight, tasks["a"].smart.weight) == (7.0, 6.0)
+
+
+def test_typed_adapt_keys_count_in_adaptation() -> None:
+    typed = command_line({}, ["tasks.a.adapt.smart.weight=8"])
+    _, tasks = resolved(definitions(a=ADAPT), layer("phase: adapt"), typed)
+    assert (tasks["a"].weight, tasks["a"].smart.weight) == (3.0, 8.0)
+    _, tasks = resolved(definitions(a=ADAPT), layer(""), typed)
+    assert (tasks["a"].weight, tasks["a"].smart.weight) == (2.0, 1.0)
+
+
+def test_values_of_set_are_read_as_yaml() -> None:
+    words = [
+        "train.learning_rate=1e-3",
+        "optimizer.name=radam",
+        "tasks.a.metrics=[f1, accuracy]",
+        "data_root=",
+        "encoder=x=y",
+    ]
+    typed = command_line({}, words)
+    assert typed.data == {
+        "train": {"learning_rate": 1e-3},
+        "optimizer": {"name": "radam"},
+        "tasks": {"a": {"metrics": ["f1", "accuracy"]}},
+        "data_root": None,
+        "encoder": "x=y",
+    }
+    assert typed.place(("optimizer", "name")) == "--set optimizer.name"
+
+
+def test_set_comes_after_flags() -> None:
+    typed = command_line({"train.seed": ("--seed", 1)}, ["train.seed=2"])
+    assert typed.data == {"train": {"seed": 2}}
+    assert typed.place(("train", "seed")) == "--set train.seed"
+
+
+def test_bad_words_of_set_are_told_together() -> None:
+    with pytest.raises(UserError) as caught:
+        command_line({}, ["train.seed", "=3", "a..b=1", "x=[1", "y=!!python/name:os.system"])
+    told = [str(problem) for problem in caught.value.problems]
+    expected = "expected KEY=VALUE, such as train.max_steps=100"
+    assert told[:3] == [f"--set {word}: {expected}" for word in ("train.seed", "=3", "a..b=1")]
+    assert told[3].startswith("--set x:")
+    assert told[4].startswith("--set y:1: the tag ")
+
+
+UNKNOWN = [
+    ("trian.epochs=3", "--set trian.epochs: unknown key 'trian'; allowed: ", "; did you mean 'train'?"),
+    ("train.epocs=3", "--set train.epocs: unknown key 'train.epocs'; allowed: ", "; did you mean 'epochs'?"),
+    ("sampling.stratgy=sqrt", "--set sampling.stratgy: unknown key 'sampling.stratgy'", "; did you mean 'strategy'?"),
+    ("sampling.strategy=sqr", "--set sampling.strategy: sampling.strategy is the text 'sqr'", "; did you mean 'sqrt'?"),
+    (
+        "defaults.smart.wieght=3",
+        "--set defaults.smart.wieght: unknown key 'defaults.smart.wieght'",
+        "; did you mean 'weight'?",
+    ),
+    ("defaults.adapt=3", "--set defaults.adapt: defaults.adapt is the number 3", "; expected a mapping"),
+    ("tasks.a.smart.wieght=3", "--set tasks.a.smart.wieght: unknown key 'a.smart.wieght'", "; did you mean 'weight'?"),
+    (
+        "tasks.aa.weight=3",
+        "--set tasks.aa.weight: tasks.aa: there is no such task; defined are: a, b",
+        "; did you mean 'a'?",
+    ),
+    ("train.epochs=many", "--set train.epochs: train.epochs is the text 'many'", "; expected a valid integer"),
+    ("train.batch_size=0", "--set train.batch_size: train.batch_size is the number 0", "greater than or equal to 1"),
+]
+
+
+@pytest.mark.parametrize(("word", "start", "end"), UNKNOWN, ids=[word for word, _, _ in UNKNOWN])
+def test_a_bad_setting_is_told_once_with_the_nearest_name(word: str, start: str, end: str) -> None:
+    problems = told(definitions(), layer(""), command_line({}, [word]))
+    assert len(problems) == 1
+    assert problems[0].startswith(start)
+    assert problems[0].endswith(end)
+
+
+def test_faults_of_all_layers_are_told_together() -> None:
+    file = layer("train: {sede: 1}\ntasks:\n  b: {loss: listwise}\n  c: {}\n")
+    problems = told(definitions(a="  wieght: 3\n"), file, command_line({}, ["optimizer.name=sgd"]), ("a", "bb", "b"))
+    assert sorted(problem.split(": ")[0] for problem in problems) == [
+        "--set optimizer.name",
+        "--tasks",
+        "run.yml:2",
+        "run.yml:4",
+        "run.yml:5",
+        "tasks.yml:5",
+    ]
+
+
+def test_no_encoder_is_told() -> None:
+    assert [problem.message for problem in resolve(definitions(), NOTHING, NOTHING)[2]] == [
+        "the key 'encoder' is missing"
+    ]
+
+
+def test_definition_files_of_a_configuration_are_relative_to_it(tmp_path: Path) -> None:
+    path = tmp_path / "run.yml"
+    path.write_text("encoder: e\ntask_defs: [tasks.yml, ../more.yml, /abs.yml, 5]\n")
+    source, problems = read_run_config(path)
+    files = source.data["task_defs"]
+    assert problems == []
+    assert [Path(file).resolve() for file in files[:3]] == [
+        tmp_path / "tasks.yml",
+        tmp_path.parent / "more.yml",
+        Path("/abs.yml"),
+    ]
+    assert files[3] == 5
+
+
+def test_switched_off_regularizers_have_no_weight() -> None:
+    config, tasks = resolved(definitions(), layer("train: {smart: false}"))
+    run = Run(config, tasks)
+    assert run.regularized("a").smart.weight == 0.0
+    assert run.regularized("a").proximal.weight == 1.0
+    assert run.tasks["a"].smart.weight == 1.0
+    assert run.regularized("a").model_copy(update={"smart": run.tasks["a"].smart}) == run.tasks["a"]
+
+
+def test_a_written_configuration_is_read_back_equal(tmp_path: Path) -> None:
+    text = "train: {learning_rate: 1e-7, seed: 0, epochs: 2}\noptimizer: {name: adamax}\nsampling: {temperature: 1}\n"
+    config, _ = resolved(definitions(), layer(text + "data_root: '010'\n"))
+    path = tmp_path / "run.yml"
+    path.write_text(dump_yaml(config.model_dump()), encoding="utf-8")
+    source, problems = read_run_config(path)
+    again, found = check(RunConfig, source)
+    assert problems + found == []
+    assert again == config
+
+
+def test_written_tasks_are_read_back_equal(tmp_path: Path) -> None:
+    own = "  smart: {epsilon: 1e-9}\n  adapt: {smart: {weight: 3.0}, learning_rate: 3e-5}\n  dropout: 0.05\n"
+    _, tasks = resolved(definitions(a=own, b="  metrics: [rmse]\n"), layer(""))
+    names = [
+        "no",
+        "010",
+        "09",
+        "1e-5",
+        "1e5",
+        "null",
+        "~",
+        "true",
+        "2021-03-04",
+        "a: b",
+        "# c",
+        "é",
+        " x ",
+        "'",
+        "-",
+        "😀",
+    ]
+    tasks["words"] = tasks["a"].model_copy(update={"labels": names})
+    path = tmp_path / "task_defs.yml"
+    path.write_text(dump_tasks(tasks), encoding="utf-8")
+    sources, problems = read_task_defs([path])
+    assert problems == []
+    assert list(sources) == list(tasks)
+    for name, source in sources.items():
+        again, found = complete(name, source)
+        assert found == []
+        assert again == tasks[name]
+
+
+WORDS = st.one_of(
+    st.text(max_size=8),
+    st.from_regex(r"[-+]?[0-9._eExo:-]{1,6}", fullmatch=True),
+    st.sampled_from(
+        ["no", "Yes", "null", "~", "", "TRUE", "<<", "=", "0o7", "1_0", ".inf", "-.nan", "12:30:45", "010"]
+    ),
+)
+
+
+@settings(deadline=None, max_examples=300, database=None)
+@given(
+    st.dictionaries(
+        st.text(min_size=1, max_size=5),
+        st.recursive(
+            WORDS | st.integers() | st.floats(allow_nan=False) | st.booleans() | st.none(), st.lists, max_leaves=5
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_any_plain_data_is_read_back_equal(data: dict[str, Any]) -> None:
+    source, problems = parse_yaml(dump_yaml(data), "a.yml")
+    assert problems == []
+    assert source.data == data
+    assert repr(source.data) == repr(data)

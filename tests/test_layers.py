@@ -1,0 +1,80 @@
+"""The architecture is a rule: modules import only from earlier layers, lazily or not, and stay small."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "mtl"
+
+# Data flows one way. A module may import from earlier rows, and from earlier places of its own row.
+LAYERS = (
+    ("errors", "settings", "metrics", "sampling"),
+    ("taskdef", "config"),
+    ("encoder", "source", "preflight"),
+    ("data", "batch"),
+    ("losses", "smart", "proximal"),
+    ("model", "objective"),
+    ("evaluate", "checkpoint", "report", "runlog", "leaks"),
+    ("export", "inference", "trainer"),
+    ("phases", "dryrun"),
+    ("propose", "validate"),
+    ("cli",),
+)
+ORDER = [module for layer in LAYERS for module in layer]
+MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+
+
+def imported(path: Path) -> set[str]:
+    """Modules of the package that a file imports anywhere, inside functions included."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: relative import"
+            names = [f"mtl.{alias.name}" for alias in node.names] if node.module == "mtl" else [node.module or ""]
+        found |= {name.split(".")[1] for name in names if name.startswith("mtl.")}
+    return found
+
+
+def test_every_module_has_a_layer() -> None:
+    assert sorted(ORDER) == MODULES
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_to_earlier_layers(module: str) -> None:
+    for other in imported(PACKAGE / f"{module}.py"):
+        assert ORDER.index(other) < ORDER.index(module), f"mtl.{module} imports mtl.{other}"
+
+
+@pytest.mark.parametrize("module", ["losses", "smart", "proximal"])
+def test_mathematics_knows_no_model(module: str) -> None:
+    text = (PACKAGE / f"{module}.py").read_text(encoding="utf-8")
+    assert "transformers" not in text
+    assert not imported(PACKAGE / f"{module}.py") & {"model", "objective", "trainer", "batch"}
+
+
+def test_data_prep_imports_only_task_descriptions() -> None:
+    for path in (ROOT / "data_prep").glob("*.py"):
+        assert imported(path) <= {"taskdef", "settings", "errors", "config"}, path.name
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.stem)
+def test_modules_and_functions_are_short(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 430
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            assert (node.end_lineno or 0) - node.lineno < 66, f"{path.name}: {node.name}"
+
+
+def test_public_definitions_are_documented() -> None:
+    for path in PACKAGE.glob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                assert ast.get_docstring(node), f"{path.name}: {node.name}"

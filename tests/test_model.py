@@ -1,0 +1,158 @@
+"""One shared encoder with native heads, on nine architectures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from architectures import CONFIGS, PADDING, VOCABULARY, save_random_encoder
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification
+
+from mtl.batch import Batch
+from mtl.export import save_model
+from mtl.model import MultiTaskModel, build_model, load_model, quiet_transformers
+from mtl.taskdef import Columns, DataSource, TaskDef
+
+SOURCE = DataSource(files={"train": "t.csv"}, columns=Columns(text_a="a", text_b="b"))
+TASKS = {
+    "colour": TaskDef(type="classification", data=SOURCE, labels=["red", "green", "blue"], dropout=0.3),
+    "degree": TaskDef(type="regression", data=SOURCE, dropout=0.0),
+    "type": TaskDef(type="ranking", data=SOURCE),  # also the name of a method of nn.Module
+}
+
+
+class NoTokenizer:
+    """Stands where a tokenizer would be saved."""
+
+    def save_pretrained(self, folder: Path) -> None:
+        pass
+
+
+def make_batch(lengths: tuple[int, ...] = (7, 4, 9), pad_to: int = 0, types: bool = False) -> Batch:
+    generator = torch.Generator().manual_seed(7)
+    longest = max(pad_to, *lengths)
+    ids = torch.full((len(lengths), longest), PADDING)
+    for row, length in enumerate(lengths):
+        ids[row, :length] = torch.randint(4, VOCABULARY, (length,), generator=generator)
+    mask = torch.stack([(torch.arange(longest) < length).long() for length in lengths])
+    token_types = (torch.arange(longest) >= 3).long().expand(len(lengths), -1) if types else None
+    return Batch(ids, mask, token_types, torch.zeros(len(lengths)).long(), torch.arange(len(lengths)), None)
+
+
+@pytest.fixture(scope="module", params=sorted(CONFIGS))
+def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, MultiTaskModel]:
+    folder = tmp_path_factory.mktemp(request.param)
+    with quiet_transformers():
+        save_random_encoder(request.param, folder)
+    return request.param, folder, build_model(str(folder), TASKS, seed=1)
+
+
+def embedded(model: MultiTaskModel, batch: Batch) -> Tensor:
+    return torch.zeros(*batch.input_ids.shape, model.word_embeddings.embedding_dim)
+
+
+def test_zero_perturbation_gives_the_plain_logits_bitwise(built: tuple[str, Path, MultiTaskModel]) -> None:
+    name, _, model = built
+    model.eval()
+    batch = make_batch(types=name in ("bert", "albert", "electra"))
+    for task in TASKS:
+        assert torch.equal(model(task, batch), model(task, batch, embedded(model, batch)))
+
+
+def test_perturbation_moves_the_word_embedding_only(built: tuple[str, Path, MultiTaskModel]) -> None:
+    """Adding δ is what replacing the row of the embedding table by e + δ does, positions and types untouched."""
+    _, _, model = built
+    model.eval()
+    batch = make_batch()
+    token = int(batch.input_ids[0, 2])
+    delta = embedded(model, batch)
+    change = torch.linspace(-1, 1, delta.shape[-1])
+    delta[batch.input_ids == token] = change
+    perturbed = model("degree", batch, delta)
+    weight = model.word_embeddings.weight
+    original = weight.detach().clone()
+    with torch.no_grad():
+        weight[token] += change
+    moved = model("degree", batch)
+    with torch.no_grad():
+        weight.copy_(original)
+    torch.testing.assert_close(perturbed, moved, rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(perturbed, model("degree", batch), atol=1e-4)
+
+
+def test_padding_and_other_rows_change_no_logits(built: tuple[str, Path, MultiTaskModel]) -> None:
+    _, _, model = built
+    model.eval()
+    alone, padded = make_batch(), make_batch(pad_to=15)
+    torch.testing.assert_close(model("colour", alone), model("colour", padded), rtol=1e-4, atol=1e-5)
+
+
+def test_encoder_is_shared_and_heads_are_not(built: tuple[str, Path, MultiTaskModel]) -> None:
+    _, _, model = built
+    for task in TASKS:
+        assert model.task_model(task).base_model is model.encoder
+    names = model.named_tensors()
+    assert len({tensor.data_ptr() for tensor in names.values()}) == len(names)
+    assert {id(p) for p in model.parameters()} == {id(p) for p in names.values()}
+    model.train()
+    model.zero_grad()
+    model("colour", make_batch()).sum().backward()
+    with_gradient = {name for name, parameter in names.items() if parameter.grad is not None}
+    assert any(name.startswith("encoder.") for name in with_gradient)
+    assert {name.split(".")[1] for name in with_gradient if name.startswith("heads.")} == {"colour"}
+
+
+def test_head_dropout_follows_the_task(built: tuple[str, Path, MultiTaskModel]) -> None:
+    _, _, model = built
+    for task, definition in TASKS.items():
+        head = model.heads[f"{task}_head"]
+        rates = {m.p for m in head.modules() if isinstance(m, torch.nn.Dropout)}
+        assert rates <= {definition.dropout}
+        if task == "colour":
+            model.train()
+            assert torch.is_tensor(model(task, make_batch()))
+
+
+def test_heads_depend_on_their_own_name_only(built: tuple[str, Path, MultiTaskModel]) -> None:
+    _, folder, model = built
+    alone = build_model(str(folder), {"degree": TASKS["degree"]}, seed=1)
+    other = build_model(str(folder), {"degree": TASKS["degree"]}, seed=2)
+    for name, tensor in alone.named_tensors().items():
+        assert torch.equal(tensor, model.named_tensors()[name])
+    weights = [name for name in alone.named_tensors() if name.startswith("heads.") and name.endswith("weight")]
+    assert any(not torch.equal(alone.named_tensors()[name], other.named_tensors()[name]) for name in weights)
+
+
+def test_saved_model_loads_natively_and_again(built: tuple[str, Path, MultiTaskModel], tmp_path: Path) -> None:
+    _, _, model = built
+    model.eval()
+    save_model(model, NoTokenizer(), tmp_path / "model")
+    batch = make_batch()
+    again = load_model(tmp_path / "model", TASKS).eval()
+    for task in TASKS:
+        assert torch.equal(model(task, batch), again(task, batch))
+        with quiet_transformers():
+            model.task_model(task).save_pretrained(tmp_path / task)
+            native, report = AutoModelForSequenceClassification.from_pretrained(
+                tmp_path / task, output_loading_info=True
+            )
+        assert not report["missing_keys"]
+        assert not report["unexpected_keys"]
+        native.eval()
+        logits = native(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+        assert torch.equal(logits, model(task, batch))
+    partly_fresh = load_model(tmp_path / "model", TASKS, fresh={"degree"}, seed=9).eval()
+    assert torch.equal(partly_fresh("colour", batch), model("colour", batch))
+    assert not torch.equal(partly_fresh("degree", batch), model("degree", batch))
+
+
+def test_exported_configuration_names_the_labels(built: tuple[str, Path, MultiTaskModel]) -> None:
+    _, _, model = built
+    config = model.task_model("colour").config
+    assert config.id2label == {0: "red", 1: "green", 2: "blue"}
+    assert config.label2id == {"red": 0, "green": 1, "blue": 2}
+    assert config.problem_type == "single_label_classification"
+    assert model.task_model("type").config.num_labels == 1
+    assert model.task_model("degree").config.problem_type == "regression"

@@ -1,0 +1,304 @@
+"""Task loss, R_s and the proximal term in one step of one module."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from architectures import VOCABULARY, save_random_encoder
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from mtl.batch import Batch
+from mtl.losses import DIVERGENCES
+from mtl.model import MultiTaskModel, build_model, quiet_transformers
+from mtl.objective import Objective, Share, random_state, replayed
+from mtl.proximal import update_teacher
+from mtl.taskdef import Columns, DataSource, ProximalSettings, SmartSettings, TaskDef
+
+SOURCE = DataSource(files={"train": "t.csv"}, columns=Columns(text_a="a"))
+OFF: dict[str, Any] = {"smart": SmartSettings(weight=0.0), "proximal": ProximalSettings(weight=0.0)}
+# A radius that float32 and even float64 resolve well on embeddings of this size.
+STRONG: dict[str, Any] = {"epsilon": 0.05, "noise_std": 0.05, "step_size": 0.05}
+
+
+def task(kind: Any, *, smart: float = 0.0, proximal: float = 0.0, **settings: Any) -> TaskDef:
+    divergence: Any = "mse" if kind == "regression" else "sym_kl"
+    loss: Any = {"classification": "cross_entropy", "regression": "mse", "ranking": "listwise"}[kind]
+    return TaskDef(
+        type=kind,
+        data=SOURCE,
+        labels=["x", "y", "z"] if kind == "classification" else [],
+        loss=loss,
+        smart=SmartSettings(weight=smart, divergence=divergence, **(STRONG | settings)),
+        proximal=ProximalSettings(weight=proximal, divergence=divergence),
+    )
+
+
+KINDS = ("classification", "regression", "ranking")
+
+
+def batch_of(kind: str, rows: int = 4, length: int = 8) -> Batch:
+    generator = torch.Generator().manual_seed(rows)
+    ids = torch.randint(4, VOCABULARY, (rows, length), generator=generator)
+    lists = torch.tensor([[0, 1, 2], [3, -1, -1]]) if kind == "ranking" else None
+    labels = {
+        "classification": torch.arange(rows) % 3,
+        "regression": torch.linspace(-1, 1, rows),
+        "ranking": torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]),
+    }[kind]
+    return Batch(ids, torch.ones(rows, length).long(), None, labels, torch.arange(rows), lists)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bert")
+    with quiet_transformers():
+        save_random_encoder("bert", folder)
+    return folder
+
+
+def objective_of(encoder: Path, tasks: dict[str, TaskDef], *, double: bool = False) -> Objective:
+    model: MultiTaskModel = build_model(str(encoder), tasks, seed=0)
+    if double:
+        model.double()
+    torch.manual_seed(3)
+    return Objective(model, tasks, seed=5).train()
+
+
+def gradients(objective: Objective) -> dict[str, Tensor]:
+    return {n: p.grad.clone() for n, p in objective.model.named_tensors().items() if p.grad is not None}
+
+
+def run(objective: Objective, name: str, batch: Batch, step: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
+    loss, terms = objective(name, batch, step, Share.whole([batch]))
+    objective.zero_grad()
+    loss.backward()
+    return loss.detach(), terms
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_of_zero_are_plain_training_bitwise(encoder: Path, kind: str) -> None:
+    """Two steps with the terms off and on: the loss, its dropout masks and all later draws stay the same."""
+    batch = batch_of(kind)
+    plain, full = objective_of(encoder, {kind: task(kind)}), objective_of(encoder, {kind: task(kind, smart=1, proximal=1)})
+    torch.manual_seed(11)
+    expected = [run(plain, kind, batch, step)[1]["loss"] for step in range(2)]
+    after = torch.get_rng_state()
+    torch.manual_seed(11)
+    terms = [run(full, kind, batch, step)[1] for step in range(2)]
+    assert torch.equal(after, torch.get_rng_state())
+    assert [t["loss"] for t in terms] == expected
+    assert all(t["smart"] > 0 for t in terms)
+    assert set(run(plain, kind, batch)[1]) == {"loss"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_terms_add_up_with_their_weights(encoder: Path, kind: str) -> None:
+    batch = batch_of(kind)
+    definition = task(kind, smart=3.0, proximal=0.5).model_copy(update={"weight": 2.0})
+    objective = objective_of(encoder, {kind: definition})
+    with torch.no_grad():
+        for parameter in objective.model.parameters():
+            parameter.mul_(1.01)
+    loss, terms = run(objective, kind, batch)
+    assert terms["proximal"] > 0
+    torch.testing.assert_close(loss, 2.0 * (terms["loss"] + 3.0 * terms["smart"] + 0.5 * terms["proximal"]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_proximal_term_vanishes_with_its_gradient_at_the_teacher(encoder: Path, kind: str) -> None:
+    """D(θ, θ) = 0 with dropout on, because both see the same masks."""
+    batch = batch_of(kind)
+    objective = objective_of(encoder, {kind: task(kind, proximal=1.0)})
+    torch.manual_seed(1)
+    _, terms = run(objective, kind, batch)
+    with_term = gradients(objective)
+    assert terms["proximal"] == 0
+    plain = objective_of(encoder, {kind: task(kind)})
+    torch.manual_seed(1)
+    run(plain, kind, batch)
+    for name, gradient in gradients(plain).items():
+        torch.testing.assert_close(with_term[name], gradient, rtol=1e-5, atol=1e-7)
+
+
+def test_teacher_lags_and_takes_no_gradient(encoder: Path) -> None:
+    objective = objective_of(encoder, {"c": task("classification", proximal=1.0)})
+    assert objective.teacher is not None
+    before = {name: tensor.clone() for name, tensor in objective.teacher.named_tensors().items()}
+    with torch.no_grad():
+        for parameter in objective.model.parameters():
+            parameter.add_(1.0)
+    update_teacher(objective.teacher.parameters(), objective.model.parameters(), 0.75)
+    for name, tensor in objective.teacher.named_tensors().items():
+        torch.testing.assert_close(tensor, before[name] + 0.25, rtol=1e-5, atol=1e-6)
+        assert not tensor.requires_grad
+    registered = {id(p) for p in objective.parameters()}
+    assert not registered & {id(p) for p in objective.teacher.parameters()}
+    run(objective, "c", batch_of("classification"))
+    assert all(p.grad is None for p in objective.teacher.parameters())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradient_flows_through_both_sides_of_r_s(encoder: Path, kind: str) -> None:
+    """The step's gradient is that of L + λ·ℓ_s(f(x + δ), f(x)) with δ held fixed, by finite differences in float64."""
+    definitions = {kind: task(kind, smart=2.0)}
+    objective = objective_of(encoder, definitions, double=True).eval()
+    batch = batch_of(kind)
+    captured: list[Tensor] = []
+    forward = objective.model.forward
+
+    def spy(name: str, rows: Batch, delta: Tensor | None = None) -> Tensor:
+        if delta is not None:
+            captured.append(delta.detach())
+        return forward(name, rows, delta)
+
+    objective.model.forward = spy  # type: ignore[method-assign]
+    run(objective, kind, batch)
+    delta = captured[-1]
+    objective.model.forward = forward  # type: ignore[method-assign]
+    bias = objective.model.named_tensors()["encoder.encoder.layer.0.output.dense.bias"]
+    assert bias.grad is not None
+    analytic = bias.grad[:3].clone()
+
+    def value() -> float:
+        from mtl.objective import by_example
+
+        clean, perturbed = objective.model(kind, batch), objective.model(kind, batch, delta)
+        (p, mask), (q, _) = by_example(perturbed, batch), by_example(clean, batch)
+        divergence = DIVERGENCES[definitions[kind].smart.divergence or ""](p, q, mask)
+        share = Share.whole([batch])
+        loss = objective._task_loss(definitions[kind], batch, clean) / share.labelled
+        return float(loss + 2.0 * divergence.sum() / share.examples)
+
+    for index in range(3):
+        with torch.no_grad():
+            values = []
+            for h in (1e-4, -1e-4):
+                bias[index] += h
+                values.append(value())
+                bias[index] -= h
+        numeric = (values[0] - values[1]) / 2e-4
+        torch.testing.assert_close(float(analytic[index]), numeric, rtol=1e-5, atol=1e-9)
+
+
+def test_shared_masks_isolate_the_perturbation_from_dropout(encoder: Path) -> None:
+    """With a vanishing radius shared masks give a vanishing R_s, independent masks give the dropout's own divergence."""
+    batch = batch_of("classification")
+    tiny = {"epsilon": 1e-6, "noise_std": 1e-6, "smart": 1.0}
+    shared = objective_of(encoder, {"c": task("classification", **tiny)})
+    independent = objective_of(encoder, {"c": task("classification", dropout="independent", **tiny)})
+    torch.manual_seed(1)
+    small = run(shared, "c", batch)[1]["smart"]
+    torch.manual_seed(1)
+    large = run(independent, "c", batch)[1]["smart"]
+    assert 0 < small < 1e-7
+    assert large > 1000 * small
+
+
+def test_noise_depends_on_seed_task_step_and_row_only(encoder: Path) -> None:
+    definitions = {name: task("regression", smart=1.0, steps=0) for name in ("a", "b")}
+    objective = objective_of(encoder, definitions).eval()
+    whole = batch_of("regression", rows=4)
+    first = Batch(*(t[:2] if isinstance(t, Tensor) else None for t in vars(whole).values()))
+    seen: list[Tensor] = []
+    forward = objective.model.forward
+
+    def spy(name: str, rows: Batch, delta: Tensor | None = None) -> Tensor:
+        if delta is not None:
+            seen.append(delta.detach())
+        return forward(name, rows, delta)
+
+    objective.model.forward = spy  # type: ignore[method-assign]
+    for name, batch, step in (("a", whole, 0), ("a", first, 0), ("a", whole, 0), ("a", whole, 1), ("b", whole, 0)):
+        run(objective, name, batch, step)
+    assert torch.equal(seen[0][:2], seen[1])
+    assert torch.equal(seen[0], seen[2])
+    assert not torch.equal(seen[0], seen[3])
+    assert not torch.equal(seen[0], seen[4])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_micro_batches_sum_to_the_whole_batch(encoder: Path, kind: str) -> None:
+    definitions = {kind: task(kind, smart=1.0, proximal=1.0)}
+    objective = objective_of(encoder, definitions, double=True).eval()
+    with torch.no_grad():
+        for parameter in objective.model.parameters():
+            parameter.mul_(1.02)
+    whole = batch_of(kind)
+    total, _ = run(objective, kind, whole)
+    expected = gradients(objective)
+
+    def part(rows: slice, queries: slice) -> Batch:
+        lists = None if whole.lists is None else whole.lists[queries].where(whole.lists[queries] < 0, whole.lists[queries] - rows.start)
+        labels = whole.labels[rows if lists is None else queries]
+        return Batch(whole.input_ids[rows], whole.attention_mask[rows], None, labels, whole.rows[rows], lists)
+
+    parts = [part(slice(0, 3), slice(0, 1)), part(slice(3, 4), slice(1, 2))]
+    share = Share.whole(parts)
+    objective.zero_grad()
+    losses = [objective(kind, p, 0, share)[0] for p in parts]
+    torch.stack(losses).sum().backward()
+    torch.testing.assert_close(sum(float(loss.detach()) for loss in losses), float(total), rtol=1e-12, atol=0)
+    for name, gradient in gradients(objective).items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-9, atol=1e-12)
+
+
+def test_order_of_candidates_changes_nothing(encoder: Path) -> None:
+    definitions = {"r": task("ranking", smart=1.0)}
+    objective = objective_of(encoder, definitions, double=True).eval()
+    batch = batch_of("ranking")
+    order = torch.tensor([2, 0, 1, 3])
+    permuted = Batch(
+        batch.input_ids[order], batch.attention_mask, None, torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]),
+        batch.rows[order], batch.lists,
+    )  # fmt: skip
+    first, second = run(objective, "r", batch)[1], run(objective, "r", permuted)[1]
+    for term in ("loss", "smart"):
+        torch.testing.assert_close(first[term], second[term], rtol=1e-9, atol=0)
+    torch.testing.assert_close(objective.model("r", batch)[order], objective.model("r", permuted), rtol=1e-9, atol=0)
+
+
+def test_other_tasks_regularizers_do_not_reach_a_task(encoder: Path) -> None:
+    alone = objective_of(encoder, {"c": task("classification"), "d": task("regression")})
+    beside = objective_of(encoder, {"c": task("classification"), "d": task("regression", smart=1.0, proximal=1.0)})
+    results = []
+    for objective in (alone, beside):
+        torch.manual_seed(4)
+        results.append((run(objective, "c", batch_of("classification"))[0], gradients(objective)))
+    assert torch.equal(results[0][0], results[1][0])
+    assert all(torch.equal(results[0][1][name], gradient) for name, gradient in results[1][1].items())
+
+
+def test_replayed_restores_the_generator() -> None:
+    torch.manual_seed(0)
+    state = random_state(torch.device("cpu"))
+    first = torch.rand(3)
+    expected_next = torch.rand(3)
+    torch.manual_seed(0)
+    torch.rand(3)
+    with replayed(state):
+        assert torch.equal(torch.rand(3), first)
+    assert torch.equal(torch.rand(3), expected_next)
+
+
+@pytest.mark.parametrize(
+    ("smart", "steps", "proximal", "bound"),
+    [(1.0, 1, 1.0, 3.05), (1.0, 1, 0.0, 2.72), (1.0, 0, 0.0, 2.03), (0.0, 0, 1.0, 1.36)],
+)
+def test_flops_stay_at_the_floor(tmp_path: Path, smart: float, steps: int, proximal: float, bound: float) -> None:
+    """In forward passes: plain 3, with D 4, R3F 6, R_s with K = 1 8, both 9; a little more for attention."""
+    from transformers import AutoModelForSequenceClassification, BertConfig
+
+    config = BertConfig(vocab_size=100, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=256)
+    with quiet_transformers():
+        AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    counts = []
+    for definition in (task("classification"), task("classification", smart=smart, proximal=proximal, steps=steps)):
+        objective = objective_of(tmp_path, {"c": definition})
+        with FlopCounterMode(display=False) as counter:
+            run(objective, "c", batch_of("classification", rows=4, length=16))
+        counts.append(counter.get_total_flops())
+    assert counts[1] / counts[0] <= bound

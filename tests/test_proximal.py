@@ -1,0 +1,38 @@
+"""The proximal teacher against its closed form."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mtl.proximal import momentum, update_teacher
+from mtl.taskdef import ProximalSettings
+
+
+def test_momentum_switches_after_its_share_of_the_run() -> None:
+    settings = ProximalSettings(beta_early=0.9, beta_late=0.99, switch=0.3)
+    assert [momentum(step, 10, settings) for step in range(1, 11)] == [0.9] * 3 + [0.99] * 7
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 0.99])
+def test_teacher_is_the_geometric_sum_of_the_iterates(beta: float) -> None:
+    """θ̃_n = βⁿ θ_0 + (1 − β) Σ_k β^(n−k) θ_k."""
+    generator = torch.Generator().manual_seed(0)
+    iterates = [torch.randn(3, 4, generator=generator, dtype=torch.float64) for _ in range(30)]
+    teacher = [iterates[0].clone()]
+    for theta in iterates[1:]:
+        update_teacher(teacher, [theta], beta)
+    n = len(iterates) - 1
+    expected = beta**n * iterates[0] + (1 - beta) * sum(beta ** (n - k) * iterates[k] for k in range(1, n + 1))
+    torch.testing.assert_close(teacher[0], expected, rtol=1e-9, atol=1e-12)
+
+
+def test_teacher_is_the_geometric_sum_across_the_switch() -> None:
+    settings = ProximalSettings(beta_early=0.8, beta_late=0.95, switch=0.5)
+    iterates = [torch.tensor([float(k**2)], dtype=torch.float64) for k in range(11)]
+    teacher = [iterates[0].clone()]
+    for step in range(1, 11):
+        update_teacher(teacher, [iterates[step]], momentum(step, 10, settings))
+    early = 0.8**5 * iterates[0] + 0.2 * sum(0.8 ** (5 - k) * iterates[k] for k in range(1, 6))
+    expected = 0.95**5 * early + 0.05 * sum(0.95 ** (10 - k) * iterates[k] for k in range(6, 11))
+    torch.testing.assert_close(teacher[0], expected, rtol=1e-9, atol=0)

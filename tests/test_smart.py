@@ -1,0 +1,204 @@
+"""The smoothness regularizer against closed forms and a naive reference, in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from reference import smart as reference
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mtl.losses import DIVERGENCES
+from mtl.smart import NORMS, draw_noise, normalised, perturbation
+
+CPU = torch.device("cpu")
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def distance_of(name: str) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda p, q: DIVERGENCES[name](p, q, None)
+
+
+def attack(f: Callable[[Tensor], Tensor], noise: Tensor, divergence: str, mask: Tensor | None = None, **options: Any) -> Tensor:
+    mask = torch.ones(noise.shape[:2]) if mask is None else mask
+    with torch.no_grad():
+        clean = f(torch.zeros_like(noise))
+    settings: dict[str, Any] = {"epsilon": 0.5, "noise_std": 0.5, "step_size": 0.5, "steps": 1, "norm": "linf"}
+    return perturbation(f, clean, noise, mask, distance_of(divergence), **(settings | options))
+
+
+@pytest.mark.parametrize(("norm", "dual"), [("linf", 1), ("l2", 2)])
+def test_linear_model_reaches_the_maximum_over_the_ball(norm: str, dual: int) -> None:
+    """max over ‖δ‖ ≤ ε of (wᵀδ)² is ε² ‖w‖²_* with the dual norm."""
+    w, epsilon = randn(3, 4, seed=1), 0.3
+
+    def f(delta: Tensor) -> Tensor:
+        return (delta * w).sum(dim=(1, 2), keepdim=True).squeeze(-1)
+
+    delta = attack(f, randn(2, 3, 4), "mse", norm=norm, epsilon=epsilon, step_size=1e6 * epsilon, steps=3)
+    expected = torch.full((2,), epsilon**2 * float(torch.linalg.vector_norm(w.flatten(), dual)) ** 2, dtype=torch.float64)
+    torch.testing.assert_close(f(delta).square().squeeze(-1), expected, rtol=1e-9, atol=0)
+
+
+def test_binary_logistic_model_equals_its_closed_form() -> None:
+    """Logits (s, −s) with s = wᵀ(x + δ): R_s = (σ(2s') − σ(2s)) (2s' − 2s) at a corner, s' = s ± ε‖w‖₁."""
+    w, x, epsilon = randn(2, 3, seed=1), randn(1, 2, 3, seed=2), 0.2
+    s = float((w * x).sum())
+
+    def f(delta: Tensor) -> Tensor:
+        score = (w * (x + delta)).sum(dim=(1, 2))
+        return torch.stack([score, -score], dim=-1)
+
+    delta = attack(f, randn(1, 2, 3), "sym_kl", epsilon=epsilon, step_size=1e6 * epsilon, steps=2)
+    reached = float((w * (x + delta)).sum())
+    assert abs(abs(reached - s) - epsilon * float(w.abs().sum())) < 1e-12  # a corner of the ball
+    p, q = 1 / (1 + np.exp(-2 * reached)), 1 / (1 + np.exp(-2 * s))
+    # Both classes give (p − q)(logit difference), the logit of p being 2s'.
+    expected = (p - q) * (2 * reached - 2 * s)
+    value = DIVERGENCES["sym_kl"](f(delta), f(torch.zeros_like(delta)), None)
+    torch.testing.assert_close(value, torch.tensor([expected], dtype=torch.float64), rtol=1e-9, atol=0)
+
+
+def two_layer(x: Tensor, weights: dict[str, Tensor]) -> Callable[[Tensor], Tensor]:
+    return lambda delta: torch.tanh((x + delta) @ weights["w1"] + weights["b1"]).sum(dim=1) @ weights["w2"]
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3])
+@pytest.mark.parametrize("divergence", sorted(DIVERGENCES))
+@pytest.mark.parametrize("norm", sorted(NORMS))
+def test_value_and_gradient_equal_the_naive_reference(norm: str, divergence: str, steps: int) -> None:
+    x, noise = randn(2, 3, 4, seed=3), randn(2, 3, 4, seed=4)
+    weights = {"w1": randn(4, 5, seed=5), "b1": randn(5, seed=6), "w2": randn(5, 3, seed=7)}
+    options: dict[str, Any] = {"norm": norm, "epsilon": 0.3, "noise_std": 0.2, "step_size": 0.25, "steps": steps}
+    parameters = {name: tensor.clone().requires_grad_() for name, tensor in weights.items()}
+    f = two_layer(x, parameters)
+    delta = attack(f, noise, divergence, **options)
+    value = DIVERGENCES[divergence](f(delta), f(torch.zeros_like(delta)), None).mean()
+    value.backward()
+
+    plain = {name: tensor.numpy() for name, tensor in weights.items()}
+    rows = [
+        reference.smoothness(x[i].numpy(), noise[i].numpy(), plain, divergence=divergence, **options) for i in range(2)
+    ]
+    np.testing.assert_allclose(delta.numpy(), np.stack([row[1] for row in rows]), rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(value.item(), np.mean([row[0] for row in rows]), rtol=1e-7)
+
+    def objective(name: str) -> Callable[[np.ndarray], float]:
+        def evaluate(changed: np.ndarray) -> float:
+            moved = plain | {name: changed}
+            distance = reference.DIVERGENCES[divergence]
+            total = 0.0
+            for i, d in enumerate(delta.numpy()):
+                clean = reference.network(x[i].numpy(), moved)
+                total += distance(reference.network(x[i].numpy() + d, moved), clean) / 2
+            return total
+
+        return evaluate
+
+    for name, parameter in parameters.items():
+        assert parameter.grad is not None
+        numeric = reference.gradient(objective(name), plain[name], step=1e-3)
+        np.testing.assert_allclose(parameter.grad.numpy(), numeric, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("norm", sorted(NORMS))
+def test_projection_is_the_nearest_point_of_the_ball(norm: str) -> None:
+    length, project = NORMS[norm]
+    values = randn(4, 3, 2) * torch.tensor([0.01, 0.1, 1.0, 10.0], dtype=torch.float64)[:, None, None]
+    projected = project(values, 0.5)
+    assert (length(projected) <= 0.5 * (1 + 1e-12)).all()
+    inside = (length(values) <= 0.5).flatten()
+    assert torch.equal(projected[inside], values[inside])
+    for other in (project(randn(4, 3, 2, seed=s), 0.5) for s in range(1, 20)):
+        assert ((values - projected).norm(dim=(1, 2)) <= (values - other).norm(dim=(1, 2)) + 1e-12).all()
+
+
+def test_vanishing_and_tiny_gradients_do_not_become_nan() -> None:
+    zero = torch.zeros(1, 2, 3)
+    tiny = torch.full((1, 2, 3), 1e-30)  # squares to 0 in float32
+    for norm in NORMS:
+        assert torch.equal(normalised(zero, norm), zero)
+        torch.testing.assert_close(NORMS[norm][0](normalised(tiny, norm)), torch.ones(1, 1, 1))
+    constant = attack(lambda delta: torch.ones(2, 3, dtype=torch.float64) + 0 * delta.sum(), randn(2, 4, 3), "sym_kl")
+    assert torch.equal(constant, NORMS["linf"][1](0.5 * randn(2, 4, 3), 0.5))
+
+
+def test_padding_stays_zero_and_changes_nothing() -> None:
+    weights = {"w1": randn(4, 5, seed=5), "b1": randn(5, seed=6), "w2": randn(5, 3, seed=7)}
+
+    def f(x: Tensor, mask: Tensor) -> Callable[[Tensor], Tensor]:
+        def masked(delta: Tensor) -> Tensor:
+            hidden = torch.tanh((x + delta) @ weights["w1"] + weights["b1"]) * mask[..., None]
+            return hidden.sum(dim=1) @ weights["w2"]
+
+        return masked
+
+    results = []
+    for width, rows in ((3, 1), (6, 1), (6, 3)):
+        x = torch.zeros(rows, width, 4, dtype=torch.float64)
+        mask = torch.zeros(rows, width)
+        for row in range(rows):
+            x[row, : 3 + row] = randn(3 + row, 4, seed=20 + row)
+            mask[row, : 3 + row] = 1
+        lengths = mask.sum(dim=1).int().tolist()
+        noise = draw_noise(list(range(rows)), lengths, (rows, width, 4), seed=9, device=CPU).double()
+        delta = attack(f(x, mask), noise + (1 - mask[..., None]) * 5, "sym_kl", mask=mask, steps=2, norm="l2")
+        assert torch.equal(delta[mask == 0], torch.zeros_like(delta[mask == 0]))
+        assert (delta[mask == 1] != 0).all()
+        results.append(delta[0, :3])
+    torch.testing.assert_close(results[0], results[1], rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(results[0], results[2], rtol=1e-12, atol=1e-14)
+
+
+def test_noise_is_each_rows_own_and_leaves_the_global_generator_alone() -> None:
+    before = torch.get_rng_state()
+    together = draw_noise([5, 9, 2], [3, 5, 4], (3, 6, 4), seed=1, device=CPU)
+    alone = draw_noise([9], [5], (1, 5, 4), seed=1, device=CPU)
+    assert torch.equal(together[1, :5], alone[0])
+    assert torch.equal(together[0, 3:], torch.zeros(3, 4))
+    assert not torch.equal(together[0, :3], together[1, :3])
+    assert not torch.equal(draw_noise([9], [5], (1, 5, 4), seed=2, device=CPU), alone)
+    assert torch.equal(before, torch.get_rng_state())
+    many = draw_noise(list(range(50)), [40] * 50, (50, 40, 8), seed=3, device=CPU)
+    assert abs(float(many.mean())) < 5 / many.numel() ** 0.5
+    assert abs(float(many.var()) - 1) < 5 * (2 / many.numel()) ** 0.5
+
+
+class CountProducts(TorchDispatchMode):
+    """Counts matrix products by the shape of what comes out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: list[tuple[int, ...]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default):
+            self.shapes.append(tuple(result.shape))
+        return result
+
+
+def test_ascent_touches_no_parameter_gradient_and_computes_none() -> None:
+    first, second = torch.nn.Linear(4, 5), torch.nn.Linear(5, 3)
+    for layer in (first, second):
+        layer.weight.grad = torch.full_like(layer.weight, 7.0)
+    x = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0))
+
+    def f(delta: Tensor) -> Tensor:
+        outputs: Tensor = second(torch.tanh(first((x + delta).reshape(12, 4))).reshape(2, 6, 5).sum(dim=1))
+        return outputs
+
+    with CountProducts() as counter:
+        attack(f, torch.randn(2, 6, 4), "sym_kl")
+    weight_gradients = [shape for shape in counter.shapes if shape in ((5, 4), (4, 5), (3, 5), (5, 3))]
+    assert weight_gradients == []
+    assert (2, 5) in counter.shapes and (12, 4) in counter.shapes  # the gradient did go back to the input
+    for layer in (first, second):
+        assert torch.equal(layer.weight.grad, torch.full_like(layer.weight, 7.0))
