@@ -112,8 +112,8 @@ def make_intent(lexicon: Lexicon, rows: int, rng: random.Random) -> list[Row]:
 def make_paraphrase(lexicon: Lexicon, rows: int, rng: random.Random) -> list[Row]:
     """Sentence pairs with as many rows for each score, worded anew where they mean the same.
 
-    Whether a pair has a content word in common is drawn without looking at the score: the adjective always means the same
-    in both sentences and may be repeated where all else differs. So word overlap says nothing about that of meaning.
+    Whether a pair has a content word in common is drawn without looking at the score: the adjective always means the
+    same in both sentences and may be repeated where all else differs, so word overlap says nothing about the score.
     """
     frames = _lines(lexicon.scene_frames)
     made: dict[tuple[str, ...], Row] = {}

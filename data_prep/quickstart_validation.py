@@ -32,17 +32,17 @@ VALIDATION = Lexicon(
             our statement contains unexplained expenses
             the promotional rebate on the {item} was omitted
             VAT on the {item} was computed incorrectly
-            PayPal transferred cash for the {item} again
+            PayPal transferred cash again
             the amount deducted for the {item} is excessive
         """,
         "fault": """
             the {item} malfunctions constantly
-            the {item} is defective
-            the {item} emits sparks
-            the {item} collapsed within seconds
-            the {item} flickers
+            the {item} is defective on the inside
+            the {item} emits sparks near its plug
+            the {item} collapsed beneath me
+            the {item} flickers throughout the night
             the lid on the {item} snapped
-            the {item} overheats quickly
+            the {item} overheats within seconds
             the {item} is torn along a seam
             the {item} buzzes strangely
             rust spreads across the {item}
@@ -122,8 +122,8 @@ VALIDATION = Lexicon(
     scenes=(
         (
             """
-                shirt | blouse / coat | overcoat / hat | cap
-                sweater | pullover / carpet | rug
+                shirt | blouse / hat | cap
+                carpet | rug / curtain | drape
             """,
             """
                 sewing | stitching / ironing | pressing
@@ -143,7 +143,7 @@ VALIDATION = Lexicon(
         (
             """
                 stone | rock / jewel | gem / sword | blade
-                gun | rifle / coin | penny
+                coin | penny
             """,
             """
                 polishing | shining / tossing | hurling
@@ -157,7 +157,7 @@ VALIDATION = Lexicon(
             """,
             """
                 renovating | refurbishing / entering | stepping into
-                decorating | adorning / guarding | defending
+                renting | leasing / guarding | defending
             """,
         ),
     ),

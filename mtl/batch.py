@@ -17,6 +17,7 @@ from mtl.data import Examples, Ints
 from mtl.sampling import derive_seed
 
 POOL = 50  # batches sorted by length together: long enough to save padding, short enough to stay random
+POOLS = 4  # at least so many pools in a pass, or few rows would meet the same neighbours in every pass
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,8 @@ def _lists(groups: Ints) -> Ints:
 def pass_batches(examples: Examples, batch_size: int, seed: int, *, ranking: bool = False) -> list[Ints]:
     """One reshuffled pass over the examples in batches of like length.
 
-    Examples are shuffled, sorted by length within pools of `POOL` batches, cut into batches, and the batches shuffled.
+    Examples are shuffled, sorted by length within pools of up to `POOL` batches, cut into batches, and the batches
+    shuffled.
     In ranking the unit is the query: queries fill a batch up to `batch_size` rows, and a list longer than that
     keeps its relevant candidates and a sample of the others.
 
@@ -130,7 +132,7 @@ def pass_batches(examples: Examples, batch_size: int, seed: int, *, ranking: boo
         units = list(np.arange(len(examples))[:, None])
         lengths, rows = examples.lengths, batch_size
     order = random.permutation(len(units))
-    pool = POOL * rows
+    pool = max(1, min(POOL, len(units) // (POOLS * rows))) * rows
     order = np.concatenate(
         [p[np.argsort(lengths[p], kind="stable")] for p in np.split(order, range(pool, len(order), pool))]
     )

@@ -230,6 +230,7 @@ def resolve(
     merged = _one_length(typed).over(file)
     config, problems = check(RunConfig, merged)
     problems += check(Defaults, merged.child("defaults"), ("defaults",))[1]
+    told = {problem.where for problem in problems}  # what is wrong there is not told again for each task
     chosen, missing = select(definitions, names)
     problems += missing
     for name in merged.child("tasks").data if isinstance(merged.child("tasks").data, dict) else {}:
@@ -237,7 +238,6 @@ def resolve(
             message = f"tasks.{name}: there is no such task; defined are: {listed(list(definitions), 40)}"
             problems.append(Problem(merged.place(("tasks", name)), message + nearest(name, definitions)))
     tasks: dict[str, TaskDef] = {}
-    told = {problem.where for problem in problems}  # a fault of a shared setting is not told again for each task
     phase = merged.data.get("phase", "train")
     for name, own in chosen.items():
         task, found = complete(name, _layers(name, own, file, typed, adapting=phase == "adapt"))
@@ -277,10 +277,11 @@ def _one_length(typed: Sourced) -> Sourced:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes the text that `scalar` would read as something else, which PyYAML's own rules miss."""
+    """Quotes text that `scalar` or line folding would read as something else, which PyYAML's own rules miss."""
 
     def represent_text(self, text: str) -> yaml.ScalarNode:
-        return self.represent_scalar("tag:yaml.org,2002:str", text, style=None if scalar(text) == text else "'")
+        plain = scalar(text) == text and text.isprintable()
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else '"')
 
 
 _Dumper.add_representer(str, _Dumper.represent_text)

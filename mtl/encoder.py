@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mtl.errors import UserError
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+HUB_ID = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 PACKAGE = "pkg:"
 
 
@@ -28,7 +28,7 @@ def find_encoder(spec: str) -> str:
     if spec.startswith(PACKAGE):
         return str(_in_package(spec))
     path = Path(spec).expanduser()
-    if path.exists() or spec.startswith((".", "/", "~")):
+    if spec and (path.exists() or spec.startswith((".", "/", "~"))):
         return str(_model_directory(path, spec))
     if not HUB_ID.fullmatch(spec):
         raise UserError.of("--encoder", f"{spec!r} is neither a directory, nor pkg:PACKAGE/SUBDIR, nor a hub id")
@@ -61,10 +61,17 @@ def _model_directory(path: Path, spec: str) -> Path:
 
 def _look_up_on_hub(spec: str) -> None:
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     try:
         hf_hub_download(spec, "config.json")
+    except HFValidationError as error:
+        raise UserError.of("--encoder", f"{spec!r} is no directory here and no hub id: {error}") from None
     except RepositoryNotFoundError:
         raise UserError.of("--encoder", f"{spec!r} is no directory here and no public model on the hub") from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:

@@ -120,7 +120,7 @@ def largest_difference(loaded: Loaded, folder: Path) -> float:
 
 def _probe_logits(model: PreTrainedModel, tokenizer: Any, task: TaskDef) -> Tensor:
     first, second = [a for a, _ in PROBE], [b for _, b in PROBE]
-    inputs = tokenizer(first, second if task.is_pair else None, padding=True, return_tensors="pt")
+    inputs = tokenizer(first, second if task.is_pair else None, padding=True, truncation=True, return_tensors="pt")
     names = set(tokenizer.model_input_names)
     training, device = model.training, next(model.parameters()).device
     model.eval()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ class Leak:
     Attributes:
         train: `task/split` trained on.
         evaluation: `task/split` evaluated.
-        rows: Distinct evaluation texts concerned.
+        rows: Evaluation rows concerned.
         kind: `exact`, or `normalized` where only case, punctuation, spacing or the order of a pair differ.
     """
 
@@ -34,7 +35,8 @@ class Leak:
         return {"train": self.train, "evaluation": self.evaluation, "rows": self.rows, "kind": self.kind}
 
     def __str__(self) -> str:
-        return f"{self.evaluation}: {counted(self.rows, 'row')} stand in {self.train} ({self.kind})"
+        stand = "stands" if self.rows == 1 else "stand"
+        return f"{self.evaluation}: {counted(self.rows, 'row')} {stand} in {self.train} ({self.kind})"
 
 
 def exact(texts: Texts) -> Texts:
@@ -49,7 +51,7 @@ def normalized(texts: Texts) -> Texts:
 KEYS: dict[str, Callable[[Texts], Texts]] = {"exact": exact, "normalized": normalized}
 
 
-def find_leaks(texts: Mapping[str, Mapping[str, Iterable[Texts]]]) -> list[Leak]:
+def find_leaks(texts: Mapping[str, Mapping[str, Sequence[Texts]]]) -> list[Leak]:
     """Compares the training rows of every task with the evaluation rows of every task.
 
     Args:
@@ -58,27 +60,21 @@ def find_leaks(texts: Mapping[str, Mapping[str, Iterable[Texts]]]) -> list[Leak]
     Returns:
         One entry per pair of splits and kind; an exact match is not counted again as a normalized one.
     """
-    leaks = []
-    keyed = {
-        (f"{name}/{split}", split == "train"): {kind: _by_key(rows, key) for kind, key in KEYS.items()}
+    training = {
+        f"{name}/{split}": {kind: {key(row) for row in rows} for kind, key in KEYS.items()}
         for name, splits in texts.items()
         for split, rows in splits.items()
+        if split == "train"
     }
-    for (train, is_train), training in keyed.items():
-        for (evaluation, also_train), evaluated in keyed.items():
-            if not is_train or also_train:
-                continue
-            found: set[Texts] = set()
-            for kind in KEYS:
-                hits = {row for key, rows in evaluated[kind].items() if key in training[kind] for row in rows} - found
-                found |= hits
-                if hits:
-                    leaks.append(Leak(train, evaluation, len(hits), kind))
+    evaluated = {
+        f"{name}/{split}": [{kind: key(row) for kind, key in KEYS.items()} for row in rows]
+        for name, splits in texts.items()
+        for split, rows in splits.items()
+        if split != "train"
+    }
+    leaks = []
+    for train, known in training.items():
+        for evaluation, keyed in evaluated.items():
+            kinds = Counter(next((kind for kind in KEYS if keys[kind] in known[kind]), None) for keys in keyed)
+            leaks += [Leak(train, evaluation, kinds[kind], kind) for kind in KEYS if kinds[kind]]
     return leaks
-
-
-def _by_key(rows: Iterable[Texts], key: Callable[[Texts], Texts]) -> dict[Texts, list[Texts]]:
-    result: dict[Texts, list[Texts]] = {}
-    for row in rows:
-        result.setdefault(key(row), []).append(row)
-    return result

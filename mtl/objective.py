@@ -167,7 +167,7 @@ class Objective(nn.Module):
         return distance(f(delta), clean).sum()
 
     def _proximity(self, task: str, batch: Batch, outputs: Tensor, state: RandomState) -> Tensor:
-        """D summed over the examples. The teacher sees the student's dropout masks, so at θ̃ = θ D and its gradient are 0."""
+        """D summed over the examples. Teacher and student see the same dropout masks: at θ̃ = θ, D and its gradient are 0."""
         assert self.teacher is not None
         with torch.no_grad(), replayed(state):
             self.teacher.train(self.training)

@@ -213,7 +213,7 @@ def read_run(run_dir: Path) -> Run:
     problems += found + wrong + more
     if problems or config is None:
         raise UserError(problems)
-    return Run(config, tasks)
+    return Run(config.model_copy(update={"task_defs": [TASKS_FILE]}), tasks)
 
 
 def read_task(path: Path) -> dict[str, TaskDef]:

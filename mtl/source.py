@@ -125,13 +125,22 @@ def read_rows(source: Source) -> Iterator[tuple[str, dict[str, Any]]]:
         return
     try:
         yield from READERS[source.path.suffix](source.path)
-    except UnicodeDecodeError as error:
-        message = (
-            f"is not UTF-8 text (byte {error.object[error.start]:#04x} at offset {error.start:,}); convert it first"
-        )
-        raise UserError.of(str(source.path), message) from None
+    except UnicodeDecodeError:
+        raise UserError([_not_utf8(source.path)]) from None
     except OSError as error:
         raise UserError.of(str(source.path), f"cannot be read: {error.strerror or error}") from None
+
+
+def _not_utf8(path: Path) -> Problem:
+    """The first line that is not UTF-8; the reader's own error knows only where in its buffer it was."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                message = f"is not UTF-8 text (byte {line[error.start]:#04x}); convert it first"
+                return Problem(f"{path}:{number}", message)
+    return Problem(str(path), "is not UTF-8 text; convert it first")
 
 
 def _read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -141,8 +150,8 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 continue
             try:
                 cells = json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
-                reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+            except (ValueError, RecursionError) as error:
+                reason = getattr(error, "msg", "nested too deeply or a number too long")
                 raise UserError.of(f"{path}:{number}", f"is not valid JSON: {reason}") from None
             if not isinstance(cells, dict):
                 raise UserError.of(f"{path}:{number}", "expected one JSON object a line")
@@ -161,25 +170,39 @@ def _is_quoted(path: Path) -> bool:
     """Whether a TSV uses quotes as CSV does: read that way it has to be well-formed and rectangular."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         try:
-            return len({len(fields) for fields in csv.reader(file, delimiter="\t", strict=True)}) == 1
+            return len({len(fields) for fields in csv.reader(file, delimiter="\t", strict=True) if fields}) == 1
         except csv.Error:
             return False
 
 
 def _read_delimited(path: Path, delimiter: str, quoting: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, delimiter=delimiter, quoting=quoting)
-        header = next(reader, None)
+        reader = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True)
+        header: list[str] = []
+        line = 1  # a row may take several lines; its place is the first
+        try:
+            for fields in reader:
+                place, line = f"{path}:{line}", reader.line_num + 1
+                if not fields:
+                    continue
+                if not header:
+                    header = _header(place, fields)
+                elif len(fields) != len(header):
+                    message = f"has {counted(len(fields), 'cell')}, the first line has {counted(len(header), 'column')}"
+                    raise UserError.of(place, message)
+                else:
+                    yield place, dict(zip(header, fields, strict=True))
+        except csv.Error as error:
+            raise UserError.of(f"{path}:{line}", f"this row cannot be read: {error} (an unmatched quote?)") from None
         if not header:
             raise UserError.of(str(path), "is empty; expected a first line with the columns' names")
-        for fields in reader:
-            if not fields:
-                continue
-            place = f"{path}:{reader.line_num}"
-            if len(fields) != len(header):
-                message = f"has {counted(len(fields), 'cell')}, the first line has {counted(len(header), 'column')}"
-                raise UserError.of(place, message)
-            yield place, dict(zip(header, fields, strict=True))
+
+
+def _header(place: str, names: list[str]) -> list[str]:
+    for name in names:
+        if name and names.count(name) > 1:
+            raise UserError.of(place, f"the column {name!r} stands there twice")
+    return names
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -221,9 +244,7 @@ class Findings:
         ]
         hidden = list(self.faults.values())[SHOWN_PER_SPLIT:]
         if hidden:
-            shown.append(
-                Problem(hidden[0][0].rpartition(":")[0], f"{counted(len(hidden), 'more kind')} of fault in its rows")
-            )
+            shown.append(Problem(_file_of(hidden[0][0]), f"{counted(len(hidden), 'more kind')} of fault in its rows"))
         return shown
 
 
@@ -234,7 +255,6 @@ class RowChecker:
         findings: Faults so far.
         rows: Rows seen.
         unlabelled: Rows left out because their label is one of `data.unlabelled`.
-        labels: Class index (or rounded value) to number of rows.
     """
 
     def __init__(self, name: str, task: TaskDef, *, labelled: bool = True) -> None:
@@ -263,7 +283,7 @@ class RowChecker:
         missing = {role: column for role, column in columns.items() if column not in cells}
         for role, column in missing.items():
             message = f"has no column {column!r} ({self.name}.data.columns.{role}); columns: {listed(list(cells))}"
-            self.findings.add(place.rpartition(":")[0] or place, message + nearest(column, cells))
+            self.findings.add(_file_of(place), message + nearest(column, cells))
         return not missing
 
     def _row(self, index: int, place: str, cells: dict[str, Any]) -> Row | None:
@@ -293,7 +313,7 @@ class RowChecker:
             return None
         if self.task.type == "classification":
             key = str(value).lower() if isinstance(value, bool) else str(value)
-            index = self.label_index.get(key)
+            index = None if value is None else self.label_index.get(key)
             if index is None:
                 allowed = f"{self.name}.labels: {listed(self.task.labels)}"
                 self.findings.add(
@@ -302,13 +322,17 @@ class RowChecker:
             return index
         try:
             number = float(value) if not isinstance(value, bool) and value is not None else math.nan
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = math.nan
         if not math.isfinite(number) or (self.task.type == "ranking" and number < 0):
             expected = "a number" if self.task.type == "regression" else "a relevance of 0 or more"
             self.findings.add(place, f"the label is {value!r}, expected {expected}")
             return None
         return number
+
+
+def _file_of(place: str) -> str:
+    return place.rpartition(":")[0] or place
 
 
 def _named(value: Any) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from mtl.config import resolve
 from mtl.encoder import find_encoder
 from mtl.errors import Problem, UserError, counted
-from mtl.leaks import Leak, find_leaks
+from mtl.leaks import Leak, Texts, find_leaks
 from mtl.preflight import Request, check_data
 from mtl.report import table
 from mtl.settings import Sourced
@@ -78,16 +78,16 @@ def validate(request: Request, *, dry_run: bool) -> Findings:
     sources, summaries, notes, problems = check_data(tasks, data_root)
     findings.errors += problems
     findings.warnings += [Problem("", note) for note in notes]
-    texts: dict[str, dict[str, dict[tuple[str, ...], Any]]] = {}
+    texts: dict[str, dict[str, list[Texts]]] = {}
     for name, splits in sources.items():
         findings.tasks[name], texts[name] = {}, {}
         for split, source in splits.items():
             if summaries[name][split].problems:
                 continue
-            facts, pairs = examine(name, tasks[name], source)
-            findings.tasks[name][split], texts[name][split] = facts, pairs
+            facts, texts[name][split] = examine(name, tasks[name], source)
+            findings.tasks[name][split] = facts
             findings.warnings += _remarks(f"{name}/{split}", facts)
-    findings.leaks = find_leaks({name: {split: list(rows) for split, rows in t.items()} for name, t in texts.items()})
+    findings.leaks = find_leaks(texts)
     encoder = request.typed.data.get("encoder")
     if dry_run and encoder is None:
         findings.errors.append(Problem("--dry-run", "needs --encoder"))
@@ -104,23 +104,25 @@ def _resolved(request: Request) -> tuple[dict[str, TaskDef], list[Problem], str 
     return tasks, problems + found, str(Path(data_root).resolve()) if data_root else None
 
 
-def examine(name: str, task: TaskDef, source: Source) -> tuple[dict[str, Any], dict[tuple[str, ...], Any]]:
+def examine(name: str, task: TaskDef, source: Source) -> tuple[dict[str, Any], list[Texts]]:
     """Reads a sound split.
 
     Returns:
-        Its figures, and its distinct texts with the first label of each.
+        Its figures, and the texts of its rows.
     """
     checker = RowChecker(name, task)
     labels: Counter[float] = Counter()
-    seen: dict[tuple[str, ...], Any] = {}
+    first_label: dict[Texts, Any] = {}
+    rows: list[Texts] = []
     duplicates = conflicts = empty = 0
     for row in checker.check(read_rows(source)):
         assert row.label is not None
         labels[row.label] += 1
         texts = (row.text_a,) if row.text_b is None else (row.text_a, row.text_b)
+        rows.append(texts)
         empty += not all(text.strip() for text in texts)
-        duplicates += texts in seen
-        conflicts += seen.setdefault(texts, row.label) != row.label
+        duplicates += texts in first_label
+        conflicts += first_label.setdefault(texts, row.label) != row.label
     facts: dict[str, Any] = {"rows": checker.rows, "unlabelled": checker.unlabelled, "empty": empty}
     facts |= {"duplicates": duplicates, "conflicts": conflicts, "source": str(source)}
     if task.type == "classification":
@@ -128,7 +130,7 @@ def examine(name: str, task: TaskDef, source: Source) -> tuple[dict[str, Any], d
     else:
         total = sum(labels.values())
         facts |= {"minimum": min(labels), "maximum": max(labels), "mean": sum(v * n for v, n in labels.items()) / total}
-    return facts, seen
+    return facts, rows
 
 
 def _remarks(where: str, facts: Mapping[str, Any]) -> list[Problem]:

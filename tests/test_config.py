@@ -328,7 +328,7 @@ WORDS = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=300, database=None)
+@settings(deadline=None, max_examples=150, database=None)
 @given(
     st.dictionaries(
         st.text(min_size=1, max_size=5),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor
 
 from mtl.losses import DIVERGENCES, LOSSES, log_softmax
 
-EXACT = {"rtol": 1e-9, "atol": 1e-300}
+EXACT: dict[str, Any] = {"rtol": 1e-9, "atol": 1e-300}
 
 
 def logits(*shape: int, seed: int = 0, scale: float = 2.0) -> Tensor:
@@ -150,5 +152,7 @@ def test_query_without_a_relevant_candidate_has_no_loss_and_no_gradient() -> Non
 
 
 def test_log_softmax_of_a_fully_masked_row_is_finite() -> None:
-    assert torch.isfinite(DIVERGENCES["sym_kl"](logits(1, 3), logits(1, 3, seed=1), torch.tensor([[True, False, False]])))
+    assert torch.isfinite(
+        DIVERGENCES["sym_kl"](logits(1, 3), logits(1, 3, seed=1), torch.tensor([[True, False, False]]))
+    )
     assert torch.equal(log_softmax(logits(1, 2), torch.tensor([[True, False]]))[:, 1], torch.zeros(1).double())

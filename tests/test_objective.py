@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,10 @@ def run(objective: Objective, name: str, batch: Batch, step: int = 0) -> tuple[T
 def test_weights_of_zero_are_plain_training_bitwise(encoder: Path, kind: str) -> None:
     """Two steps with the terms off and on: the loss, its dropout masks and all later draws stay the same."""
     batch = batch_of(kind)
-    plain, full = objective_of(encoder, {kind: task(kind)}), objective_of(encoder, {kind: task(kind, smart=1, proximal=1)})
+    plain, full = (
+        objective_of(encoder, {kind: task(kind)}),
+        objective_of(encoder, {kind: task(kind, smart=1, proximal=1)}),
+    )
     torch.manual_seed(11)
     expected = [run(plain, kind, batch, step)[1]["loss"] for step in range(2)]
     after = torch.get_rng_state()
@@ -155,7 +159,7 @@ def test_gradient_flows_through_both_sides_of_r_s(encoder: Path, kind: str) -> N
             captured.append(delta.detach())
         return forward(name, rows, delta)
 
-    objective.model.forward = spy  # type: ignore[method-assign]
+    objective.model.forward = spy  # type: ignore[method-assign,assignment]
     run(objective, kind, batch)
     delta = captured[-1]
     objective.model.forward = forward  # type: ignore[method-assign]
@@ -185,7 +189,7 @@ def test_gradient_flows_through_both_sides_of_r_s(encoder: Path, kind: str) -> N
 
 
 def test_shared_masks_isolate_the_perturbation_from_dropout(encoder: Path) -> None:
-    """With a vanishing radius shared masks give a vanishing R_s, independent masks give the dropout's own divergence."""
+    """With a vanishing radius R_s vanishes under shared masks; under independent ones it is the dropout's own."""
     batch = batch_of("classification")
     tiny = {"epsilon": 1e-6, "noise_std": 1e-6, "smart": 1.0}
     shared = objective_of(encoder, {"c": task("classification", **tiny)})
@@ -202,7 +206,7 @@ def test_noise_depends_on_seed_task_step_and_row_only(encoder: Path) -> None:
     definitions = {name: task("regression", smart=1.0, steps=0) for name in ("a", "b")}
     objective = objective_of(encoder, definitions).eval()
     whole = batch_of("regression", rows=4)
-    first = Batch(*(t[:2] if isinstance(t, Tensor) else None for t in vars(whole).values()))
+    first = replace(whole, **{name: tensor[:2] for name, tensor in vars(whole).items() if isinstance(tensor, Tensor)})
     seen: list[Tensor] = []
     forward = objective.model.forward
 
@@ -211,7 +215,7 @@ def test_noise_depends_on_seed_task_step_and_row_only(encoder: Path) -> None:
             seen.append(delta.detach())
         return forward(name, rows, delta)
 
-    objective.model.forward = spy  # type: ignore[method-assign]
+    objective.model.forward = spy  # type: ignore[method-assign,assignment]
     for name, batch, step in (("a", whole, 0), ("a", first, 0), ("a", whole, 0), ("a", whole, 1), ("b", whole, 0)):
         run(objective, name, batch, step)
     assert torch.equal(seen[0][:2], seen[1])
@@ -232,7 +236,11 @@ def test_micro_batches_sum_to_the_whole_batch(encoder: Path, kind: str) -> None:
     expected = gradients(objective)
 
     def part(rows: slice, queries: slice) -> Batch:
-        lists = None if whole.lists is None else whole.lists[queries].where(whole.lists[queries] < 0, whole.lists[queries] - rows.start)
+        lists = (
+            None
+            if whole.lists is None
+            else whole.lists[queries].where(whole.lists[queries] < 0, whole.lists[queries] - rows.start)
+        )
         labels = whole.labels[rows if lists is None else queries]
         return Batch(whole.input_ids[rows], whole.attention_mask[rows], None, labels, whole.rows[rows], lists)
 
@@ -292,7 +300,9 @@ def test_flops_stay_at_the_floor(tmp_path: Path, smart: float, steps: int, proxi
     """In forward passes: plain 3, with D 4, R3F 6, R_s with K = 1 8, both 9; a little more for attention."""
     from transformers import AutoModelForSequenceClassification, BertConfig
 
-    config = BertConfig(vocab_size=100, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=256)
+    config = BertConfig(
+        vocab_size=100, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=256
+    )
     with quiet_transformers():
         AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
     counts = []

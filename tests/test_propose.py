@@ -291,10 +291,18 @@ def test_file(case: str, tmp_path: Path) -> None:
     assert (task.type, task.labels, task.data.unlabelled) == ("classification", labels, unlabelled)
 
 
+def test_the_name_of_a_missing_value_is_no_label(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", single(["a", "None", None, "b", "a"]))
+    _, task = load(propose(path), tmp_path)
+    assert (task.labels, task.data.unlabelled) == (["a", "b"], ["None"])
+    with pytest.raises(UserError, match="the label 'a' only"):
+        propose(write(path, single(["a", "None", None])))
+
+
 def test_nan_of_parquet_is_no_label(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.parquet", single([0.0, 1.0, float("nan"), None, 1.0]))
     _, task = load(propose(path), tmp_path)
-    assert (task.labels, task.data.unlabelled) == (["0.0", "1.0"], ["nan", "None"])
+    assert (task.labels, task.data.unlabelled) == (["0.0", "1.0"], ["None", "nan"])
 
 
 @pytest.mark.parametrize(
@@ -353,9 +361,9 @@ def test_held_out_file(train: str, beside: str, tmp_path: Path) -> None:
     ("beside", "reason"),
     [
         ("text,name\nit is good,a\n", "has no label"),
-        ("text,label\nit is good,\n", "holds other labels"),
-        ("text,label\nit is good,-1\n", "holds other labels"),
-        ("text,label\nit is good\n", "can't be read"),
+        ("text,label\nit is good,\n", "has other labels"),
+        ("text,label\nit is good,-1\n", "has other labels"),
+        ("text,label\nit is good\n", "has 1 cell"),
         ("text,label\n", "has no text"),
     ],
 )
@@ -363,7 +371,7 @@ def test_unfit_file_beside(beside: str, reason: str, tmp_path: Path) -> None:
     path = write(tmp_path / "train.csv", single(["a", "b"] * 4))
     (tmp_path / "dev.csv").write_text(beside)
     proposed = propose(path)
-    assert f"# dev.csv beside it {reason}" in proposed
+    assert f'# dev.csv beside it does not fit, it "{reason}' in proposed
     assert load(proposed, tmp_path)[1].data.files == {"train": str(path), "validation": str(path)}
 
 
@@ -383,9 +391,10 @@ def test_comments(tmp_path: Path) -> None:
         in proposed
     )
     assert "# not used: author" in proposed
-    assert "these are the training rows: name held-out rows here" in proposed
+    assert "the training rows: figures mean little until held-out rows replace them" in proposed
     assert "names may stand here instead" in propose(write(path, single([0, 1] * 4)))
-    assert "differ in case or spaces" in propose(write(path, single(["good", "Good", "bad"] * 4)))
+    for labels in (["good", "Good", "bad"], ["1", "0", "1.0"]):
+        assert "some differ in spelling only" in propose(write(path, single(labels * 4)))
     assert "if -1 means 'no label'" in propose(write(path, single([0, 1, -1] * 4)))
 
 
@@ -399,10 +408,10 @@ def test_only_the_first_rows_are_read(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(module, "LIMIT", 6)
     path = tmp_path / "rows.csv"
     path.write_text("text,label\n" + "it is good,a\nit is bad,b\n" * 4 + "a broken row,with,cells\n")
-    assert propose(path).startswith("# Proposed from the first 6 rows of rows.csv")
+    assert propose(path).startswith("# Proposed from 6 rows (first ones only")
     assert "run_mtl.py validate" in propose(path)
     path.write_text("text,label\n" + "it is good,a\n" * 7)
-    with pytest.raises(UserError, match="in the first 6 rows .*; shuffle the rows"):
+    with pytest.raises(UserError, match="in the first 6 rows: add others, shuffle"):
         propose(path)
 
 
@@ -414,11 +423,11 @@ def test_many_classes(tmp_path: Path) -> None:
 ERRORS: dict[str, tuple[str, str, str]] = {
     "no rows": ("rows.csv", "text,label\n", "holds no rows; expected one row for each example"),
     "empty": ("rows.csv", "", "is empty; expected a first line"),
-    "no text": ("rows.csv", "id,n,label\na1,3,x\nb2,4,y\n", "no column that reads as text; columns: id .*, n .*'text'"),
+    "no text": ("rows.csv", "id,n,label\na1,3,x\nb2,4,y\n", "no column that reads as text: id .*, n .*'text'"),
     "no label": (
         "rows.csv",
         "text,id\nit is good,1\nit is bad,2\n",
-        "no column that can be the label; .*; name the right one 'label'",
+        "no column that can be the label: .*; name the right one 'label'",
     ),
     "empty label": (
         "rows.csv",
@@ -426,24 +435,24 @@ ERRORS: dict[str, tuple[str, str, str]] = {
         r"label \(empty\); name the right one 'label'",
     ),
     "lists": ("rows.jsonl", '{"text": "it is good", "labels": ["a"]}\n', "no column that can be the label"),
-    "one label": ("rows.csv", "text,label\nit is good,a\nit is bad,a\n", "the label 'a' only, in 2 rows .*two or more"),
+    "one label": ("rows.csv", "text,label\nit is good,a\nit is bad,a\n", "the label 'a' only, in 2 rows: add others"),
+    "one number": ("rows.csv", "text,label\nit is good,1\nit is bad,NA\n", "the label '1' only"),
     "a label each": (
         "rows.csv",
         "text,label\n" + "".join(f"it is good,answer {n}\n" for n in range(10)),
-        "10 different labels in 10 rows .*too many",
+        "10 different labels in 10 rows, too many",
     ),
     "no text in a row": (
         "rows.jsonl",
         '{"text": "it is good", "label": 1}\n{"text": "it was bad", "label": 0}\n{"text": null, "label": 0}\n',
         "rows.jsonl:3: column 'text' holds no text here",
     ),
-    "no header": ("rows.csv", "it is good,a\n" + "it is bad,b\nit was good,a\n" * 2, "the columns' names"),
-    "header again": ("rows.csv", "text,label\nit is good,a\ntext,label\nit is bad,b\n", "the columns' names"),
-    "two spellings": (
+    "no header": (
         "rows.csv",
-        "text,label\nit is good,1\nit is bad,0\nit was good,1.0\n",
-        "in several ways, 1, 1.0 ",
+        "it is good,a\n" + "".join(f"it is bad {n} times,{c}\n" for n, c in enumerate("abbaab")),
+        "the columns' names",
     ),
+    "header again": ("rows.csv", "text,label\nit is good,a\ntext,label\nit is bad,b\n", "the columns' names"),
     "unknown suffix": ("rows.xlsx", "text", r"unknown type; convert it to one of: \.parquet, \.jsonl, \.csv, \.tsv"),
     "not JSON": ("rows.jsonl", "text", "not valid JSON"),
     "not UTF-8": ("rows.csv", "text,label\nit is caf\udce9,a\n", "is not UTF-8"),

@@ -26,7 +26,9 @@ def distance_of(name: str) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda p, q: DIVERGENCES[name](p, q, None)
 
 
-def attack(f: Callable[[Tensor], Tensor], noise: Tensor, divergence: str, mask: Tensor | None = None, **options: Any) -> Tensor:
+def attack(
+    f: Callable[[Tensor], Tensor], noise: Tensor, divergence: str, mask: Tensor | None = None, **options: Any
+) -> Tensor:
     mask = torch.ones(noise.shape[:2]) if mask is None else mask
     with torch.no_grad():
         clean = f(torch.zeros_like(noise))
@@ -43,7 +45,9 @@ def test_linear_model_reaches_the_maximum_over_the_ball(norm: str, dual: int) ->
         return (delta * w).sum(dim=(1, 2), keepdim=True).squeeze(-1)
 
     delta = attack(f, randn(2, 3, 4), "mse", norm=norm, epsilon=epsilon, step_size=1e6 * epsilon, steps=3)
-    expected = torch.full((2,), epsilon**2 * float(torch.linalg.vector_norm(w.flatten(), dual)) ** 2, dtype=torch.float64)
+    expected = torch.full(
+        (2,), epsilon**2 * float(torch.linalg.vector_norm(w.flatten(), dual)) ** 2, dtype=torch.float64
+    )
     torch.testing.assert_close(f(delta).square().squeeze(-1), expected, rtol=1e-9, atol=0)
 
 
@@ -201,4 +205,5 @@ def test_ascent_touches_no_parameter_gradient_and_computes_none() -> None:
     assert weight_gradients == []
     assert (2, 5) in counter.shapes and (12, 4) in counter.shapes  # the gradient did go back to the input
     for layer in (first, second):
+        assert layer.weight.grad is not None
         assert torch.equal(layer.weight.grad, torch.full_like(layer.weight, 7.0))

@@ -80,7 +80,7 @@ def test_shipped_definitions_do_not_clash() -> None:
 @pytest.mark.parametrize("task_type", TYPES)
 def test_defaults_follow_the_type(task_type: str) -> None:
     task = sound(MINIMAL[task_type])
-    divergence = "mse" if task_type == "regression" else "sym_kl"
+    divergence: taskdef.DivergenceName = "mse" if task_type == "regression" else "sym_kl"
     loss = {"classification": "cross_entropy", "regression": "mse", "ranking": "listwise"}[task_type]
     assert task.loss == loss
     assert task.metrics == DEFAULT_METRICS[task_type]

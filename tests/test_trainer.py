@@ -1,0 +1,261 @@
+"""The loop: schedule, plan, accumulation, telemetry, bad numbers, and resume to the bit."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mtl import phases
+from mtl.checkpoint import (
+    Checkpoint,
+    DamagedCheckpointError,
+    checkpoint_directories,
+    load_checkpoint,
+    load_newest,
+    save_checkpoint,
+)
+from mtl.cli import main
+from mtl.config import OptimizerSettings, ScheduleSettings
+from mtl.trainer import DECAYS, OPTIMIZERS, StopSignal, learning_rate_factor, make_optimizer
+
+
+@pytest.mark.parametrize("name", sorted(DECAYS))
+def test_schedule_warms_up_then_decays_by_its_formula(name: str) -> None:
+    settings = ScheduleSettings(name=name, warmup=0.2)  # type: ignore[arg-type]
+    factors = [learning_rate_factor(step, 10, settings) for step in range(10)]
+    decay = {
+        "linear": lambda u: 1 - u,
+        "cosine": lambda u: (1 + math.cos(math.pi * u)) / 2,
+        "constant": lambda u: 1.0,
+    }[name]
+    assert factors == pytest.approx([0.5, 1.0, *(decay(k / 8) for k in range(8))])
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_optimizers_step_and_spare_vectors_from_decay(name: str) -> None:
+    layer = torch.nn.Linear(3, 2)
+    torch.nn.init.ones_(layer.bias)
+    optimizer = make_optimizer(layer, OptimizerSettings(name=name, weight_decay=0.5))  # type: ignore[arg-type]
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.5, 0.0]
+    for group in optimizer.param_groups:
+        group["lr"] = 0.1
+    before = layer.weight.detach().clone()
+    (layer.weight.sum() * 0 + layer.bias.sum() * 0).backward()
+    optimizer.step()
+    assert torch.equal(layer.bias, torch.ones(2))
+    assert not torch.equal(layer.weight, before)
+
+
+def arguments(corpus: Path, encoder: Path, output: Path, *more: str) -> list[str]:
+    return [
+        "train", str(corpus), "--encoder", str(encoder), "--output", str(output), "--batch-size", "8",
+        "--learning-rate", "1e-3", "--max-steps", "12", "--set", "evaluation.every=6", *more,
+    ]  # fmt: skip
+
+
+STRONG = ["--set", "defaults.smart.epsilon=0.01", "--set", "defaults.smart.noise_std=0.01"]
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--no-smart", "--no-proximal"],
+        [*STRONG, "--set", "train.accumulation=2", "--set", "optimizer.name=radam", "--sampler", "sqrt"],
+    ],
+    ids=["plain", "regularized"],
+)
+def test_interrupted_run_resumes_to_the_same_bits(
+    options: list[str], corpus: Path, encoder_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    assert main(arguments(corpus, encoder_dir, whole, *options)) == 0
+    seen = StopSignal()
+    progress = phases.RunHooks.progress
+
+    def interrupt(self: Any, step: int, task: str, loss: float | None) -> None:
+        if step == 8 and loss is None:
+            signal.raise_signal(signal.SIGINT)
+        progress(self, step, task, loss)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(phases.RunHooks, "progress", interrupt)
+        assert main(arguments(corpus, encoder_dir, parted, *options)) == 128 + signal.SIGINT
+    assert seen.received is None
+    assert not (parted / "model").exists()
+    assert checkpoint_directories(parted / "checkpoints")[0].name == "step-0000008"
+    assert main(["train", "--output", str(parted), "--resume"]) == 0
+    for name in ("model/model.safetensors", "model/heads.safetensors"):
+        first, second = load_file(whole / name), load_file(parted / name)
+        assert first.keys() == second.keys()
+        assert all(torch.equal(tensor, second[key]) for key, tensor in first.items())
+    assert records(whole) == records(parted)
+    assert (whole / "results.json").read_text() == (parted / "results.json").read_text()
+    for file in (whole / "predictions").iterdir():
+        assert file.read_text() == (parted / "predictions" / file.name).read_text()
+    final = [load_checkpoint(folder / "checkpoints" / "step-0000012") for folder in (whole, parted)]
+    assert final[0].state == final[1].state
+    for part, tensors in final[0].tensors.items():
+        assert all(torch.equal(tensor, final[1].tensors[part][name]) for name, tensor in tensors.items())
+    assert ("teacher" in final[0].tensors) == ("--no-proximal" not in options)
+
+
+def test_resume_refuses_another_configuration(
+    corpus: Path, encoder_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "run"
+    assert main(arguments(corpus, encoder_dir, output)) == 0
+    capsys.readouterr()
+    changed = arguments(corpus, encoder_dir, output, "--resume", "--set", "tasks.mood.smart.weight=7")
+    assert main(changed) == 2
+    error = capsys.readouterr().err
+    assert "tasks.mood.smart.weight is 7" in error and "says 1.0" in error
+    assert main(arguments(corpus, encoder_dir, tmp_path / "none", "--resume")) == 2
+    assert "no run" in capsys.readouterr().err
+
+
+def test_finished_run_resumes_to_nothing(corpus: Path, encoder_dir: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    assert main(arguments(corpus, encoder_dir, output)) == 0
+    before = (output / "metrics.jsonl").read_bytes(), (output / "results.json").read_bytes()
+    assert main(["train", "--output", str(output), "--resume"]) == 0
+    assert before == ((output / "metrics.jsonl").read_bytes(), (output / "results.json").read_bytes())
+
+
+def test_accumulation_gives_the_same_run_without_dropout(corpus: Path, encoder_dir: Path, tmp_path: Path) -> None:
+    still = tmp_path / "encoder"
+    config = json.loads((encoder_dir / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    still.mkdir()
+    for file in encoder_dir.iterdir():
+        (still / file.name).write_bytes(file.read_bytes())
+    (still / "config.json").write_text(json.dumps(config))
+    models = []
+    for parts in (1, 2):
+        output = tmp_path / f"run{parts}"
+        options = [*STRONG, "--set", "defaults.dropout=0.0", "--set", f"train.accumulation={parts}"]
+        assert main(arguments(corpus, still, output, *options, "--max-steps", "6")) == 0
+        models.append(load_file(output / "model" / "model.safetensors"))
+    for name, tensor in models[0].items():
+        torch.testing.assert_close(tensor, models[1][name], rtol=1e-3, atol=2e-5)
+
+
+def test_log_has_every_step_in_turn_and_every_term(corpus: Path, encoder_dir: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    assert main(arguments(corpus, encoder_dir, output, "--set", "tasks.strength.smart.weight=0.0")) == 0
+    steps = [record for record in records(output) if record["event"] == "step"]
+    assert [record["step"] for record in steps] == list(range(1, 13))
+    assert [record["task"] for record in steps] == ["mood", "strength", "answer"] * 4
+    for record in steps:
+        assert ("smart" in record) == (record["task"] != "strength")
+        assert record["proximal"] >= 0 and math.isfinite(record["loss"]) and record["learning_rate"] > 0
+    evaluations = [record for record in records(output) if record["event"] == "evaluation"]
+    assert [record["step"] for record in evaluations] == [6] * 3 + [12] * 3
+    results = json.loads((output / "results.json").read_text())
+    assert set(results["tasks"]) == {"mood", "strength", "answer"}
+    for name, splits in results["tasks"].items():
+        best = [r for r in evaluations if r["task"] == name and r["step"] == results["best_steps"][name]]
+        assert best[0]["metrics"] == splits["validation"]
+
+
+@pytest.mark.parametrize("term", ["loss", "smart", "proximal"])
+def test_bad_number_stops_the_run_with_its_task_step_and_term(
+    term: str,
+    corpus: Path,
+    encoder_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from mtl.objective import Objective
+
+    forward = Objective.forward
+
+    def poisoned(self: Any, task: str, batch: Any, step: int, share: Any) -> Any:
+        loss, terms = forward(self, task, batch, step, share)
+        if step == 7:
+            terms[term] = terms[term] * math.nan
+        return loss, terms
+
+    monkeypatch.setattr(Objective, "forward", poisoned)
+    output = tmp_path / "run"
+    assert main(arguments(corpus, encoder_dir, output)) == 1
+    error = capsys.readouterr().err
+    assert "'strength', step 8" in error
+    assert {"loss": "task loss", "smart": "R_s", "proximal": "term D"}[term] in error
+    checkpoint, damaged = load_newest(output / "checkpoints")
+    assert checkpoint is not None and checkpoint.step == 6 and damaged == []
+    assert all(torch.isfinite(tensor).all() for tensor in checkpoint.tensors["model"].values())
+
+
+def test_early_stopping_counts_evaluations_without_a_better_task(
+    corpus: Path, encoder_dir: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    options = ["--learning-rate", "1e-12", "--set", "evaluation.every=1", "--set", "evaluation.patience=3"]
+    assert main(arguments(corpus, encoder_dir, output, *options)) == 0
+    results = json.loads((output / "results.json").read_text())
+    last_better = max(results["best_steps"].values())
+    assert results["steps"] == last_better + 3 < results["planned_steps"]
+
+
+def test_same_seed_same_run_other_seed_another(corpus: Path, encoder_dir: Path, tmp_path: Path) -> None:
+    heads = []
+    for number, seed in enumerate((1, 1, 2)):
+        assert (
+            main(arguments(corpus, encoder_dir, tmp_path / str(number), "--seed", str(seed), "--max-steps", "4")) == 0
+        )
+        heads.append(load_file(tmp_path / str(number) / "model" / "heads.safetensors"))
+    assert all(torch.equal(tensor, heads[1][name]) for name, tensor in heads[0].items())
+    assert not all(torch.equal(tensor, heads[2][name]) for name, tensor in heads[0].items())
+
+
+def test_resolved_configuration_reproduces_the_run(corpus: Path, encoder_dir: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert main(arguments(corpus, encoder_dir, first, "--tasks", "answer,mood", "--set", "tasks.mood.weight=2.0")) == 0
+    assert main(["train", "--config", str(first / "run.yml"), "--output", str(second)]) == 0
+    assert records(first) == records(second)
+    assert (first / "task_defs.yml").read_text() == (second / "task_defs.yml").read_text()
+
+
+def make_checkpoint(step: int) -> Checkpoint:
+    return Checkpoint(step, {"model": {"w": torch.full((3,), float(step))}}, {"step": step})
+
+
+def test_checkpoints_rotate_and_leave_nothing_half_written(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        save_checkpoint(tmp_path, make_checkpoint(step), keep_last=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-0000002", "step-0000003"]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "state.json", "manifest.json"])
+@pytest.mark.parametrize("damage", ["cut", "flip", "delete"])
+def test_damaged_checkpoint_is_passed_over(tmp_path: Path, name: str, damage: str) -> None:
+    for step in (1, 2):
+        save_checkpoint(tmp_path, make_checkpoint(step), keep_last=5)
+    path = tmp_path / "step-0000002" / name
+    content = bytearray(path.read_bytes())
+    if damage == "delete":
+        path.unlink()
+    elif damage == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    with pytest.raises(DamagedCheckpointError):
+        load_checkpoint(tmp_path / "step-0000002")
+    checkpoint, damaged = load_newest(tmp_path)
+    assert checkpoint is not None and checkpoint.step == 1
+    assert len(damaged) == 1 and "step-0000002" in damaged[0]
+    assert np.array_equal(checkpoint.tensors["model"]["w"].numpy(), np.ones(3))
