@@ -86,78 +86,84 @@ def _show_traceback(arguments: argparse.Namespace) -> None:
 
 def make_parser() -> Parser:
     """The parser of all commands."""
-    parser = Parser(
-        prog="run_mtl.py", description="Multi-task learning: one shared encoder, one standalone model per task."
-    )
+    description = "Multi-task learning: one shared encoder, one standalone model per task."
+    parser = Parser(prog="run_mtl.py", description=description)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+    for name, (function, add_arguments, help_text) in COMMANDS.items():
+        command = commands.add_parser(name, help=help_text, description=help_text)
+        command.set_defaults(function=function)
+        command.add_argument("--debug", action="store_true", help="show tracebacks")
+        add_arguments(command)
+    return parser
 
-    def command(name: str, function: Callable[[argparse.Namespace], int | None], help: str) -> Parser:
-        added: Parser = commands.add_parser(name, help=help, description=help)
-        added.set_defaults(function=function)
-        added.add_argument("--debug", action="store_true", help="show tracebacks")
-        return added
 
-    train = command("train", _train, "Train a shared encoder on several tasks.")
-    train.add_argument("task_defs", nargs="*", metavar="TASK_DEFS", help="task definition YAML files")
-    train.add_argument("--encoder", metavar="E", help="hub id, directory, or pkg:PACKAGE/SUBDIR")
-    train.add_argument(
+def _train_arguments(parser: Parser) -> None:
+    parser.add_argument("task_defs", nargs="*", metavar="TASK_DEFS", help="task definition YAML files")
+    parser.add_argument("--encoder", metavar="E", help="hub id, directory, or pkg:PACKAGE/SUBDIR")
+    parser.add_argument(
         "--tasks", metavar="A,B", type=_names, default=[], help="tasks to train, in order (default: all)"
     )
-    _add_run_options(train)
+    _add_run_options(parser)
 
-    adapt = command("adapt", _adapt, "Fine-tune a trained run on one task, known or new.")
-    adapt.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="a run that `train` finished")
-    adapt.add_argument("--task", required=True, metavar="T", help="the task to adapt to")
-    adapt.add_argument("--task-defs", action="append", default=[], metavar="FILE", help="definitions of new tasks")
-    adapt.add_argument("--head", choices=("reuse", "fresh"), help="default: reuse the run's head where it has one")
-    _add_run_options(adapt)
 
-    evaluate = command("evaluate", _evaluate, "Score a run or an export on a split.")
-    evaluate.add_argument("path", metavar="RUN_OR_EXPORT_DIR", type=Path)
-    evaluate.add_argument("--task", action="append", default=[], metavar="T", help="default: all")
-    evaluate.add_argument("--split", default="validation", metavar="S")
-    evaluate.add_argument("--data-root", metavar="DIR", help="local mirror of the hub")
-    evaluate.add_argument("--output", type=Path, metavar="FILE", help="also write the metrics as JSON")
-    _add_weights(evaluate)
+def _adapt_arguments(parser: Parser) -> None:
+    parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="a run that `train` finished")
+    parser.add_argument("--task", required=True, metavar="T", help="the task to adapt to")
+    parser.add_argument("--task-defs", action="append", default=[], metavar="FILE", help="definitions of new tasks")
+    parser.add_argument("--head", choices=("reuse", "fresh"), help="default: reuse the run's head where it has one")
+    _add_run_options(parser)
 
-    predict = command("predict", _predict, "Predict the rows of a file, in their order.")
-    predict.add_argument("path", metavar="RUN_OR_EXPORT_DIR", type=Path)
-    predict.add_argument("--task", metavar="T", help="may be left out where there is only one")
-    predict.add_argument("--input", required=True, type=Path, metavar="FILE", help="csv, tsv, jsonl or parquet")
-    predict.add_argument("--output", required=True, type=Path, metavar="FILE", help="JSON lines")
-    _add_weights(predict)
 
-    export = command("export", _export, "Write standalone Transformers models, one directory per task.")
-    export.add_argument("path", metavar="RUN_DIR", type=Path)
-    export.add_argument("--task", action="append", default=[], metavar="T", help="default: all")
-    export.add_argument("--output", required=True, type=Path, metavar="DIR", help="each task goes to DIR/TASK")
-    export.add_argument("--overwrite", action="store_true", help="replace earlier exports")
-    _add_weights(export)
+def _evaluate_arguments(parser: Parser) -> None:
+    parser.add_argument("path", metavar="RUN_OR_EXPORT_DIR", type=Path)
+    parser.add_argument("--task", action="append", default=[], metavar="T", help="default: all")
+    parser.add_argument("--split", default="validation", metavar="S")
+    parser.add_argument("--data-root", metavar="DIR", help="local mirror of the hub")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="also write the metrics as JSON")
+    _add_weights(parser)
 
-    validate = command("validate", _validate, "Check definitions and data, and tell everything that is wrong.")
-    validate.add_argument("task_defs", nargs="+", metavar="TASK_DEFS")
-    validate.add_argument("--tasks", metavar="A,B", type=_names, default=[])
-    validate.add_argument("--encoder", metavar="E", help="also measure token lengths and truncation with its tokenizer")
-    validate.add_argument("--data-root", metavar="DIR", help="local mirror of the hub")
-    validate.add_argument("--max-length", type=int, metavar="N", help="tokens of one input")
-    validate.add_argument(
-        "--dry-run", action="store_true", help="also run one training step per task (needs --encoder)"
-    )
-    validate.add_argument("--json", action="store_true", help="print one JSON object")
 
-    prepare = command("prepare", _prepare, "Tokenise all data now, so that training starts at once.")
-    prepare.add_argument("task_defs", nargs="+", metavar="TASK_DEFS")
-    prepare.add_argument("--encoder", required=True, metavar="E")
-    prepare.add_argument("--tasks", metavar="A,B", type=_names, default=[])
-    prepare.add_argument("--data-root", metavar="DIR", help="local mirror of the hub")
-    prepare.add_argument("--max-length", type=int, metavar="N", help="tokens of one input")
+def _predict_arguments(parser: Parser) -> None:
+    parser.add_argument("path", metavar="RUN_OR_EXPORT_DIR", type=Path)
+    parser.add_argument("--task", metavar="T", help="may be left out where there is only one")
+    parser.add_argument("--input", required=True, type=Path, metavar="FILE", help="csv, tsv, jsonl or parquet")
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="JSON lines")
+    _add_weights(parser)
 
-    report = command("report", _report, "Compare the results of runs.")
-    report.add_argument("run_dirs", nargs="+", metavar="RUN_DIR", type=Path)
 
-    init = command("init", _init, "Propose a task definition for a data file of your own.")
-    init.add_argument("file", metavar="FILE", type=Path, help="csv, tsv, jsonl or parquet")
-    return parser
+def _export_arguments(parser: Parser) -> None:
+    parser.add_argument("path", metavar="RUN_DIR", type=Path)
+    parser.add_argument("--task", action="append", default=[], metavar="T", help="default: all")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="each task goes to DIR/TASK")
+    parser.add_argument("--overwrite", action="store_true", help="replace earlier exports")
+    _add_weights(parser)
+
+
+def _validate_arguments(parser: Parser) -> None:
+    parser.add_argument("--encoder", metavar="E", help="also measure token lengths and truncation with its tokenizer")
+    parser.add_argument("--dry-run", action="store_true", help="also run one training step per task (needs --encoder)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    _add_data_options(parser)
+
+
+def _prepare_arguments(parser: Parser) -> None:
+    parser.add_argument("--encoder", required=True, metavar="E")
+    _add_data_options(parser)
+
+
+def _report_arguments(parser: Parser) -> None:
+    parser.add_argument("run_dirs", nargs="+", metavar="RUN_DIR", type=Path)
+
+
+def _init_arguments(parser: Parser) -> None:
+    parser.add_argument("file", metavar="FILE", type=Path, help="csv, tsv, jsonl or parquet")
+
+
+def _add_data_options(parser: Parser) -> None:
+    parser.add_argument("task_defs", nargs="+", metavar="TASK_DEFS")
+    parser.add_argument("--tasks", metavar="A,B", type=_names, default=[])
+    parser.add_argument("--data-root", metavar="DIR", help="local mirror of the hub")
+    parser.add_argument("--max-length", type=int, metavar="N", help="tokens of one input")
 
 
 def _add_run_options(parser: Parser) -> None:
@@ -188,7 +194,10 @@ def _add_run_options(parser: Parser) -> None:
 
 def _add_weights(parser: Parser) -> None:
     parser.add_argument(
-        "--weights", choices=("best", "final"), default="best", help="of a run: each task's best step, or the last step"
+        "--weights",
+        choices=("best", "final", "teacher"),
+        default="best",
+        help="of a run: each task's best step (default), the last step, or the proximal term's average",
     )
 
 
@@ -280,3 +289,18 @@ def _init(arguments: argparse.Namespace) -> None:
     from mtl.propose import propose
 
     print(propose(arguments.file), end="")
+
+
+Command = tuple[Callable[[argparse.Namespace], "int | None"], Callable[[Parser], None], str]
+
+COMMANDS: dict[str, Command] = {
+    "train": (_train, _train_arguments, "Train a shared encoder on several tasks."),
+    "adapt": (_adapt, _adapt_arguments, "Fine-tune a trained run on one task, known or new."),
+    "evaluate": (_evaluate, _evaluate_arguments, "Score a run or an export on a split."),
+    "predict": (_predict, _predict_arguments, "Predict the rows of a file, in their order."),
+    "export": (_export, _export_arguments, "Write standalone Transformers models, one directory per task."),
+    "validate": (_validate, _validate_arguments, "Check definitions and data, and tell everything that is wrong."),
+    "prepare": (_prepare, _prepare_arguments, "Tokenise all data now, so that training starts at once."),
+    "report": (_report, _report_arguments, "Compare the results of runs."),
+    "init": (_init, _init_arguments, "Propose a task definition for a data file of your own."),
+}

@@ -72,13 +72,23 @@ class TrainSettings(Settings):
 
 
 class OptimizerSettings(Settings):
-    """Section `optimizer`; weight decay is decoupled and spares biases and normalisation weights."""
+    """Section `optimizer`.
+
+    Attributes:
+        name: A name in `OPTIMIZERS`.
+        weight_decay: Decoupled; spares biases and normalisation weights.
+        beta1: Decay of the first moment.
+        beta2: Decay of the second moment (Adamax: of the infinity norm).
+        epsilon: Added to the denominator.
+        head_factor: Factor of the learning rate of the heads and the pooler.
+    """
 
     name: OptimizerName = "adamw"
     weight_decay: NonNegative = 0.01
     beta1: Fraction = 0.9
     beta2: Fraction = 0.999
     epsilon: Positive = 1e-8
+    head_factor: Positive = 10.0
 
 
 class ScheduleSettings(Settings):

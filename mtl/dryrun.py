@@ -13,10 +13,11 @@ from mtl.batch import BatchStream, collate
 from mtl.data import Examples, load_tokenizer
 from mtl.errors import UserError
 from mtl.objective import Objective, Share
+from mtl.optimizer import make_optimizer
 from mtl.phases import make_accelerator, make_model, prepare_splits
 from mtl.preflight import Checked
 from mtl.report import plan_table, table
-from mtl.trainer import make_optimizer, make_plan
+from mtl.trainer import TERM_NAMES, make_plan
 
 
 def lengths(checked: Checked) -> dict[tuple[str, str], dict[str, Any]]:
@@ -55,7 +56,7 @@ def try_steps(checked: Checked) -> list[str]:
     objective = Objective(model, {name: run.regularized(name) for name in run.tasks}, run.config.train.seed)
     if objective.teacher is not None:
         objective.teacher.to(accelerator.device)
-    optimizer = make_optimizer(model, run.config.optimizer)
+    optimizer = make_optimizer(model.named_tensors(), run.config.optimizer)
     rows, seconds = [], 0.0
     for row, (name, stream) in zip(plan.rows, streams.items(), strict=True):
         chosen = max((stream[turn] for turn in range(stream.per_pass)), key=lambda c: _padded(stream.examples, c))
@@ -73,7 +74,15 @@ def try_steps(checked: Checked) -> list[str]:
             raise UserError.of(name, f"the loss of a first step is {value}")
         mean = row["tokens"] / max(1, row["steps"])
         seconds += row["steps"] * took * min(1.0, mean / _padded(stream.examples, chosen))
-        rows.append((name, "×".join(map(str, batch.input_ids.shape)), f"{value:.3f}", ", ".join(terms), f"{took:.2f}"))
+        rows.append(
+            (
+                name,
+                "×".join(map(str, batch.input_ids.shape)),
+                f"{value:.3f}",
+                ", ".join(term for term in terms if term in TERM_NAMES),
+                f"{took:.2f}",
+            )
+        )
     peak = _peak_memory(accelerator.device)
     return [
         plan_table(plan.rows, plan.steps, plan.epoch_steps),

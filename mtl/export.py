@@ -22,6 +22,7 @@ from mtl.preflight import RUN_FILE, read_run, read_task
 from mtl.taskdef import TaskDef
 
 TASK_FILE = "task.yml"
+WEIGHTS = {"final": "model", "teacher": "teacher"}  # directories of a run that hold a shared encoder and heads
 TOLERANCE = 1e-5  # largest difference between the logits of a model and of its export
 
 PROBE = (
@@ -193,7 +194,8 @@ def load_tasks(path: Path, names: list[str], weights: str) -> dict[str, Loaded]:
     Args:
         path: A run directory or an export's.
         names: Tasks; all when empty.
-        weights: Of a run, `best` (each task's best step) or `final` (the shared model after the last step).
+        weights: Of a run, `best` (each task's best step), `final` (the shared model after the last step) or `teacher`
+            (the slow average that the proximal term pulls towards, after the last step).
 
     Raises:
         UserError: The directory is neither, or a task is not in it.
@@ -212,10 +214,12 @@ def load_tasks(path: Path, names: list[str], weights: str) -> dict[str, Loaded]:
         if missing:
             raise UserError.of(str(path), f"has no best step of {listed(missing)} yet (it was not evaluated)")
         return {name: _load_export(path / "best" / name, task) for name, task in chosen.items()}
-    if not (path / "model").is_dir():
-        raise UserError.of(str(path), "is no finished run: it has no model yet")
-    model = load_model(path / "model", chosen)
-    return {name: task_of(model, name, task, load_tokenizer(str(path / "model"))) for name, task in chosen.items()}
+    folder = path / WEIGHTS[weights]
+    if not folder.is_dir():
+        reason = "or ran without the proximal term" if weights == "teacher" else "it has no model yet"
+        raise UserError.of(str(path), f"has no {weights} weights: it is not finished, {reason}")
+    model = load_model(folder, chosen)
+    return {name: task_of(model, name, task, load_tokenizer(str(folder))) for name, task in chosen.items()}
 
 
 def _require(names: list[str], present: list[str], path: Path) -> None:

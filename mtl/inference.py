@@ -23,6 +23,7 @@ from mtl.source import SUFFIXES, Source
 from mtl.taskdef import TaskDef
 
 BATCH_SIZE = 64
+MEASURED = {"best": "tasks", "final": "last"}  # weights to where a run's results hold their metrics
 Say = Callable[[str], None]
 
 
@@ -140,7 +141,7 @@ def export(path: Path, names: list[str], output: Path, *, weights: str, overwrit
     results = read_results(path)
     rows: list[tuple[Any, ...]] = []
     for name, item in loaded.items():
-        metrics = results["tasks" if weights == "best" else "last"].get(name, {})
+        metrics = results[MEASURED[weights]].get(name, {}) if weights in MEASURED else {}
         save_export(item, name, output / name, metrics, verify=True)
         rows.append((name, *_headline(item.task, metrics, results["baselines"].get(name, {})), str(output / name)))
     say(table(("task", "metric", "value", "baseline", "model"), rows))

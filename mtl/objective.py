@@ -6,7 +6,7 @@ Legend: B rows, T tokens, D width of the word embedding, C outputs, N examples (
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -14,11 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from mtl.batch import Batch
-from mtl.losses import DIVERGENCES, LOSSES, full_precision
+from mtl.losses import DIVERGENCES, LOSSES
 from mtl.model import MultiTaskModel
 from mtl.sampling import derive_seed
-from mtl.smart import Distance, draw_noise, perturbation
+from mtl.smart import Ball, Distance, Perturbation, draw_noise, passes, perturbation
 from mtl.taskdef import TaskDef
+
+DROPOUT_EVERY = 10  # turns of a task between two measurements of the dropout's own divergence
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class Objective(nn.Module):
     """Student, teacher and the objectives of all tasks.
 
     Args:
-        model: The student.
+        model: The student, as pretrained: radii relative to its word embeddings are fixed here.
         tasks: Task name to its definition, weights of switched-off regularizers at 0.
         seed: The run's seed.
     """
@@ -99,75 +101,118 @@ class Objective(nn.Module):
         self.model = model
         self.tasks = dict(tasks)
         self.seed = seed
+        self.embedding_rms = float(model.word_embeddings.weight.detach().double().square().mean().sqrt())
         # Not a registered module: no optimizer, no gradient synchronisation and no mode switch may reach it.
         teacher = make_teacher(model) if any(task.proximal.weight > 0 for task in tasks.values()) else None
         object.__setattr__(self, "teacher", teacher)
 
-    def forward(self, task: str, batch: Batch, step: int, share: Share) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, task: str, batch: Batch, turn: int, share: Share) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of one micro-batch.
 
         Args:
             task: The task's name.
             batch: Rows of it.
-            step: Number of the optimizer step, from 0; seeds the noise.
+            turn: Number of the task's earlier steps; seeds the noise.
             share: Divisors that make sums over the micro-batches of a step means.
 
         Returns:
-            The scalar to differentiate, and the terms `loss`, `smart` and `proximal` before weighting, detached; terms
-            that are off are left out.
+            The scalar to differentiate, and the terms before weighting, detached: `loss`, `smart` (R_s), `proximal` (D)
+            and the telemetry of R_s (`smart_…`); terms that are off are left out.
         """
         definition = self.tasks[task]
         state = random_state(self.model.device)
         outputs = self.model(task, batch)
         loss = self._task_loss(definition, batch, outputs) / share.labelled
-        terms = {"loss": loss}
-        if definition.smart.weight > 0:
-            terms["smart"] = self._smoothness(task, batch, outputs, state, step) / share.examples
+        total, terms = loss, {"loss": loss}
+        if self.smooths(task, turn):
+            smart, telemetry = self._smoothness(task, batch, outputs, state, turn)
+            terms["smart"] = smart / share.examples
+            terms |= {name: value * (len(batch.weights) / share.examples) for name, value in telemetry.items()}
+            total = total + definition.smart.weight * definition.smart.every * terms["smart"]
         if definition.proximal.weight > 0:
             terms["proximal"] = self._proximity(task, batch, outputs, state) / share.examples
-        total = loss
-        for name in ("smart", "proximal"):
-            if name in terms:
-                total = total + getattr(definition, name).weight * terms[name]
+            total = total + definition.proximal.weight * terms["proximal"]
         return definition.weight * total, {name: term.detach() for name, term in terms.items()}
+
+    def smooths(self, task: str, turn: int) -> bool:
+        """Whether R_s is part of this step."""
+        settings = self.tasks[task].smart
+        return settings.weight > 0 and turn % settings.every == 0
+
+    def cost(self, task: str, turn: int) -> float:
+        """Cost of a step relative to a plain one, counted in forward passes."""
+        settings = self.tasks[task].smart
+        proximal = self.tasks[task].proximal.weight > 0
+        on = self.smooths(task, turn)
+        return passes(settings.steps, smart=on, perturbed=settings.epsilon > 0, proximal=proximal) / 3
+
+    def unit(self, task: str) -> float:
+        """What the task's radius, noise and step size are multiplied by."""
+        return self.embedding_rms if self.tasks[task].smart.unit == "embedding_rms" else 1.0
 
     def _task_loss(self, definition: TaskDef, batch: Batch, outputs: Tensor) -> Tensor:
         assert definition.loss is not None
         logits, mask = by_example(outputs, batch)
         return (LOSSES[definition.loss](logits, batch.labels, mask) * batch.weights).sum()
 
-    def _smoothness(self, task: str, batch: Batch, clean: Tensor, state: RandomState, step: int) -> Tensor:
-        """R_s summed over the examples; gradient flows through both of its arguments, none through δ."""
+    def _smoothness(
+        self, task: str, batch: Batch, clean: Tensor, state: RandomState, turn: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """R_s summed over the examples, and its telemetry.
+
+        Gradient flows through both arguments of R_s, none through δ. Telemetry: `smart_noise` is ℓ_s at the noise the
+        ascent starts from, `smart_length` ‖δ‖ in units of ε, `smart_boundary` the share at the boundary, and with
+        independent masks `smart_dropout` is ℓ_s between the two masks at δ = 0, from a forward pass of its own in every
+        `DROPOUT_EVERY`-th turn (with shared masks that part is 0).
+        """
         settings = self.tasks[task].smart
         distance = self._distance(settings.divergence, batch)
-        seed = derive_seed(self.seed, "smart", task, step)
+        seed = derive_seed(self.seed, "smart", task, turn)
         if settings.dropout == "independent":
             state = seeded_state(derive_seed(seed, "dropout"), self.model.device)
 
-        def f(delta: Tensor) -> Tensor:
+        def f(delta: Tensor | None) -> Tensor:
             with replayed(state):
                 outputs: Tensor = self.model(task, batch, delta)
             return outputs
 
-        lengths = batch.attention_mask.sum(dim=1)
+        telemetry: dict[str, Tensor] = {}
+        if settings.dropout == "independent" and turn % DROPOUT_EVERY == 0:
+            with torch.no_grad():
+                telemetry["smart_dropout"] = distance(f(None), clean).mean()
+        if settings.epsilon == 0:
+            return distance(f(None), clean).sum(), telemetry
+        found = self._perturbation(task, batch, clean, f, distance, seed)
+        if found.at_noise is not None:
+            telemetry["smart_noise"] = found.at_noise
+        telemetry |= {"smart_length": found.length, "smart_boundary": found.boundary}
+        return distance(f(found.delta), clean).sum(), telemetry
+
+    def _perturbation(
+        self, task: str, batch: Batch, clean: Tensor, f: Callable[[Tensor], Tensor], distance: Distance, seed: int
+    ) -> Perturbation:
+        settings, unit = self.tasks[task].smart, self.unit(task)
         shape = (*batch.input_ids.shape, self.model.word_embeddings.embedding_dim)
+        lengths = batch.attention_mask.sum(dim=1)
         noise = draw_noise(batch.rows.tolist(), lengths.tolist(), shape, seed, self.model.device)
-        delta = perturbation(
+        return perturbation(
             f,
             clean,
-            noise.to(full_precision(clean).dtype),
+            noise.to(self.model.word_embeddings.weight.dtype),
             batch.attention_mask,
             distance,
-            epsilon=settings.epsilon,
-            noise_std=settings.noise_std,
-            step_size=settings.step_size,
+            Ball(settings.norm, settings.epsilon * unit, settings.scope),
+            noise_std=settings.noise_std * unit,
+            step_size=settings.step_size * unit,
             steps=settings.steps,
-            norm=settings.norm,
+            ascent=settings.ascent,
         )
-        return distance(f(delta), clean).sum()
 
     def _proximity(self, task: str, batch: Batch, outputs: Tensor, state: RandomState) -> Tensor:
-        """D summed over the examples. Teacher and student see the same dropout masks: at θ̃ = θ, D and its gradient are 0."""
+        """D summed over the examples.
+
+        Teacher and student see the same dropout masks, so that D and its gradient are 0 at θ̃ = θ.
+        """
         assert self.teacher is not None
         with torch.no_grad(), replayed(state):
             self.teacher.train(self.training)

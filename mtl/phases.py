@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from tqdm import tqdm
 from transformers import AutoConfig
 
@@ -27,6 +28,7 @@ from mtl.evaluate import Outputs, counts, prediction_records, score, score_basel
 from mtl.export import save_export, save_model, task_of
 from mtl.model import MultiTaskModel, build_model, load_model
 from mtl.objective import Objective
+from mtl.precision import erased_perturbations
 from mtl.preflight import RUN_FILE, TASKS_FILE, Checked, read_run
 from mtl.report import evaluation_line, plan_table, results_table
 from mtl.runlog import RunLog
@@ -77,6 +79,13 @@ def run_phase(checked: Checked, output: Path, *, resume: bool, command: list[str
     say(plan_table(plan.rows, plan.steps, plan.epoch_steps))
     for line in remarks(run, splits):
         say(f"note: {line}")
+    torch.manual_seed(run.config.train.seed)
+    model = make_model(checked)
+    objective = Objective(model, {name: run.regularized(name) for name in run.tasks}, run.config.train.seed)
+    model.to(accelerator.device)
+    if erased := erased_perturbations(objective, streams, tokenizer.pad_token_id, accelerator):
+        raise UserError(erased)
+
     start_directory(run, checked, splits, output, resume=resume, command=command)
     checkpoint, damaged = load_newest(output / "checkpoints") if resume else (None, [])
     for line in damaged:
@@ -87,10 +96,6 @@ def run_phase(checked: Checked, output: Path, *, resume: bool, command: list[str
             if checkpoint
             else "no checkpoint yet: starting from the first step"
         )
-
-    torch.manual_seed(run.config.train.seed)
-    model = make_model(checked)
-    objective = Objective(model, {name: run.regularized(name) for name in run.tasks}, run.config.train.seed)
     state = checkpoint.state if checkpoint else {"log_position": 0, "step": 0}
     log = RunLog(output, position=state["log_position"], step=state["step"])
     hooks = RunHooks(run, model, tokenizer, splits, plan, output, say)
@@ -105,6 +110,8 @@ def run_phase(checked: Checked, output: Path, *, resume: bool, command: list[str
     finally:
         log.close()
     save_model(model, tokenizer, output / "model")
+    if objective.teacher is not None:
+        save_model(objective.teacher, tokenizer, output / "teacher")
     results = hooks.store_results(trainer.state, finished=True)
     say(results_table(results, run.tasks, output))
     return results
@@ -117,6 +124,7 @@ def make_accelerator(run: Run) -> Accelerator:
         UserError: The device cannot compute in the precision asked for, or several processes were launched.
     """
     precision = run.config.train.precision
+    AcceleratorState._reset_state()  # it is one for the process, and an earlier run may have had another precision
     accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision)
     if accelerator.num_processes > 1:
         raise UserError.of("launch", "several processes are not supported yet; start one")

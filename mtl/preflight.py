@@ -68,8 +68,7 @@ def check_train(request: Request) -> Checked:
     Raises:
         UserError: With all that is wrong.
     """
-    if request.resume and not request.task_defs and request.config is None:
-        request = replace(request, config=str(request.output / RUN_FILE))
+    request = _resumed(request)
     file, problems = _read_config(request.config)
     named = list(request.task_defs) or file.data.get("task_defs") or []
     if not problems and not (isinstance(named, list) and named):
@@ -84,10 +83,12 @@ def check_adapt(request: Request, task: str) -> Checked:
     Raises:
         UserError: With all that is wrong.
     """
-    assert request.run_dir is not None
-    own, tasks_file = request.run_dir / RUN_FILE, request.run_dir / TASKS_FILE
-    if not own.is_file() or not (request.run_dir / "model").is_dir():
-        raise UserError.of(str(request.run_dir), "is no finished run (it has no run.yml or no model)")
+    request = _resumed(request)
+    run_dir = request.run_dir
+    assert run_dir is not None
+    own, tasks_file = run_dir / RUN_FILE, run_dir / TASKS_FILE
+    if not own.is_file() or not (run_dir / "model").is_dir():
+        raise UserError.of(str(run_dir), "is no finished run (it has no run.yml or no model)")
     first, _ = _read_config(str(own))
     definitions, problems = read_task_defs([tasks_file])
     known = set(definitions)
@@ -102,11 +103,18 @@ def check_adapt(request: Request, task: str) -> Checked:
     head = request.typed.data.get("head") or file.data.get("head") or ("reuse" if task in known else "fresh")
     if head == "reuse" and task not in known:
         problems.append(Problem("--head", f"the run has no head of {task!r} to reuse; it has: {listed(sorted(known))}"))
-    fixed = {"phase": "adapt", "encoder": str((request.run_dir / "model").resolve()), "head": head}
+    fixed = {"phase": "adapt", "encoder": str((run_dir / "model").resolve()), "head": head}
     inherited = {key: first.data[key] for key in ("data_root", "trust_remote_code") if key in first.data}
     file = Sourced(fixed, {(): "adapt"}).over(file).over(Sourced(inherited, {(): str(own)}))
     wanted = [task] if task in definitions else []
     return _finish(replace(request, tasks=wanted), {t: definitions[t] for t in wanted}, file, problems)
+
+
+def _resumed(request: Request) -> Request:
+    """A run continued without naming files reads its own."""
+    if request.resume and not request.task_defs and request.config is None:
+        return replace(request, config=str(request.output / RUN_FILE))
+    return request
 
 
 def _read_config(path: str | None) -> tuple[Sourced, list[Problem]]:

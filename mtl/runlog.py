@@ -9,7 +9,17 @@ from typing import Any, Protocol
 
 METRICS_FILE = "metrics.jsonl"
 # How a step's terms are laid out in TensorBoard.
-TAGS = {"loss": "loss/{task}", "smart": "smart/{task}/r_s", "proximal": "proximal/{task}/d"}
+TAGS = {
+    "loss": "loss/{task}",
+    "smart": "smart/{task}/r_s",
+    "smart_adversarial": "smart/{task}/adversarial_part",
+    "smart_dropout": "smart/{task}/dropout_part",
+    "smart_gain": "smart/{task}/gain_over_noise",
+    "smart_length": "smart/{task}/length_in_radii",
+    "smart_boundary": "smart/{task}/share_at_boundary",
+    "proximal": "proximal/{task}/d",
+    "cost": "cost/{task}",
+}
 
 
 class Writer(Protocol):

@@ -2,12 +2,23 @@
 
 The functions here take tensors and a callable `f` from a perturbation δ to outputs; they know of no model.
 
+Departures from the paper's Algorithm 1:
+- the noise is projected into the ball before it is used, so that δ lies in it for K = 0 as well;
+- g/‖g‖ is taken over all tokens of an example, and is 0 where g = 0;
+- ℓ_s is computed in one cancellation-free form (see `losses.sym_kl`).
+Departures from the authors' public code (MT-DNN), which `ascent="normalized"`, `scope="token"` repeats:
+- it rescales δ to unit norm, instead of projecting it into a ball;
+- it perturbs what the whole embedding layer gives out, and passes that through the embedding layer again; here the word
+  embedding is perturbed, once, so a radius relative to its root mean square stands for the unit radius there;
+- it detaches one side of each divergence, which halves the gradient; here gradient flows through both.
+
 Legend: B rows, T tokens, D width of the word embedding, N examples (rows, or queries in ranking).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
@@ -18,37 +29,62 @@ from mtl.sampling import derive_seed
 Outputs: TypeAlias = Callable[[Tensor], Tensor]  # δ (B, T, D) -> outputs
 Distance: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # (perturbed, clean) -> (N,)
 
-
-def norm_linf(values: Tensor) -> Tensor:
-    """max |v| over the whole example: (B, T, D) -> (B, 1, 1)."""
-    return values.abs().amax(dim=(1, 2), keepdim=True)
+DIMENSIONS = {"example": (1, 2), "token": (2,)}
+BOUNDARY = 1e-4  # relative distance from the radius within which a coordinate counts as at the boundary
 
 
-def norm_l2(values: Tensor) -> Tensor:
-    """√Σ v² over the whole example: (B, T, D) -> (B, 1, 1)."""
-    return torch.linalg.vector_norm(values, dim=(1, 2), keepdim=True)
+@dataclass(frozen=True)
+class Ball:
+    """The set of allowed perturbations.
 
-
-def project_linf(delta: Tensor, radius: float) -> Tensor:
-    """Nearest point of the ball max |v| ≤ radius, (B, T, D)."""
-    return delta.clamp(-radius, radius)
-
-
-def project_l2(delta: Tensor, radius: float) -> Tensor:
-    """Nearest point of the ball ‖v‖₂ ≤ radius, (B, T, D)."""
-    norm = norm_l2(delta)
-    return torch.where(norm > radius, delta * (radius / norm.clamp(min=torch.finfo(delta.dtype).tiny)), delta)
-
-
-def normalised(gradient: Tensor, norm: str) -> Tensor:
-    """g/‖g‖ over each whole example; an example with g = 0 gives 0, (B, T, D).
-
-    The gradient is divided by its largest entry first, as its square may underflow where it does not.
+    Attributes:
+        norm: `linf` or `l2`.
+        radius: ε, in the units of the word embeddings.
+        scope: `example` for one ball around all tokens of a row, `token` for one around each.
     """
-    largest = norm_linf(gradient)
-    scaled = gradient / torch.where(largest > 0, largest, 1.0)
-    length = NORMS[norm][0](scaled)
-    return scaled / torch.where(length > 0, length, 1.0)
+
+    norm: str
+    radius: float
+    scope: str = "example"
+
+    def length(self, values: Tensor) -> Tensor:
+        """‖v‖ of each row or token: (B, T, D) -> (B, 1, 1) or (B, T, 1)."""
+        return NORMS[self.norm](values, DIMENSIONS[self.scope])
+
+    def project(self, delta: Tensor) -> Tensor:
+        """The nearest point of the ball, (B, T, D)."""
+        if self.norm == "linf":
+            return delta.clamp(-self.radius, self.radius)
+        length = self.length(delta)
+        scaled = delta * (self.radius / length.clamp(min=torch.finfo(delta.dtype).tiny))
+        return torch.where(length > self.radius, scaled, delta)
+
+    def direction(self, values: Tensor) -> Tensor:
+        """v/‖v‖; 0 where v = 0, (B, T, D).
+
+        Values are divided by their largest entry first, as their squares may underflow where they do not.
+        """
+        largest = norm_linf(values, DIMENSIONS[self.scope])
+        scaled = values / torch.where(largest > 0, largest, 1.0)
+        length = self.length(scaled)
+        return scaled / torch.where(length > 0, length, 1.0)
+
+    def boundary_share(self, delta: Tensor, real: Tensor) -> Tensor:
+        """Share at the boundary: of the coordinates of real tokens for linf, of the rows or tokens for l2; a scalar."""
+        reached = delta.abs() if self.norm == "linf" else self.length(delta)
+        counted = real.expand_as(reached) if reached.shape[1] == real.shape[1] else torch.ones_like(reached)
+        at = (reached >= self.radius * (1 - BOUNDARY)).to(delta.dtype)
+        return (at * counted).sum() / counted.sum()
+
+
+def norm_linf(values: Tensor, dim: tuple[int, ...]) -> Tensor:
+    """max |v|, dimensions kept."""
+    return values.abs().amax(dim=dim, keepdim=True)
+
+
+def norm_l2(values: Tensor, dim: tuple[int, ...]) -> Tensor:
+    """√Σ v², dimensions kept."""
+    return torch.linalg.vector_norm(values, dim=dim, keepdim=True)
 
 
 def draw_noise(
@@ -76,25 +112,42 @@ def draw_noise(
     return noise
 
 
+@dataclass(frozen=True)
+class Perturbation:
+    """The adversarial δ and what is known of how it was found.
+
+    Attributes:
+        delta: A constant, (B, T, D).
+        at_noise: Mean of ℓ_s at the projected noise; None for K = 0, where δ is that noise.
+        length: Mean of ‖δ‖ over rows (or real tokens), in units of the radius.
+        boundary: Share at the boundary, see `Ball.boundary_share`.
+    """
+
+    delta: Tensor
+    at_noise: Tensor | None
+    length: Tensor
+    boundary: Tensor
+
+
 def perturbation(
     f: Outputs,
     clean: Tensor,
     noise: Tensor,
     mask: Tensor,
     distance: Distance,
+    ball: Ball,
     *,
-    epsilon: float,
     noise_std: float,
     step_size: float,
     steps: int,
-    norm: str,
-) -> Tensor:
-    """The adversarial δ by projected gradient ascent (Algorithm 1, lines 5 to 9).
+    ascent: str = "projected",
+) -> Perturbation:
+    """The adversarial δ by gradient ascent (Algorithm 1, lines 5 to 9).
 
-        δ ← Π_ε(σ·ν);  repeat K times:  g = ∇_δ ℓ_s(f(x + δ), f(x)),  δ ← Π_ε(δ + η·g/‖g‖)
+        δ ← Π_ε(σ·ν);  repeat K times:  g = ∇_δ ℓ_s(f(x + δ), f(x)),  δ ← Π_ε(δ + η·g/‖g‖)      (projected)
+                                                                      δ ← ε·(δ + η·g)/‖δ + η·g‖   (normalized)
 
-    Against the paper: the noise is projected too, so that δ lies in the ball for K = 0 as well, and the gradient is
-    normalised over all tokens of an example. Only δ is differentiated: no parameter's gradient is computed or touched.
+    Only δ is differentiated: no parameter's gradient is computed or touched.
 
     Args:
         f: Outputs for a perturbation.
@@ -102,30 +155,56 @@ def perturbation(
         noise: ν, (B, T, D).
         mask: 1 on real tokens, (B, T); δ is 0 elsewhere.
         distance: ℓ_s, per example.
-        epsilon: ε, radius.
-        noise_std: σ.
-        step_size: η.
+        ball: Π_ε and ‖·‖.
+        noise_std: σ, in the units of the word embeddings.
+        step_size: η, in the same units.
         steps: K.
-        norm: `linf` or `l2`, for the ball and the normalisation.
-
-    Returns:
-        δ, a constant, (B, T, D).
+        ascent: A name in `ASCENTS`.
     """
-    project = NORMS[norm][1]
     real = mask[..., None].to(noise.dtype)  # (B, T, 1)
     target = clean.detach()
-    delta = project(noise_std * noise * real, epsilon)
+    delta = ball.project(noise_std * noise * real)
+    at_noise = None
     for _ in range(steps):
         with torch.enable_grad():
             delta.requires_grad_()
             # A view, because module trackers put hooks on what they see, and autograd.grad refuses hooks on a leaf.
-            outputs = f(delta.view_as(delta))
-            (gradient,) = torch.autograd.grad(distance(outputs, target).sum(), delta)
-        delta = project(delta.detach() + step_size * normalised(gradient * real, norm), epsilon)
-    return delta.detach()
+            value = distance(f(delta.view_as(delta)), target)
+            (gradient,) = torch.autograd.grad(value.sum(), delta)
+        at_noise = value.detach().mean() if at_noise is None else at_noise
+        delta = ASCENTS[ascent](delta.detach(), gradient * real, step_size, ball)
+    length = ball.length(delta)
+    weights = real if ball.scope == "token" else torch.ones_like(length)
+    mean_length = (length * weights).sum() / weights.sum()
+    relative = mean_length / ball.radius if ball.radius > 0 else mean_length
+    return Perturbation(delta.detach(), at_noise, relative, ball.boundary_share(delta, real))
 
 
-NORMS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, float], Tensor]]] = {
-    "linf": (norm_linf, project_linf),
-    "l2": (norm_l2, project_l2),
+def projected_step(delta: Tensor, gradient: Tensor, step_size: float, ball: Ball) -> Tensor:
+    """Π_ε(δ + η·g/‖g‖), the paper's, (B, T, D)."""
+    return ball.project(delta + step_size * ball.direction(gradient))
+
+
+def normalized_step(delta: Tensor, gradient: Tensor, step_size: float, ball: Ball) -> Tensor:
+    """ε·(δ + η·g)/‖δ + η·g‖, the public code's: the perturbation always has the ball's radius, (B, T, D)."""
+    return ball.radius * ball.direction(delta + step_size * gradient)
+
+
+def passes(steps: int, *, smart: bool, perturbed: bool, proximal: bool) -> int:
+    """Cost of a step in forward passes: a forward is 1, a full backward 2, a backward to δ alone 1.
+
+    Args:
+        steps: K.
+        smart: Whether R_s is on.
+        perturbed: Whether its radius is above 0 (else there is nothing to ascend).
+        proximal: Whether D is on.
+    """
+    return 3 + (3 + 2 * steps * perturbed if smart else 0) + proximal
+
+
+ASCENTS: dict[str, Callable[[Tensor, Tensor, float, Ball], Tensor]] = {
+    "projected": projected_step,
+    "normalized": normalized_step,
 }
+
+NORMS: dict[str, Callable[[Tensor, tuple[int, ...]], Tensor]] = {"linf": norm_linf, "l2": norm_l2}

@@ -17,6 +17,10 @@ DivergenceName = Literal["sym_kl", "kl", "js", "hellinger", "mse"]
 LossName = Literal["cross_entropy", "mse", "listwise"]
 NormName = Literal["linf", "l2"]
 DropoutMode = Literal["shared", "independent"]
+PresetName = Literal["paper", "mtdnn", "r3f", "rdrop"]
+RadiusUnit = Literal["absolute", "embedding_rms"]
+ScopeName = Literal["example", "token"]
+AscentName = Literal["projected", "normalized"]
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
@@ -31,24 +35,35 @@ class SmartSettings(Settings):
     """Smoothness-inducing adversarial regularizer R_s (arXiv 1911.03437); defaults are the paper's.
 
     Attributes:
+        preset: A name in `SMART_PRESETS`, whose values stand where nothing else is said.
         weight: λ, the factor of R_s in the loss; 0 switches it off.
-        epsilon: ε, radius of the perturbation ball, in the units of the word embeddings.
-        noise_std: σ, standard deviation of the initial noise, in the same units.
-        step_size: η, length of one ascent step before projection.
-        steps: K, number of ascent steps.
+        epsilon: ε, radius of the perturbation ball.
+        noise_std: σ, standard deviation of the initial noise.
+        step_size: η, length of one ascent step.
+        unit: What the three are measured in: `absolute`, or `embedding_rms`, the root mean square of the pretrained
+            encoder's word embeddings.
+        steps: K, number of ascent steps; 0 gives R3F (arXiv 2008.03156).
         norm: Norm of the ball and of the gradient's normalisation.
+        scope: Whether there is one ball around all tokens of an input or one around each.
+        ascent: `projected` as in the paper, or `normalized` as in its authors' public code; see `smart.perturbation`.
         divergence: ℓ_s; by default sym_kl, for regression mse.
-        dropout: Whether both branches see the same dropout masks.
+        dropout: Whether both branches see the same dropout masks; `independent` ones and ε = 0 give R-Drop's term.
+        every: n, R_s in every n-th step of the task only, with n times the weight.
     """
 
+    preset: PresetName | None = None
     weight: NonNegative = 1.0
     epsilon: NonNegative = 1e-5
     noise_std: NonNegative = 1e-5
     step_size: NonNegative = 1e-3
+    unit: RadiusUnit = "absolute"
     steps: Annotated[int, Field(ge=0)] = 1
     norm: NormName = "linf"
+    scope: ScopeName = "example"
+    ascent: AscentName = "projected"
     divergence: DivergenceName | None = None
     dropout: DropoutMode = "shared"
+    every: Count = 1
 
 
 class ProximalSettings(Settings):
@@ -59,6 +74,7 @@ class ProximalSettings(Settings):
         beta_early: β, momentum of the teacher at the start of the run.
         beta_late: β after the switch.
         switch: When β changes, as a fraction of the run's steps.
+        inner_steps: S, optimizer steps between two updates of the teacher; β = 0 with S > 1 is the vanilla method.
         divergence: ℓ_s; by default sym_kl, for regression mse.
     """
 
@@ -66,6 +82,7 @@ class ProximalSettings(Settings):
     beta_early: Fraction = 0.99
     beta_late: Fraction = 0.999
     switch: Fraction = 0.1
+    inner_steps: Count = 1
     divergence: DivergenceName | None = None
 
 
@@ -177,6 +194,34 @@ class TaskDef(TrainingSettings):
         return {str(index): index for index in range(len(self.labels))} | by_name
 
 
+# Values of R_s by name, below whatever a definition says itself.
+SMART_PRESETS: dict[str, dict[str, Any]] = {
+    # arXiv 1911.03437, section 4.1.
+    "paper": {
+        "epsilon": 1e-5,
+        "noise_std": 1e-5,
+        "step_size": 1e-3,
+        "steps": 1,
+        "norm": "linf",
+        "dropout": "independent",
+    },
+    # The authors' public code: unit norm per token where the embedding layer gives out values of size 1.
+    "mtdnn": {
+        "epsilon": 1.0,
+        "noise_std": 1e-5,
+        "step_size": 1e-3,
+        "unit": "embedding_rms",
+        "steps": 1,
+        "norm": "linf",
+        "scope": "token",
+        "ascent": "normalized",
+        "dropout": "independent",
+    },
+    # arXiv 2008.03156, section 3.
+    "r3f": {"epsilon": 1e-5, "noise_std": 1e-5, "steps": 0, "dropout": "independent"},
+    # arXiv 2106.14448, equation 3, whose two KL terms carry a factor ½ (here in the weight, α = 1).
+    "rdrop": {"epsilon": 0.0, "noise_std": 0.0, "steps": 0, "dropout": "independent", "weight": 0.5},
+}
 DEFAULT_METRICS = {
     "classification": ["accuracy"],
     "regression": ["pearson", "spearman"],
@@ -256,7 +301,7 @@ def complete(name: str, source: Sourced) -> tuple[TaskDef | None, list[Problem]]
     Returns:
         The definition (None where it can't be made out) and every problem.
     """
-    task, problems = check(TaskDef, source, (name,))
+    task, problems = check(TaskDef, _with_preset(source), (name,))
     adapt = source.child("adapt")
     if isinstance(adapt.data, dict):
         problems += check(TrainingSettings, adapt, (name, "adapt"))[1]
@@ -275,6 +320,12 @@ def complete(name: str, source: Sourced) -> tuple[TaskDef | None, list[Problem]]
     )
     problems += [Problem(source.place(path), f"{name}.{message}") for path, message in _inconsistencies(task)]
     return task, problems
+
+
+def _with_preset(source: Sourced) -> Sourced:
+    preset = source.child("smart", "preset").data
+    values = SMART_PRESETS.get(preset) if isinstance(preset, str) else None
+    return source if values is None else source.over(Sourced({"smart": dict(values)}, {(): f"preset {preset}"}))
 
 
 def _with_divergence(settings: Any, task_type: str) -> Any:

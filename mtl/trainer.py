@@ -9,7 +9,7 @@ import contextlib
 import math
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -17,14 +17,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
 from mtl.batch import Batch, BatchStream, collate
 from mtl.checkpoint import Checkpoint
-from mtl.config import OptimizerSettings, Run, ScheduleSettings
+from mtl.config import Run
 from mtl.errors import Interrupted, NonFiniteError
 from mtl.metrics import is_better
 from mtl.objective import Objective, Share
+from mtl.optimizer import learning_rate_factor, make_optimizer
 from mtl.proximal import momentum, update_teacher
 from mtl.runlog import Writer
 from mtl.sampling import task_sequence
@@ -86,54 +87,6 @@ def make_plan(run: Run, streams: Mapping[str, BatchStream]) -> Plan:
         )
     every = run.config.evaluation.every or min(epoch_steps, steps)
     return Plan(sequence, turns, epoch_steps, every, rows)
-
-
-def learning_rate_factor(step: int, total: int, settings: ScheduleSettings) -> float:
-    """Share of the peak learning rate at a step: linear warm-up, then constant or a decay to 0.
-
-    Args:
-        step: Number of the step, from 0.
-        total: Length of the run.
-        settings: The schedule.
-    """
-    warmup = round(settings.warmup * total)
-    if step < warmup:
-        return (step + 1) / warmup
-    progress = (step - warmup) / max(1, total - warmup)
-    return DECAYS[settings.name](progress)
-
-
-def linear(progress: float) -> float:
-    return 1.0 - progress
-
-
-def cosine(progress: float) -> float:
-    return 0.5 * (1.0 + math.cos(math.pi * progress))
-
-
-def constant(progress: float) -> float:
-    return 1.0
-
-
-DECAYS: dict[str, Callable[[float], float]] = {"linear": linear, "cosine": cosine, "constant": constant}
-
-
-def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
-    """The optimizer over all parameters; biases and normalisation weights (the vectors) do not decay."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-    make, options = OPTIMIZERS[settings.name]
-    return make(groups, lr=0.0, betas=(settings.beta1, settings.beta2), eps=settings.epsilon, **options)
-
-
-OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, Any]]] = {
-    "adamw": (torch.optim.AdamW, {"fused": True}),
-    "adamax": (torch.optim.Adamax, {"foreach": True}),
-    "radam": (torch.optim.RAdam, {"foreach": True, "decoupled_weight_decay": True}),
-}
 
 
 class Hooks(Protocol):
@@ -233,11 +186,11 @@ class Trainer:
         objective.model.to(accelerator.device)
         if objective.teacher is not None:
             objective.teacher.to(accelerator.device)
-        self.student, self.teacher = objective.model, objective.teacher
+        self.plain, self.student, self.teacher = objective, objective.model, objective.teacher
         self.optimizer: Any
         self.objective: Any
         self.objective, self.optimizer = accelerator.prepare(
-            objective, make_optimizer(self.student, run.config.optimizer)
+            objective, make_optimizer(self.student.named_tensors(), run.config.optimizer)
         )
         self._unwritten: list[dict[str, Any]] = []
 
@@ -273,13 +226,14 @@ class Trainer:
         task = self.run.tasks[name]
         rate = task.learning_rate * learning_rate_factor(step, self.plan.steps, self.run.config.schedule)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        micro = self._micro_batches(stream, int(self.plan.turns[step]), task.type)
+            group["lr"] = rate * group["factor"]
+        turn = int(self.plan.turns[step])
+        micro = self._micro_batches(stream, turn, task.type)
         share = Share.whole(micro)
         self.objective.train()
         totals: dict[str, Tensor] = {}
         for batch in micro:
-            loss, terms = self.objective(name, batch.to(self.accelerator.device), step, share)
+            loss, terms = self.objective(name, batch.to(self.accelerator.device), turn, share)
             self.accelerator.backward(loss)
             for key, term in terms.items():
                 totals[key] = totals[key] + term if key in totals else term
@@ -288,10 +242,13 @@ class Trainer:
         self.optimizer.zero_grad()
         if self.accelerator.optimizer_step_was_skipped:
             self.state.skipped += 1
-        elif self.teacher is not None:
+        elif self.teacher is not None and (step + 1) % task.proximal.inner_steps == 0:
             beta = momentum(step + 1, self.plan.steps, task.proximal)
             update_teacher(self.teacher.parameters(), self.student.parameters(), beta)
-        self._unwritten.append({"step": step + 1, "task": name, **totals, "gradient_norm": norm, "learning_rate": rate})
+        cost = self.plain.cost(name, turn)
+        self._unwritten.append(
+            {"step": step + 1, "task": name, **totals, "gradient_norm": norm, "learning_rate": rate, "cost": cost}
+        )
         self.hooks.progress(step + 1, name, None)
 
     def _micro_batches(self, stream: BatchStream, turn: int, task_type: str) -> list[Batch]:
@@ -324,7 +281,7 @@ class Trainer:
                     name = TERM_NAMES.get(key, key)
                     message = f"task {record['task']!r}, step {record['step']:,}: the {name} is {value}"
                     raise NonFiniteError(f"{message}; the checkpoints written before are intact")
-            self.writer.step(record)
+            self.writer.step(record | split_smoothness(record, self.run.tasks[record["task"]].smart.dropout))
         self.hooks.progress(records[-1]["step"], records[-1]["task"], records[-1]["loss"])
 
     def _evaluate(self) -> None:
@@ -395,6 +352,24 @@ class Trainer:
         for name, parameter in self.student.named_tensors().items():
             for key, value in self.optimizer.optimizer.state.get(parameter, {}).items():
                 yield f"{name}.{key}", value if isinstance(value, Tensor) else torch.tensor(float(value))
+
+
+def split_smoothness(record: Mapping[str, Any], dropout: str) -> dict[str, float]:
+    """R_s taken apart: what dropout makes of it, what the perturbation adds, and the ascent's gain over noise.
+
+    Args:
+        record: A step's terms, as numbers.
+        dropout: The task's `smart.dropout`; under shared masks dropout makes nothing.
+    """
+    if "smart" not in record:
+        return {}
+    parts = {"smart_dropout": 0.0} if dropout == "shared" else {}
+    of_dropout = record.get("smart_dropout", parts.get("smart_dropout"))
+    if of_dropout is not None:
+        parts["smart_adversarial"] = record["smart"] - of_dropout
+    if record.get("smart_noise", 0.0) > 0:
+        parts["smart_gain"] = record["smart"] / record["smart_noise"]
+    return parts
 
 
 TERM_NAMES = {

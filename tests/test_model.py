@@ -140,9 +140,11 @@ def test_saved_model_loads_natively_and_again(built: tuple[str, Path, MultiTaskM
             )
         assert not report["missing_keys"]
         assert not report["unexpected_keys"]
-        native.eval()
-        logits = native(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
-        assert torch.equal(logits, model(task, batch))
+        for name, tensor in model.task_model(task).state_dict().items():
+            assert torch.equal(tensor, native.state_dict()[name])
+        logits = native.eval()(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+        # The same weights in memory of another alignment: matrix products may take another path.
+        torch.testing.assert_close(logits, model(task, batch), rtol=1e-5, atol=1e-6)
     partly_fresh = load_model(tmp_path / "model", TASKS, fresh={"degree"}, seed=9).eval()
     assert torch.equal(partly_fresh("colour", batch), model("colour", batch))
     assert not torch.equal(partly_fresh("degree", batch), model("degree", batch))

@@ -269,6 +269,36 @@ def test_order_of_candidates_changes_nothing(encoder: Path) -> None:
     torch.testing.assert_close(objective.model("r", batch)[order], objective.model("r", permuted), rtol=1e-9, atol=0)
 
 
+@pytest.mark.parametrize("preset", ["paper", "mtdnn", "r3f", "rdrop"])
+def test_presets_train(encoder: Path, preset: str) -> None:
+    from mtl.taskdef import SMART_PRESETS
+
+    assert set(SMART_PRESETS) == {"paper", "mtdnn", "r3f", "rdrop"}
+    values: dict[str, Any] = {"weight": 1.0, "divergence": "sym_kl"}
+    settings = SmartSettings(**(values | SMART_PRESETS[preset]))
+    objective = objective_of(encoder, {"c": task("classification").model_copy(update={"smart": settings})})
+    _, terms = run(objective, "c", batch_of("classification"))
+    assert terms["smart"] > 0
+    assert ("smart_noise" in terms) == (preset in ("paper", "mtdnn"))
+    assert ("smart_length" in terms) == (preset != "rdrop")
+    if preset == "rdrop":  # no perturbation: all of it is dropout
+        torch.testing.assert_close(terms["smart"], terms["smart_dropout"])
+    if preset == "mtdnn":
+        torch.testing.assert_close(float(terms["smart_length"]), 1.0)
+
+
+def test_radius_can_be_relative_to_the_embeddings(encoder: Path) -> None:
+    """ε in units of the root mean square: the same step as with the product given in absolute units."""
+    batch = batch_of("regression")
+    relative = {name: value / 0.25 for name, value in STRONG.items()}
+    objective = objective_of(encoder, {"d": task("regression", smart=1.0, unit="embedding_rms", **relative)}).eval()
+    table = objective.model.word_embeddings.weight.detach().double()
+    assert objective.embedding_rms == pytest.approx(float((table**2).mean()) ** 0.5)
+    absolute = {name: value * objective.embedding_rms for name, value in relative.items()}
+    other = objective_of(encoder, {"d": task("regression", smart=1.0, **absolute)}).eval()
+    assert run(objective, "d", batch)[1]["smart"] == pytest.approx(float(run(other, "d", batch)[1]["smart"]), rel=1e-4)
+
+
 def test_other_tasks_regularizers_do_not_reach_a_task(encoder: Path) -> None:
     alone = objective_of(encoder, {"c": task("classification"), "d": task("regression")})
     beside = objective_of(encoder, {"c": task("classification"), "d": task("regression", smart=1.0, proximal=1.0)})

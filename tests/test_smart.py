@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mtl.losses import DIVERGENCES
-from mtl.smart import NORMS, draw_noise, normalised, perturbation
+from mtl.smart import ASCENTS, NORMS, Ball, Perturbation, draw_noise, passes, perturbation
 
 CPU = torch.device("cpu")
 
@@ -26,14 +26,27 @@ def distance_of(name: str) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda p, q: DIVERGENCES[name](p, q, None)
 
 
-def attack(
-    f: Callable[[Tensor], Tensor], noise: Tensor, divergence: str, mask: Tensor | None = None, **options: Any
-) -> Tensor:
+def search(
+    f: Callable[[Tensor], Tensor],
+    noise: Tensor,
+    divergence: str,
+    mask: Tensor | None = None,
+    *,
+    norm: str = "linf",
+    epsilon: float = 0.5,
+    scope: str = "example",
+    **options: Any,
+) -> Perturbation:
     mask = torch.ones(noise.shape[:2]) if mask is None else mask
     with torch.no_grad():
         clean = f(torch.zeros_like(noise))
-    settings: dict[str, Any] = {"epsilon": 0.5, "noise_std": 0.5, "step_size": 0.5, "steps": 1, "norm": "linf"}
-    return perturbation(f, clean, noise, mask, distance_of(divergence), **(settings | options))
+    settings: dict[str, Any] = {"noise_std": 0.5, "step_size": 0.5, "steps": 1}
+    ball = Ball(norm, epsilon, scope)
+    return perturbation(f, clean, noise, mask, distance_of(divergence), ball, **(settings | options))
+
+
+def attack(*args: Any, **options: Any) -> Tensor:
+    return search(*args, **options).delta
 
 
 @pytest.mark.parametrize(("norm", "dual"), [("linf", 1), ("l2", 2)])
@@ -112,26 +125,84 @@ def test_value_and_gradient_equal_the_naive_reference(norm: str, divergence: str
         np.testing.assert_allclose(parameter.grad.numpy(), numeric, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize("scope", ["example", "token"])
 @pytest.mark.parametrize("norm", sorted(NORMS))
-def test_projection_is_the_nearest_point_of_the_ball(norm: str) -> None:
-    length, project = NORMS[norm]
+def test_projection_is_the_nearest_point_of_the_ball(norm: str, scope: str) -> None:
+    ball = Ball(norm, 0.5, scope)
     values = randn(4, 3, 2) * torch.tensor([0.01, 0.1, 1.0, 10.0], dtype=torch.float64)[:, None, None]
-    projected = project(values, 0.5)
-    assert (length(projected) <= 0.5 * (1 + 1e-12)).all()
-    inside = (length(values) <= 0.5).flatten()
+    projected = ball.project(values)
+    assert (ball.length(projected) <= 0.5 * (1 + 1e-12)).all()
+    inside = (ball.length(values) <= 0.5).expand_as(values)
     assert torch.equal(projected[inside], values[inside])
-    for other in (project(randn(4, 3, 2, seed=s), 0.5) for s in range(1, 20)):
+    for other in (ball.project(randn(4, 3, 2, seed=s)) for s in range(1, 20)):
         assert ((values - projected).norm(dim=(1, 2)) <= (values - other).norm(dim=(1, 2)) + 1e-12).all()
+
+
+def test_lengths_are_of_the_whole_example_or_of_each_token() -> None:
+    values = torch.tensor([[[3.0, 4.0], [0.0, -12.0]]])
+    assert Ball("l2", 1).length(values).tolist() == [[[13.0]]]
+    assert Ball("l2", 1, "token").length(values).tolist() == [[[5.0], [12.0]]]
+    assert Ball("linf", 1).length(values).tolist() == [[[12.0]]]
+    assert Ball("linf", 1, "token").length(values).tolist() == [[[4.0], [12.0]]]
 
 
 def test_vanishing_and_tiny_gradients_do_not_become_nan() -> None:
     zero = torch.zeros(1, 2, 3)
     tiny = torch.full((1, 2, 3), 1e-30)  # squares to 0 in float32
     for norm in NORMS:
-        assert torch.equal(normalised(zero, norm), zero)
-        torch.testing.assert_close(NORMS[norm][0](normalised(tiny, norm)), torch.ones(1, 1, 1))
+        ball = Ball(norm, 1.0)
+        assert torch.equal(ball.direction(zero), zero)
+        torch.testing.assert_close(ball.length(ball.direction(tiny)), torch.ones(1, 1, 1))
     constant = attack(lambda delta: torch.ones(2, 3, dtype=torch.float64) + 0 * delta.sum(), randn(2, 4, 3), "sym_kl")
-    assert torch.equal(constant, NORMS["linf"][1](0.5 * randn(2, 4, 3), 0.5))
+    assert torch.equal(constant, (0.5 * randn(2, 4, 3)).clamp(-0.5, 0.5))
+
+
+def test_public_code_rescales_every_token_to_the_radius() -> None:
+    """δ ← ε (σν + η g)/‖σν + η g‖ per token, with the gradient as it is."""
+    w = randn(3, 4, seed=1)
+
+    def f(delta: Tensor) -> Tensor:
+        return (delta * w).sum(dim=(1, 2), keepdim=True).squeeze(-1)
+
+    noise, noise_std, step_size = randn(2, 3, 4), 0.1, 0.01
+    options: dict[str, Any] = {"noise_std": noise_std, "step_size": step_size, "epsilon": 5.0, "scope": "token"}
+    found = search(f, noise, "mse", ascent="normalized", **options)
+    start = noise_std * noise
+    gradient = 2 * (start * w).sum(dim=(1, 2), keepdim=True) * w  # of (wᵀδ)²
+    raw = start + step_size * gradient
+    expected = 5.0 * raw / raw.abs().amax(dim=-1, keepdim=True)
+    torch.testing.assert_close(found.delta, expected, rtol=1e-9, atol=0)
+    torch.testing.assert_close(found.length, torch.tensor(1.0, dtype=torch.float64), rtol=1e-9, atol=0)
+    assert set(ASCENTS) == {"projected", "normalized"}
+
+
+def test_telemetry_of_a_known_perturbation() -> None:
+    """Linear f: ℓ_s at the noise is (wᵀδ₀)²; after a long step every coordinate is at the boundary."""
+    w = randn(3, 4, seed=1)
+
+    def f(delta: Tensor) -> Tensor:
+        return (delta * w).sum(dim=(1, 2), keepdim=True).squeeze(-1)
+
+    noise = randn(2, 3, 4)
+    mask = torch.tensor([[1, 1, 1], [1, 0, 0]])
+    found = search(f, noise, "mse", mask, noise_std=0.1, step_size=1e6)
+    start = 0.1 * noise * mask[..., None]
+    assert found.at_noise is not None
+    torch.testing.assert_close(found.at_noise, (start * w).sum(dim=(1, 2)).square().mean(), rtol=1e-9, atol=0)
+    assert float(found.boundary) == 1.0 and float(found.length) == pytest.approx(1.0)
+    still = search(f, noise, "mse", mask, noise_std=0.1, steps=0)
+    assert still.at_noise is None
+    inside = (start.abs() < 0.5 * (1 - 1e-4))[mask.bool()].double().mean()
+    assert float(still.boundary) == pytest.approx(1 - float(inside))
+    assert float(still.length) == pytest.approx(float(start.abs().amax(dim=(1, 2)).clamp(max=0.5).mean()) / 0.5)
+
+
+def test_cost_in_forward_passes() -> None:
+    table = {(0, False): 3, (0, True): 6, (1, True): 8, (3, True): 12}
+    for (steps, smart), expected in table.items():
+        for proximal in (False, True):
+            assert passes(steps, smart=smart, perturbed=True, proximal=proximal) == expected + proximal
+    assert passes(1, smart=True, perturbed=False, proximal=False) == 6
 
 
 def test_padding_stays_zero_and_changes_nothing() -> None:

@@ -24,7 +24,8 @@ from mtl.checkpoint import (
 )
 from mtl.cli import main
 from mtl.config import OptimizerSettings, ScheduleSettings
-from mtl.trainer import DECAYS, OPTIMIZERS, StopSignal, learning_rate_factor, make_optimizer
+from mtl.optimizer import DECAYS, OPTIMIZERS, learning_rate_factor, make_optimizer
+from mtl.trainer import StopSignal
 
 
 @pytest.mark.parametrize("name", sorted(DECAYS))
@@ -41,17 +42,32 @@ def test_schedule_warms_up_then_decays_by_its_formula(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
 def test_optimizers_step_and_spare_vectors_from_decay(name: str) -> None:
-    layer = torch.nn.Linear(3, 2)
-    torch.nn.init.ones_(layer.bias)
-    optimizer = make_optimizer(layer, OptimizerSettings(name=name, weight_decay=0.5))  # type: ignore[arg-type]
-    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.5, 0.0]
+    parameters = {
+        "encoder.layer.weight": torch.ones(2, 3),
+        "encoder.pooler.weight": torch.ones(2, 2),
+        "heads.t.classifier.weight": torch.ones(2, 2),
+        "heads.t.classifier.bias": torch.ones(2),
+    }
+    for parameter in parameters.values():
+        parameter.requires_grad_().grad = torch.ones_like(parameter)
+    settings = OptimizerSettings(name=name, weight_decay=0.5, head_factor=4.0)  # type: ignore[arg-type]
+    optimizer = make_optimizer(parameters, settings)
+    found = {
+        parameter.data_ptr(): (group["factor"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    assert [found[parameter.data_ptr()] for parameter in parameters.values()] == [
+        (1, 0.5),
+        (4, 0.5),
+        (4, 0.5),
+        (4, 0.0),
+    ]
     for group in optimizer.param_groups:
-        group["lr"] = 0.1
-    before = layer.weight.detach().clone()
-    (layer.weight.sum() * 0 + layer.bias.sum() * 0).backward()
+        group["lr"] = 0.1 * group["factor"]
     optimizer.step()
-    assert torch.equal(layer.bias, torch.ones(2))
-    assert not torch.equal(layer.weight, before)
+    for parameter in parameters.values():
+        assert (parameter < 1).all()
 
 
 def arguments(corpus: Path, encoder: Path, output: Path, *more: str) -> list[str]:
@@ -133,6 +149,41 @@ def test_finished_run_resumes_to_nothing(corpus: Path, encoder_dir: Path, tmp_pa
     assert before == ((output / "metrics.jsonl").read_bytes(), (output / "results.json").read_bytes())
 
 
+def test_adaptation_resumes_to_the_same_bits(
+    corpus: Path, encoder_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, whole, parted = tmp_path / "start", tmp_path / "whole", tmp_path / "parted"
+    assert main(arguments(corpus, encoder_dir, start, "--max-steps", "3")) == 0
+    options = ["--max-steps", "6", "--batch-size", "8", "--set", "checkpoint.every=2"]
+    command = ["adapt", str(start), "--task", "mood"]
+    assert main([*command, "--output", str(whole), *options]) == 0
+    progress = phases.RunHooks.progress
+
+    def interrupt(self: Any, step: int, task: str, loss: float | None) -> None:
+        if step == 3 and loss is None:
+            signal.raise_signal(signal.SIGTERM)
+        progress(self, step, task, loss)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(phases.RunHooks, "progress", interrupt)
+        assert main([*command, "--output", str(parted), *options]) == 128 + signal.SIGTERM
+    assert main([*command, "--output", str(parted), "--resume"]) == 0
+    assert records(whole) == records(parted)
+    first, second = (load_file(folder / "model" / "model.safetensors") for folder in (whole, parted))
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+def test_weights_of_zero_and_the_switches_are_the_same_run(corpus: Path, encoder_dir: Path, tmp_path: Path) -> None:
+    off = ["--no-smart", "--no-proximal"]
+    zero = ["--set", "defaults.smart.weight=0.0", "--set", "defaults.proximal.weight=0.0"]
+    for name, options in (("off", off), ("zero", zero)):
+        assert main(arguments(corpus, encoder_dir, tmp_path / name, *options)) == 0
+    assert records(tmp_path / "off") == records(tmp_path / "zero")
+    for file in ("model.safetensors", "heads.safetensors"):
+        first, second = (load_file(tmp_path / name / "model" / file) for name in ("off", "zero"))
+        assert all(torch.equal(tensor, second[key]) for key, tensor in first.items())
+
+
 def test_accumulation_gives_the_same_run_without_dropout(corpus: Path, encoder_dir: Path, tmp_path: Path) -> None:
     still = tmp_path / "encoder"
     config = json.loads((encoder_dir / "config.json").read_text())
@@ -159,6 +210,11 @@ def test_log_has_every_step_in_turn_and_every_term(corpus: Path, encoder_dir: Pa
     assert [record["task"] for record in steps] == ["mood", "strength", "answer"] * 4
     for record in steps:
         assert ("smart" in record) == (record["task"] != "strength")
+        assert record["cost"] == (9 / 3 if "smart" in record else 4 / 3)
+        if "smart" in record:
+            assert record["smart_dropout"] == 0 and record["smart_adversarial"] == record["smart"]
+            assert record["smart_gain"] == pytest.approx(record["smart"] / record["smart_noise"])
+            assert 0 < record["smart_length"] <= 1 + 1e-6 and 0 <= record["smart_boundary"] <= 1
         assert record["proximal"] >= 0 and math.isfinite(record["loss"]) and record["learning_rate"] > 0
     evaluations = [record for record in records(output) if record["event"] == "evaluation"]
     assert [record["step"] for record in evaluations] == [6] * 3 + [12] * 3
@@ -182,9 +238,9 @@ def test_bad_number_stops_the_run_with_its_task_step_and_term(
 
     forward = Objective.forward
 
-    def poisoned(self: Any, task: str, batch: Any, step: int, share: Any) -> Any:
-        loss, terms = forward(self, task, batch, step, share)
-        if step == 7:
+    def poisoned(self: Any, task: str, batch: Any, turn: int, share: Any) -> Any:
+        loss, terms = forward(self, task, batch, turn, share)
+        if (task, turn) == ("strength", 2):  # the run's eighth step
             terms[term] = terms[term] * math.nan
         return loss, terms
 
@@ -227,6 +283,70 @@ def test_resolved_configuration_reproduces_the_run(corpus: Path, encoder_dir: Pa
     assert main(["train", "--config", str(first / "run.yml"), "--output", str(second)]) == 0
     assert records(first) == records(second)
     assert (first / "task_defs.yml").read_text() == (second / "task_defs.yml").read_text()
+
+
+def test_lazy_regularization_takes_every_nth_turn_of_the_task(corpus: Path, encoder_dir: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    assert (
+        main(arguments(corpus, encoder_dir, output, "--set", "tasks.mood.smart.every=3", "--tasks", "mood,answer")) == 0
+    )
+    turns = [record for record in records(output) if record["event"] == "step" and record["task"] == "mood"]
+    assert ["smart" in record for record in turns] == [True, False, False] * 2
+    assert [record["cost"] for record in turns] == [9 / 3, 4 / 3, 4 / 3] * 2
+    others = [record for record in records(output) if record["event"] == "step" and record["task"] == "answer"]
+    assert all("smart" in record for record in others)
+
+
+def test_dropout_part_is_measured_under_independent_masks(corpus: Path, encoder_dir: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    assert main(arguments(corpus, encoder_dir, output, "--set", "defaults.smart.dropout=independent")) == 0
+    steps = [record for record in records(output) if record["event"] == "step"]
+    measured = [record for record in steps if "smart_dropout" in record]
+    assert [record["step"] for record in measured] == [1, 2, 3]  # the first turn of each task
+    for record in measured:  # a radius of 1e-5 adds next to nothing to what dropout does
+        assert record["smart_dropout"] > 100 * abs(record["smart_adversarial"])
+
+
+def test_teacher_is_kept_evaluated_and_exported(
+    corpus: Path, encoder_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "run"
+    settings = ["--set", "defaults.proximal.beta_early=0.0", "--set", "defaults.proximal.beta_late=0.0"]
+    assert main(arguments(corpus, encoder_dir, output, *settings, "--set", "defaults.proximal.inner_steps=5")) == 0
+    # With β = 0 and S = 5 the teacher is the student after step 10; with S = 1 it is the student itself.
+    model, teacher = (load_file(output / part / "model.safetensors") for part in ("model", "teacher"))
+    assert any(not torch.equal(tensor, teacher[name]) for name, tensor in model.items())
+    ten = tmp_path / "ten"
+    assert (
+        main(arguments(corpus, encoder_dir, ten, *settings, "--set", "schedule.name=constant", "--max-steps", "5")) == 0
+    )
+    same, copy = (load_file(ten / part / "model.safetensors") for part in ("model", "teacher"))
+    assert all(torch.equal(tensor, copy[name]) for name, tensor in same.items())
+    assert main(["evaluate", str(output), "--weights", "teacher"]) == 0
+    assert main(["export", str(output), "--weights", "teacher", "--output", str(tmp_path / "exports")]) == 0
+    assert (tmp_path / "exports" / "mood" / "model.safetensors").is_file()
+    plain = tmp_path / "plain"
+    assert main(arguments(corpus, encoder_dir, plain, "--no-proximal", "--max-steps", "2")) == 0
+    capsys.readouterr()
+    assert main(["evaluate", str(plain), "--weights", "teacher"]) == 2
+    assert "without the proximal term" in capsys.readouterr().err
+
+
+def test_half_precision_refuses_what_it_rounds_away(
+    corpus: Path, encoder_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--precision", "bf16", "--max-steps", "3", "--tasks", "mood"]
+    tiny = ["--set", "tasks.mood.smart.epsilon=1e-9", "--set", "tasks.mood.smart.noise_std=1e-9"]
+    assert main(arguments(corpus, encoder_dir, tmp_path / "tiny", *words, *tiny)) == 2
+    error = capsys.readouterr().err
+    assert "bf16 rounds away the perturbation of mood" in error
+    radius = error.split("the smallest that survives is ")[1].split(". ")[0]
+    assert not (tmp_path / "tiny").exists()
+    enough = ["--set", f"tasks.mood.smart.epsilon={radius}", "--set", f"tasks.mood.smart.noise_std={radius}"]
+    assert main(arguments(corpus, encoder_dir, tmp_path / "enough", *words, *enough)) == 0
+    assert main(arguments(corpus, encoder_dir, tmp_path / "off", *words, *tiny, "--no-smart")) == 0
+    assert main(arguments(corpus, encoder_dir, tmp_path / "fp16", "--precision", "fp16")) == 2
+    assert "needs a GPU" in capsys.readouterr().err
 
 
 def make_checkpoint(step: int) -> Checkpoint:

@@ -1,0 +1,74 @@
+"""The optimizer and the shape of the learning rate, a pure function of the step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mtl.config import OptimizerSettings, ScheduleSettings
+
+
+def learning_rate_factor(step: int, total: int, settings: ScheduleSettings) -> float:
+    """Share of the peak learning rate at a step: linear warm-up, then constant or a decay to 0.
+
+    Args:
+        step: Number of the step, from 0.
+        total: Length of the run.
+        settings: The schedule.
+    """
+    warmup = round(settings.warmup * total)
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, total - warmup)
+    return DECAYS[settings.name](progress)
+
+
+def linear(progress: float) -> float:
+    return 1.0 - progress
+
+
+def cosine(progress: float) -> float:
+    return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def constant(progress: float) -> float:
+    return 1.0
+
+
+DECAYS: dict[str, Callable[[float], float]] = {"linear": linear, "cosine": cosine, "constant": constant}
+
+
+def make_optimizer(parameters: Mapping[str, Tensor], settings: OptimizerSettings) -> torch.optim.Optimizer:
+    """The optimizer over named parameters, in groups of like decay and learning rate.
+
+    Biases and normalisation weights (the vectors) do not decay. What stands behind the encoder's layers, the heads and
+    a pooler if the encoder has one, learns `head_factor` times as fast: it is new, or was trained for something else.
+
+    Args:
+        parameters: As `MultiTaskModel.named_tensors` names them.
+        settings: Section `optimizer`.
+    """
+    groups: dict[tuple[bool, bool], dict[str, Any]] = {}
+    for name, parameter in parameters.items():
+        behind, decays = name.startswith(BEHIND_THE_LAYERS), parameter.dim() > 1
+        options = {
+            "params": [],
+            "weight_decay": settings.weight_decay if decays else 0.0,
+            "factor": settings.head_factor if behind else 1.0,
+        }
+        groups.setdefault((behind, decays), options)["params"].append(parameter)
+    make, more = OPTIMIZERS[settings.name]
+    return make(list(groups.values()), lr=0.0, betas=(settings.beta1, settings.beta2), eps=settings.epsilon, **more)
+
+
+BEHIND_THE_LAYERS = ("heads.", "encoder.pooler.")
+
+OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, Any]]] = {
+    "adamw": (torch.optim.AdamW, {"fused": True}),
+    "adamax": (torch.optim.Adamax, {"foreach": True}),
+    "radam": (torch.optim.RAdam, {"foreach": True, "decoupled_weight_decay": True}),
+}

@@ -1,0 +1,103 @@
+"""Whether a perturbation survives half precision, measured in the encoder at hand after its first layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from mtl.batch import Batch, BatchStream, collate
+from mtl.errors import Problem
+from mtl.objective import Objective
+from mtl.smart import draw_noise
+
+SURVIVES = 0.9  # least cosine between the change after the first layer in half precision and in float32
+RADII = [digit * 10.0**exponent for exponent in range(-6, 1) for digit in (1, 2, 5)]  # tried, in the task's own unit
+ROWS = 4
+
+
+def survival(objective: Objective, task: str, batch: Batch, radius: float, accelerator: Accelerator) -> float:
+    """Cosine between what a perturbation changes after the first layer under autocast and in float32.
+
+    1 where half precision keeps the perturbation, near 0 where it rounds it away.
+
+    Args:
+        objective: Holds the model.
+        task: The task's name.
+        batch: A few rows of it.
+        radius: Size of every coordinate of the perturbation, whose signs are random.
+        accelerator: Device and precision.
+    """
+    model = objective.model
+    shape = (*batch.input_ids.shape, model.word_embeddings.embedding_dim)
+    lengths = batch.attention_mask.sum(dim=1).tolist()
+    delta = radius * draw_noise(batch.rows.tolist(), lengths, shape, seed=0, device=model.device).sign()
+    real = batch.attention_mask[..., None].bool()
+    training = model.training
+    model.eval()
+    try:
+        changes = []
+        for autocast in (True, False):
+            with torch.no_grad(), torch.autocast(model.device.type, enabled=False):
+                context = accelerator.autocast() if autocast else torch.autocast(model.device.type, enabled=False)
+                with context:
+                    clean, moved = (
+                        _after_first_layer(model.encoder, lambda d=d: model(task, batch, d)) for d in (None, delta)
+                    )
+            changes.append(((moved.double() - clean.double()) * real).flatten())
+    finally:
+        model.train(training)
+    return float(torch.nn.functional.cosine_similarity(changes[0], changes[1], dim=0))
+
+
+def _after_first_layer(encoder: nn.Module, forward: object) -> Tensor:
+    layers = next(module for module in encoder.modules() if isinstance(module, nn.ModuleList))
+    seen: list[Tensor] = []
+
+    def note(module: nn.Module, args: object, output: Tensor | tuple[Tensor, ...]) -> None:
+        seen.append(output if isinstance(output, Tensor) else output[0])
+
+    handle = layers[0].register_forward_hook(note)
+    try:
+        assert callable(forward)
+        forward()
+    finally:
+        handle.remove()
+    return seen[0]
+
+
+def erased_perturbations(
+    objective: Objective, streams: Mapping[str, BatchStream], pad_id: int, accelerator: Accelerator
+) -> list[Problem]:
+    """Tasks whose perturbation half precision rounds away, each with the smallest radius that survives.
+
+    Args:
+        objective: Student on its device, and the tasks.
+        streams: Training batches, of whose first a few rows are used.
+        pad_id: The tokenizer's padding id.
+        accelerator: Device and precision; in full precision nothing is measured.
+    """
+    problems: list[Problem] = []
+    if accelerator.mixed_precision == "no":
+        return problems
+    for name, stream in streams.items():
+        settings, unit = objective.tasks[name].smart, objective.unit(name)
+        if settings.weight == 0 or settings.epsilon == 0:
+            continue
+        batch = collate(stream.examples, stream[0][:ROWS], pad_id, objective.tasks[name].type).to(accelerator.device)
+        if survival(objective, name, batch, settings.epsilon * unit, accelerator) >= SURVIVES:
+            continue
+        enough = (r for r in RADII if survival(objective, name, batch, r * unit, accelerator) >= SURVIVES)
+        smallest = next(enough, None)
+        advice = (
+            "no radius that survives was found" if smallest is None else f"the smallest that survives is {smallest:g}"
+        )
+        message = (
+            f"{accelerator.mixed_precision} rounds away the perturbation of {name} "
+            f"(smart.epsilon {settings.epsilon:g}, {settings.unit}); {advice}. "
+            f"Set tasks.{name}.smart.epsilon, or use --precision fp32 or --no-smart"
+        )
+        problems.append(Problem("--precision", message))
+    return problems
