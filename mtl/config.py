@@ -25,6 +25,7 @@ from mtl.taskdef import (
     TaskDef,
     complete,
     select,
+    with_preset,
 )
 
 SamplerName = Literal["round_robin", "proportional", "sqrt", "temperature", "annealed"]
@@ -267,7 +268,7 @@ def _layers(name: str, own: Sourced, file: Sourced, typed: Sourced, *, adapting:
     result = Sourced({}, own.places)
     for layer in written + words:
         if isinstance(layer.data, dict) and layer.data:
-            result = layer.over(result)
+            result = with_preset(layer).over(result)  # a preset wins over what lower layers spell out
     return result
 
 

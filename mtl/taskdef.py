@@ -301,7 +301,7 @@ def complete(name: str, source: Sourced) -> tuple[TaskDef | None, list[Problem]]
     Returns:
         The definition (None where it can't be made out) and every problem.
     """
-    task, problems = check(TaskDef, _with_preset(source), (name,))
+    task, problems = check(TaskDef, with_preset(source), (name,))
     adapt = source.child("adapt")
     if isinstance(adapt.data, dict):
         problems += check(TrainingSettings, adapt, (name, "adapt"))[1]
@@ -322,7 +322,8 @@ def complete(name: str, source: Sourced) -> tuple[TaskDef | None, list[Problem]]
     return task, problems
 
 
-def _with_preset(source: Sourced) -> Sourced:
+def with_preset(source: Sourced) -> Sourced:
+    """Spells out `smart.preset`: its values stand below what the same settings say themselves."""
     preset = source.child("smart", "preset").data
     values = SMART_PRESETS.get(preset) if isinstance(preset, str) else None
     return source if values is None else source.over(Sourced({"smart": dict(values)}, {(): f"preset {preset}"}))

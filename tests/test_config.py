@@ -344,3 +344,15 @@ def test_any_plain_data_is_read_back_equal(data: dict[str, Any]) -> None:
     assert problems == []
     assert source.data == data
     assert repr(source.data) == repr(data)
+
+
+def test_preset_of_a_higher_layer_wins_over_values_of_a_lower_one() -> None:
+    """A resolved definition spells every value out; a preset typed later still takes effect."""
+    own = {"type": "regression", "data": {"hub": "a/b", "columns": {"text_a": "t"}}}
+    _, first, problems = resolve({"t": Sourced(own)}, Sourced({"encoder": "e"}), Sourced())
+    resolved = Sourced(first["t"].model_dump(exclude_none=True))
+    typed = command_line({}, ["tasks.t.smart.preset=mtdnn", "tasks.t.smart.steps=2"])
+    _, second, more = resolve({"t": resolved}, Sourced({"encoder": "e"}), typed)
+    assert problems == more == []
+    smart = second["t"].smart
+    assert (smart.scope, smart.ascent, smart.epsilon, smart.steps) == ("token", "normalized", 1.0, 2)

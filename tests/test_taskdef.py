@@ -341,16 +341,31 @@ def test_tasks_are_selected_in_the_order_named() -> None:
     assert problems == [Problem("--tasks", message)]
 
 
+@pytest.mark.parametrize("preset", sorted(taskdef.SMART_PRESETS))
+def test_preset_stands_below_what_the_definition_says(preset: str) -> None:
+    """A preset's values hold where nothing else is said, and a resolved definition keeps them when read again."""
+    own = {"type": "regression", "data": {"hub": "a/b", "columns": {"text_a": "t"}}}
+    task, problems = complete("t", Sourced({**own, "smart": {"preset": preset, "epsilon": 0.125}}))
+    assert problems == [] and task is not None
+    expected = taskdef.SMART_PRESETS[preset] | {"epsilon": 0.125}
+    assert {name: getattr(task.smart, name) for name in expected} == expected
+    again, problems = complete("t", Sourced(task.model_dump(exclude_none=True)))
+    assert problems == [] and again == task
+
+
 def test_names_in_settings_are_those_of_the_tables() -> None:
     from mtl.losses import DIVERGENCES, LOSSES
     from mtl.optimizer import DECAYS, OPTIMIZERS
     from mtl.sampling import SAMPLERS
-    from mtl.smart import NORMS
+    from mtl.smart import ASCENTS, DIMENSIONS, NORMS
 
     tables: list[tuple[Any, Any]] = [
         (taskdef.LossName, LOSSES),
         (taskdef.DivergenceName, DIVERGENCES),
         (taskdef.NormName, NORMS),
+        (taskdef.ScopeName, DIMENSIONS),
+        (taskdef.AscentName, ASCENTS),
+        (taskdef.PresetName, taskdef.SMART_PRESETS),
         (config.SamplerName, SAMPLERS),
         (config.OptimizerName, OPTIMIZERS),
         (config.ScheduleName, DECAYS),
