@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = make_parser().parse_args(words)
     arguments.command_words = [Path(sys.argv[0]).name if argv is None else "run_mtl.py", *words]
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its retries are told once, by our own message
     try:
         return int(arguments.function(arguments) or DONE)
     except UserError as error:

@@ -19,6 +19,7 @@ TAGS = {
     "smart_boundary": "smart/{task}/share_at_boundary",
     "proximal": "proximal/{task}/d",
     "cost": "cost/{task}",
+    "skipped": "skipped/{task}",
 }
 
 

@@ -24,6 +24,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from mtl.losses import full_precision
 from mtl.sampling import derive_seed
 
 Outputs: TypeAlias = Callable[[Tensor], Tensor]  # δ (B, T, D) -> outputs
@@ -166,18 +167,33 @@ def perturbation(
     delta = ball.project(noise_std * noise * real)
     at_noise = None
     for _ in range(steps):
-        with torch.enable_grad():
-            delta.requires_grad_()
-            # A view, because module trackers put hooks on what they see, and autograd.grad refuses hooks on a leaf.
-            value = distance(f(delta.view_as(delta)), target)
-            (gradient,) = torch.autograd.grad(value.sum(), delta)
-        at_noise = value.detach().mean() if at_noise is None else at_noise
+        value, gradient = _input_gradient(f, delta, target, distance)
+        at_noise = value.mean() if at_noise is None else at_noise
         delta = ASCENTS[ascent](delta.detach(), gradient * real, step_size, ball)
     length = ball.length(delta)
     weights = real if ball.scope == "token" else torch.ones_like(length)
     mean_length = (length * weights).sum() / weights.sum()
     relative = mean_length / ball.radius if ball.radius > 0 else mean_length
     return Perturbation(delta.detach(), at_noise, relative, ball.boundary_share(delta, real))
+
+
+@torch.enable_grad()
+def _input_gradient(f: Outputs, delta: Tensor, target: Tensor, distance: Distance) -> tuple[Tensor, Tensor]:
+    """ℓ_s, (N,), and its gradient by δ, (B, T, D).
+
+    The gradient by the outputs is taken in full precision and brought to size 1 in each row before it goes back through
+    the network, whose half-precision gradients would vanish at its own size.
+    """
+    delta.requires_grad_()
+    # A view, because module trackers put hooks on what they see, and autograd.grad refuses hooks on a leaf.
+    outputs = f(delta.view_as(delta))  # (B, C)
+    leaf = full_precision(outputs.detach()).requires_grad_()
+    value = distance(leaf, target)
+    (upstream,) = torch.autograd.grad(value.sum(), leaf)
+    size = upstream.abs().amax(dim=-1, keepdim=True)
+    size = torch.where(size > 0, size, 1.0)  # (B, 1)
+    (gradient,) = torch.autograd.grad(outputs, delta, (upstream / size).to(outputs.dtype))
+    return value.detach(), gradient * size[..., None]
 
 
 def projected_step(delta: Tensor, gradient: Tensor, step_size: float, ball: Ball) -> Tensor:

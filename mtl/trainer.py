@@ -246,9 +246,8 @@ class Trainer:
             beta = momentum(step + 1, self.plan.steps, task.proximal)
             update_teacher(self.teacher.parameters(), self.student.parameters(), beta)
         cost = self.plain.cost(name, turn)
-        self._unwritten.append(
-            {"step": step + 1, "task": name, **totals, "gradient_norm": norm, "learning_rate": rate, "cost": cost}
-        )
+        record = {"step": step + 1, "task": name, **totals, "gradient_norm": norm, "learning_rate": rate, "cost": cost}
+        self._unwritten.append(record | ({"skipped": 1} if self.accelerator.optimizer_step_was_skipped else {}))
         self.hooks.progress(step + 1, name, None)
 
     def _micro_batches(self, stream: BatchStream, turn: int, task_type: str) -> list[Batch]:

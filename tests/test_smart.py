@@ -104,25 +104,18 @@ def test_value_and_gradient_equal_the_naive_reference(norm: str, divergence: str
     rows = [
         reference.smoothness(x[i].numpy(), noise[i].numpy(), plain, divergence=divergence, **options) for i in range(2)
     ]
-    np.testing.assert_allclose(delta.numpy(), np.stack([row[1] for row in rows]), rtol=1e-6, atol=1e-8)
-    np.testing.assert_allclose(value.item(), np.mean([row[0] for row in rows]), rtol=1e-7)
+    np.testing.assert_allclose(delta.numpy(), np.stack([row[1] for row in rows]), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(value.item(), np.mean([row[0] for row in rows]), rtol=1e-9)
 
-    def objective(name: str) -> Callable[[np.ndarray], float]:
-        def evaluate(changed: np.ndarray) -> float:
-            moved = plain | {name: changed}
-            distance = reference.DIVERGENCES[divergence]
-            total = 0.0
-            for i, d in enumerate(delta.numpy()):
-                clean = reference.network(x[i].numpy(), moved)
-                total += distance(reference.network(x[i].numpy() + d, moved), clean) / 2
-            return total
-
-        return evaluate
+    def objective(changed: dict[str, np.ndarray]) -> Any:
+        distance, f = reference.DIVERGENCES[divergence], reference.network
+        per_row = [distance(f(x[i].numpy() + delta[i].numpy(), changed), f(x[i].numpy(), changed)) for i in range(2)]
+        return sum(per_row) / 2
 
     for name, parameter in parameters.items():
         assert parameter.grad is not None
-        numeric = reference.gradient(objective(name), plain[name], step=1e-3)
-        np.testing.assert_allclose(parameter.grad.numpy(), numeric, rtol=1e-6, atol=1e-8)
+        exact = reference.gradient(lambda moved, name=name: objective(plain | {name: moved}), plain[name])  # type: ignore[misc]
+        np.testing.assert_allclose(parameter.grad.numpy(), exact, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("scope", ["example", "token"])
@@ -155,6 +148,27 @@ def test_vanishing_and_tiny_gradients_do_not_become_nan() -> None:
         torch.testing.assert_close(ball.length(ball.direction(tiny)), torch.ones(1, 1, 1))
     constant = attack(lambda delta: torch.ones(2, 3, dtype=torch.float64) + 0 * delta.sum(), randn(2, 4, 3), "sym_kl")
     assert torch.equal(constant, (0.5 * randn(2, 4, 3)).clamp(-0.5, 0.5))
+
+
+def test_half_precision_gradients_of_a_tiny_distance_do_not_vanish() -> None:
+    """The outputs' gradient of 1e-9 is 0 as a half-precision number; the direction of the ascent survives."""
+    w = randn(12, 2, seed=1).float()
+
+    def f(delta: Tensor) -> Tensor:
+        return (delta.flatten(1) @ w).half()
+
+    def tiny(p: Tensor, q: Tensor) -> Tensor:
+        return 1e-9 * DIVERGENCES["mse"](p, q, None)
+
+    noise = randn(2, 3, 4).float()
+    found = [
+        perturbation(
+            f, f(0 * noise), noise, torch.ones(2, 3), d, Ball("linf", 0.5), noise_std=1.0, step_size=1e6, steps=1
+        )
+        for d in (tiny, distance_of("mse"))
+    ]
+    assert torch.equal(found[0].delta, found[1].delta)
+    assert float(found[0].boundary) == 1.0
 
 
 def test_public_code_rescales_every_token_to_the_radius() -> None:
