@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -135,6 +136,7 @@ def _probe_logits(model: PreTrainedModel, tokenizer: Any, task: TaskDef) -> Tens
 def task_of(model: MultiTaskModel, name: str, task: TaskDef, tokenizer: Any) -> Loaded:
     """One task of a multi-task model, as it is exported."""
     task_model = model.task_model(name)
+    tokenizer = copy.deepcopy(tokenizer)  # the limit below is this task's alone
     tokenizer.model_max_length = min(task.max_length, usable_length(tokenizer, task_model.config))
     return Loaded(task, task_model, tokenizer)
 

@@ -54,6 +54,18 @@ def test_run_directory_holds_what_is_promised(run_dir: Path) -> None:
     assert results["finished"] is True
 
 
+def test_each_export_keeps_the_length_limit_of_its_own_task(corpus: Path, encoder_dir: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    words = ["train", str(corpus), "--encoder", str(encoder_dir), "--output", str(output), "--max-steps", "1"]
+    limits = {"mood": 12, "strength": 40, "answer": 64}
+    for task, limit in limits.items():
+        words += ["--set", f"tasks.{task}.max_length={limit}"]
+    assert main(words) == 0
+    for task, limit in limits.items():
+        assert AutoTokenizer.from_pretrained(output / "best" / task).model_max_length == limit
+    assert AutoTokenizer.from_pretrained(output / "model").model_max_length == 64
+
+
 def test_training_beats_the_baseline_of_every_task(run_dir: Path) -> None:
     results = json.loads((run_dir / "results.json").read_text())
     for task, metric in (("mood", "accuracy"), ("strength", "pearson"), ("answer", "mrr")):
