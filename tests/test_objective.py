@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -73,11 +75,25 @@ def gradients(objective: Objective) -> dict[str, Tensor]:
     return {n: p.grad.clone() for n, p in objective.model.named_tensors().items() if p.grad is not None}
 
 
-def run(objective: Objective, name: str, batch: Batch, step: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
-    loss, terms = objective(name, batch, step, Share.whole([batch]))
+def run(objective: Objective, name: str, batch: Batch, turn: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
+    loss, terms = objective(name, batch, turn, Share.whole([batch]))
     objective.zero_grad()
     loss.backward()
     return loss.detach(), terms
+
+
+@contextmanager
+def perturbations_seen(objective: Objective) -> Iterator[list[Tensor]]:
+    """Collects every δ that the student is run with."""
+    seen: list[Tensor] = []
+
+    def note(module: torch.nn.Module, args: tuple[Any, ...]) -> None:
+        if len(args) == 3 and args[2] is not None:
+            seen.append(args[2].detach())
+
+    handle = objective.model.register_forward_pre_hook(note)
+    yield seen
+    handle.remove()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -151,18 +167,9 @@ def test_gradient_flows_through_both_sides_of_r_s(encoder: Path, kind: str) -> N
     definitions = {kind: task(kind, smart=2.0)}
     objective = objective_of(encoder, definitions, double=True).eval()
     batch = batch_of(kind)
-    captured: list[Tensor] = []
-    forward = objective.model.forward
-
-    def spy(name: str, rows: Batch, delta: Tensor | None = None) -> Tensor:
-        if delta is not None:
-            captured.append(delta.detach())
-        return forward(name, rows, delta)
-
-    objective.model.forward = spy  # type: ignore[method-assign,assignment]
-    run(objective, kind, batch)
-    delta = captured[-1]
-    objective.model.forward = forward  # type: ignore[method-assign]
+    with perturbations_seen(objective) as seen:
+        run(objective, kind, batch)
+    delta = seen[-1]
     bias = objective.model.named_tensors()["encoder.encoder.layer.0.output.dense.bias"]
     assert bias.grad is not None
     analytic = bias.grad[:3].clone()
@@ -202,26 +209,38 @@ def test_shared_masks_isolate_the_perturbation_from_dropout(encoder: Path) -> No
     assert large > 1000 * small
 
 
-def test_noise_depends_on_seed_task_step_and_row_only(encoder: Path) -> None:
+def test_noise_depends_on_seed_task_turn_and_row_only(encoder: Path) -> None:
     definitions = {name: task("regression", smart=1.0, steps=0) for name in ("a", "b")}
     objective = objective_of(encoder, definitions).eval()
     whole = batch_of("regression", rows=4)
     first = replace(whole, **{name: tensor[:2] for name, tensor in vars(whole).items() if isinstance(tensor, Tensor)})
-    seen: list[Tensor] = []
-    forward = objective.model.forward
-
-    def spy(name: str, rows: Batch, delta: Tensor | None = None) -> Tensor:
-        if delta is not None:
-            seen.append(delta.detach())
-        return forward(name, rows, delta)
-
-    objective.model.forward = spy  # type: ignore[method-assign,assignment]
-    for name, batch, step in (("a", whole, 0), ("a", first, 0), ("a", whole, 0), ("a", whole, 1), ("b", whole, 0)):
-        run(objective, name, batch, step)
+    with perturbations_seen(objective) as seen:
+        for name, batch, turn in (("a", whole, 0), ("a", first, 0), ("a", whole, 0), ("a", whole, 1), ("b", whole, 0)):
+            run(objective, name, batch, turn)
     assert torch.equal(seen[0][:2], seen[1])
     assert torch.equal(seen[0], seen[2])
     assert not torch.equal(seen[0], seen[3])
     assert not torch.equal(seen[0], seen[4])
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("kind", ["classification", "regression"])
+def test_padding_and_other_rows_do_not_change_r_s(encoder: Path, kind: str, norm: str) -> None:
+    """In float64: a batch padded further has the same R_s, and R_s of two rows is the mean of each row's own."""
+    objective = objective_of(encoder, {kind: task(kind, smart=1.0, norm=norm, steps=2)}, double=True).eval()
+    whole = batch_of(kind, rows=2)
+    whole.attention_mask[1, 5:] = 0  # rows of different length
+    more = torch.nn.functional.pad
+    padded = replace(whole, input_ids=more(whole.input_ids, (0, 5)), attention_mask=more(whole.attention_mask, (0, 5)))
+    rows = [
+        replace(whole, **{name: t[[row]] for name, t in vars(whole).items() if isinstance(t, Tensor)}) for row in (0, 1)
+    ]
+    with perturbations_seen(objective) as seen:
+        together, apart = run(objective, kind, whole)[1]["smart"], run(objective, kind, padded)[1]["smart"]
+    torch.testing.assert_close(apart, together, rtol=1e-9, atol=0)
+    assert all((delta[batch.attention_mask == 0] == 0).all() for delta, batch in ((seen[0], whole), (seen[-1], padded)))
+    alone = torch.stack([run(objective, kind, row)[1]["smart"] for row in rows]).mean()
+    torch.testing.assert_close(alone, together, rtol=1e-9, atol=0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
