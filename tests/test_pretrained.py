@@ -32,7 +32,7 @@ def test_quickstart_beats_what_counting_words_can_reach(tmp_path: Path, capsys: 
     definitions.write_text((ROOT / "task_defs" / "quickstart.yml").read_text())
     run, exports = tmp_path / "run", tmp_path / "exports"
     train = ["train", str(definitions), "--encoder", ENCODER, "--output", str(run)]
-    assert main([*train, "--epochs", "1", "--learning-rate", "1e-4"]) == 0
+    assert main([*train, "--max-steps", "140", "--learning-rate", "1e-4"]) == 0
     assert main(["evaluate", str(run)]) == 0
     capsys.readouterr()
     assert main(["export", str(run), "--output", str(exports)]) == 0
