@@ -176,12 +176,13 @@ class Objective(nn.Module):
                 outputs: Tensor = self.model(task, batch, delta)
             return outputs
 
+        if settings.epsilon == 0:
+            of_dropout = distance(f(None), clean)
+            return of_dropout.sum(), {"smart_dropout": of_dropout.mean()}
         telemetry: dict[str, Tensor] = {}
         if settings.dropout == "independent" and turn % DROPOUT_EVERY == 0:
             with torch.no_grad():
                 telemetry["smart_dropout"] = distance(f(None), clean).mean()
-        if settings.epsilon == 0:
-            return distance(f(None), clean).sum(), telemetry
         found = self._perturbation(task, batch, clean, f, distance, seed)
         if found.at_noise is not None:
             telemetry["smart_noise"] = found.at_noise

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cached_property, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -345,7 +345,7 @@ class RunHooks:
             "tasks": {name: best["splits"] for name, best in state.best.items()},
             "best_steps": {name: best["step"] for name, best in state.best.items()},
             "last": state.last,
-            "baselines": self._baselines(),
+            "baselines": self._baselines,
             "data": {name: self._data_facts(name) for name in self.run.tasks},
             "steps": state.step,
             "planned_steps": self.plan.steps,
@@ -355,17 +355,16 @@ class RunHooks:
         write_file(self.output / RESULTS_FILE, json.dumps(results, indent=1))
         return results
 
+    @cached_property
     def _baselines(self) -> dict[str, Any]:
-        if not hasattr(self, "_baseline_cache"):
-            self._baseline_cache = {
-                name: {
-                    split: score_baseline(self.run.tasks[name], parts["train"], examples)
-                    for split, examples in parts.items()
-                    if split != "train"
-                }
-                for name, parts in self.splits.items()
+        return {
+            name: {
+                split: score_baseline(self.run.tasks[name], parts["train"], examples)
+                for split, examples in parts.items()
+                if split != "train"
             }
-        return self._baseline_cache
+            for name, parts in self.splits.items()
+        }
 
     def _data_facts(self, name: str) -> dict[str, Any]:
         return {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from functools import partial
 
 import torch
 from accelerate import Accelerator
@@ -39,20 +41,18 @@ def survival(objective: Objective, task: str, batch: Batch, radius: float, accel
     model.eval()
     try:
         changes = []
-        for autocast in (True, False):
-            with torch.no_grad(), torch.autocast(model.device.type, enabled=False):
-                context = accelerator.autocast() if autocast else torch.autocast(model.device.type, enabled=False)
-                with context:
-                    clean, moved = (
-                        _after_first_layer(model.encoder, lambda d=d: model(task, batch, d)) for d in (None, delta)
-                    )
+        for context in (accelerator.autocast(), nullcontext()):
+            with torch.no_grad(), context:
+                clean, moved = (
+                    _after_first_layer(model.encoder, partial(model, task, batch, d)) for d in (None, delta)
+                )
             changes.append(((moved.double() - clean.double()) * real).flatten())
     finally:
         model.train(training)
     return float(torch.nn.functional.cosine_similarity(changes[0], changes[1], dim=0))
 
 
-def _after_first_layer(encoder: nn.Module, forward: object) -> Tensor:
+def _after_first_layer(encoder: nn.Module, forward: Callable[[], Tensor]) -> Tensor:
     layers = next(module for module in encoder.modules() if isinstance(module, nn.ModuleList))
     seen: list[Tensor] = []
 
@@ -61,7 +61,6 @@ def _after_first_layer(encoder: nn.Module, forward: object) -> Tensor:
 
     handle = layers[0].register_forward_hook(note)
     try:
-        assert callable(forward)
         forward()
     finally:
         handle.remove()

@@ -301,7 +301,7 @@ def complete(name: str, source: Sourced) -> tuple[TaskDef | None, list[Problem]]
     Returns:
         The definition (None where it can't be made out) and every problem.
     """
-    task, problems = check(TaskDef, with_preset(source), (name,))
+    task, problems = check(TaskDef, source, (name,))
     adapt = source.child("adapt")
     if isinstance(adapt.data, dict):
         problems += check(TrainingSettings, adapt, (name, "adapt"))[1]

@@ -202,7 +202,7 @@ class Trainer:
             NonFiniteError: A term became NaN or infinite.
         """
         every = self.run.config.checkpoint.every or self.plan.evaluate_every
-        while self.state.step < self.plan.steps:
+        while self.state.step < self.plan.steps and not self._exhausted():
             self._step(self.state.step)
             self.state.step += 1
             last = self.state.step == self.plan.steps
@@ -210,14 +210,15 @@ class Trainer:
                 self._flush()
             if self.state.step % self.plan.evaluate_every == 0 or last:
                 self._evaluate()
-            patience = self.run.config.evaluation.patience
-            exhausted = patience is not None and self.state.stale >= patience
-            if self.state.step % every == 0 or last or exhausted or stop.received is not None:
+            done = last or self._exhausted()
+            if self.state.step % every == 0 or done or stop.received is not None:
                 self._checkpoint()
-            if last or exhausted:
-                return
-            if stop.received is not None:
+            if stop.received is not None and not done:
                 raise Interrupted(stop.received, f"stopped by signal {stop.received} after step {self.state.step:,}")
+
+    def _exhausted(self) -> bool:
+        patience = self.run.config.evaluation.patience
+        return patience is not None and self.state.stale >= patience
 
     def _step(self, step: int) -> None:
         """One optimizer step on one task: forward and backward by micro-batch, one clipping, one update."""

@@ -177,21 +177,20 @@ def prepare_all(request: Request) -> str:
         UserError: With all that is wrong.
     """
     tasks, problems, data_root = _resolved(request)
-    encoder = request.typed.data["encoder"]
+    encoder = ""
     try:
-        find_encoder(encoder)
+        encoder = find_encoder(request.typed.data["encoder"])
     except UserError as error:
         problems += error.problems
     sources, _, notes, found = check_data(tasks, data_root)
     if problems + found:
         raise UserError(problems + found)
-    from mtl.data import load_tokenizer, prepare, usable_length
-
-    resolved = find_encoder(encoder)
-    tokenizer = load_tokenizer(resolved)
     from transformers import AutoConfig
 
-    limit = usable_length(tokenizer, AutoConfig.from_pretrained(resolved))
+    from mtl.data import load_tokenizer, prepare, usable_length
+
+    tokenizer = load_tokenizer(encoder)
+    limit = usable_length(tokenizer, AutoConfig.from_pretrained(encoder))
     rows = []
     for name, task in tasks.items():
         for split, source in sources[name].items():

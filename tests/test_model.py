@@ -109,10 +109,7 @@ def test_head_dropout_follows_the_task(built: tuple[str, Path, MultiTaskModel]) 
     for task, definition in TASKS.items():
         head = model.heads[f"{task}_head"]
         rates = {m.p for m in head.modules() if isinstance(m, torch.nn.Dropout)}
-        assert rates <= {definition.dropout}
-        if task == "colour":
-            model.train()
-            assert torch.is_tensor(model(task, make_batch()))
+        assert rates == {definition.dropout}
 
 
 def test_heads_depend_on_their_own_name_only(built: tuple[str, Path, MultiTaskModel]) -> None:

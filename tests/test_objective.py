@@ -115,17 +115,19 @@ def test_weights_of_zero_are_plain_training_bitwise(encoder: Path, kind: str) ->
     assert set(run(plain, kind, batch)[1]) == {"loss"}
 
 
+@pytest.mark.parametrize("every", [1, 4])
 @pytest.mark.parametrize("kind", KINDS)
-def test_terms_add_up_with_their_weights(encoder: Path, kind: str) -> None:
+def test_terms_add_up_with_their_weights(encoder: Path, kind: str, every: int) -> None:
+    """R_s of a lazy regularization weighs as much more as it comes less often."""
     batch = batch_of(kind)
-    definition = task(kind, smart=3.0, proximal=0.5).model_copy(update={"weight": 2.0})
+    definition = task(kind, smart=3.0, proximal=0.5, every=every).model_copy(update={"weight": 2.0})
     objective = objective_of(encoder, {kind: definition})
     with torch.no_grad():
         for parameter in objective.model.parameters():
             parameter.mul_(1.01)
     loss, terms = run(objective, kind, batch)
     assert terms["proximal"] > 0
-    torch.testing.assert_close(loss, 2.0 * (terms["loss"] + 3.0 * terms["smart"] + 0.5 * terms["proximal"]))
+    torch.testing.assert_close(loss, 2.0 * (terms["loss"] + 3.0 * every * terms["smart"] + 0.5 * terms["proximal"]))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -21,6 +21,7 @@ from mtl.taskdef import (
     complete,
     read_task_defs,
     select,
+    with_preset,
 )
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -345,11 +346,11 @@ def test_tasks_are_selected_in_the_order_named() -> None:
 def test_preset_stands_below_what_the_definition_says(preset: str) -> None:
     """A preset's values hold where nothing else is said, and a resolved definition keeps them when read again."""
     own = {"type": "regression", "data": {"hub": "a/b", "columns": {"text_a": "t"}}}
-    task, problems = complete("t", Sourced({**own, "smart": {"preset": preset, "epsilon": 0.125}}))
+    task, problems = complete("t", with_preset(Sourced({**own, "smart": {"preset": preset, "epsilon": 0.125}})))
     assert problems == [] and task is not None
     expected = taskdef.SMART_PRESETS[preset] | {"epsilon": 0.125}
     assert {name: getattr(task.smart, name) for name in expected} == expected
-    again, problems = complete("t", Sourced(task.model_dump(exclude_none=True)))
+    again, problems = complete("t", with_preset(Sourced(task.model_dump(exclude_none=True))))
     assert problems == [] and again == task
 
 

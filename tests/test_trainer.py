@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,6 @@ from mtl.checkpoint import (
 from mtl.cli import main
 from mtl.config import OptimizerSettings, ScheduleSettings
 from mtl.optimizer import DECAYS, OPTIMIZERS, learning_rate_factor, make_optimizer
-from mtl.trainer import StopSignal
 
 
 @pytest.mark.parametrize("name", sorted(DECAYS))
@@ -84,6 +85,21 @@ def records(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+@contextmanager
+def signal_at_step(number: int, received: signal.Signals) -> Iterator[None]:
+    """Sends this process a signal while it is in a step."""
+    progress = phases.RunHooks.progress
+
+    def interrupt(self: Any, step: int, task: str, loss: float | None) -> None:
+        if step == number and loss is None:
+            signal.raise_signal(received)
+        progress(self, step, task, loss)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(phases.RunHooks, "progress", interrupt)
+        yield
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -93,22 +109,12 @@ def records(folder: Path) -> list[dict[str, Any]]:
     ids=["plain", "regularized"],
 )
 def test_interrupted_run_resumes_to_the_same_bits(
-    options: list[str], corpus: Path, encoder_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options: list[str], corpus: Path, encoder_dir: Path, tmp_path: Path
 ) -> None:
     whole, parted = tmp_path / "whole", tmp_path / "parted"
     assert main(arguments(corpus, encoder_dir, whole, *options)) == 0
-    seen = StopSignal()
-    progress = phases.RunHooks.progress
-
-    def interrupt(self: Any, step: int, task: str, loss: float | None) -> None:
-        if step == 8 and loss is None:
-            signal.raise_signal(signal.SIGINT)
-        progress(self, step, task, loss)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(phases.RunHooks, "progress", interrupt)
+    with signal_at_step(8, signal.SIGINT):
         assert main(arguments(corpus, encoder_dir, parted, *options)) == 128 + signal.SIGINT
-    assert seen.received is None
     assert not (parted / "model").exists()
     assert checkpoint_directories(parted / "checkpoints")[0].name == "step-0000008"
     assert main(["train", "--output", str(parted), "--resume"]) == 0
@@ -149,23 +155,13 @@ def test_finished_run_resumes_to_nothing(corpus: Path, encoder_dir: Path, tmp_pa
     assert before == ((output / "metrics.jsonl").read_bytes(), (output / "results.json").read_bytes())
 
 
-def test_adaptation_resumes_to_the_same_bits(
-    corpus: Path, encoder_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_adaptation_resumes_to_the_same_bits(corpus: Path, encoder_dir: Path, tmp_path: Path) -> None:
     start, whole, parted = tmp_path / "start", tmp_path / "whole", tmp_path / "parted"
     assert main(arguments(corpus, encoder_dir, start, "--max-steps", "3")) == 0
     options = ["--max-steps", "6", "--batch-size", "8", "--set", "checkpoint.every=2"]
     command = ["adapt", str(start), "--task", "mood"]
     assert main([*command, "--output", str(whole), *options]) == 0
-    progress = phases.RunHooks.progress
-
-    def interrupt(self: Any, step: int, task: str, loss: float | None) -> None:
-        if step == 3 and loss is None:
-            signal.raise_signal(signal.SIGTERM)
-        progress(self, step, task, loss)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(phases.RunHooks, "progress", interrupt)
+    with signal_at_step(3, signal.SIGTERM):
         assert main([*command, "--output", str(parted), *options]) == 128 + signal.SIGTERM
     assert main([*command, "--output", str(parted), "--resume"]) == 0
     assert records(whole) == records(parted)
@@ -264,6 +260,9 @@ def test_early_stopping_counts_evaluations_without_a_better_task(
     results = json.loads((output / "results.json").read_text())
     last_better = max(results["best_steps"].values())
     assert results["steps"] == last_better + 3 < results["planned_steps"]
+    before = (output / "metrics.jsonl").read_bytes()
+    assert main(["train", "--output", str(output), "--resume"]) == 0  # what has stopped stays stopped
+    assert (output / "metrics.jsonl").read_bytes() == before
 
 
 def test_same_seed_same_run_other_seed_another(corpus: Path, encoder_dir: Path, tmp_path: Path) -> None:
