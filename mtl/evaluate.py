@@ -59,10 +59,10 @@ def split_outputs(
 
 
 def score(task: TaskDef, outputs: Outputs, examples: Examples) -> dict[str, float]:
-    """The task's metrics on a split, with its number of rows as `n`; in ranking also the queries that count.
+    """The task's metrics on a split, with its number of rows as `n`; in ranking also its queries.
 
-    `queries` are those with a relevant candidate, over which the metrics are averaged; `queries_without_relevant` are
-    left out of them.
+    `queries_without_relevant` of the `queries` have no relevant candidate and count as 0 in every metric: times
+    queries / (queries − queries_without_relevant), a metric is the mean over the others.
     """
     labels = examples.labels if task.type != "classification" else examples.labels.astype(np.int64)
     groups = examples.groups if task.type == "ranking" else None
@@ -73,9 +73,9 @@ def counts(task: TaskDef, examples: Examples) -> dict[str, float]:
     """Rows of a split, and in ranking its queries."""
     if task.type != "ranking":
         return {"n": len(examples)}
-    with_relevant = len(np.unique(examples.groups[examples.labels > 0]))
-    without = len(np.unique(examples.groups)) - with_relevant
-    return {"n": len(examples), "queries": with_relevant, "queries_without_relevant": without}
+    queries = len(np.unique(examples.groups))
+    without = queries - len(np.unique(examples.groups[examples.labels > 0]))
+    return {"n": len(examples), "queries": queries, "queries_without_relevant": without}
 
 
 def score_baseline(task: TaskDef, train: Examples, examples: Examples) -> dict[str, float]:

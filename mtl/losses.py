@@ -88,6 +88,22 @@ def listwise_softmax(logits: Tensor, labels: Tensor, mask: Tensor | None = None)
     return -(target * log_p).sum(dim=-1)
 
 
+def pairwise_logistic(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Pairwise logistic loss: log(1 + e^(z_k − z_j)) averaged over the pairs of a query with y_j > y_k.
+
+    RankNet's cost (Burges et al. 2005, section 3) with a target probability of 1. Arguments as in `listwise_softmax`.
+
+    Returns:
+        (N,); 0 for a query whose candidates all have the same relevance.
+    """
+    scores = full_precision(logits)
+    better = labels.unsqueeze(-1) > labels.unsqueeze(-2)  # (N, C, C): [n, j, k] where y_j > y_k
+    if mask is not None:
+        better = better & mask.unsqueeze(-1) & mask.unsqueeze(-2)
+    costs = F.softplus(scores.unsqueeze(-2) - scores.unsqueeze(-1)).masked_fill(~better, 0.0)
+    return costs.sum(dim=(-2, -1)) / better.sum(dim=(-2, -1)).clamp(min=1)
+
+
 def sym_kl(p_logits: Tensor, q_logits: Tensor, mask: Tensor | None = None) -> Tensor:
     """Symmetrised Kullback-Leibler divergence Σ_k (p_k − q_k)(log p_k − log q_k), without a factor ½.
 
@@ -141,6 +157,11 @@ def mse(p_logits: Tensor, q_logits: Tensor, mask: Tensor | None = None) -> Tenso
     return difference.square().sum(dim=-1)
 
 
-LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "mse": squared_error, "listwise": listwise_softmax}
+LOSSES: dict[str, Loss] = {
+    "cross_entropy": cross_entropy,
+    "mse": squared_error,
+    "listwise": listwise_softmax,
+    "pairwise": pairwise_logistic,
+}
 
 DIVERGENCES: dict[str, Divergence] = {"sym_kl": sym_kl, "kl": kl, "js": js, "hellinger": hellinger, "mse": mse}

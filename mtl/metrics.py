@@ -134,32 +134,33 @@ def mean_absolute_error(predictions: np.ndarray, labels: np.ndarray) -> float:
 
 
 # Ranking: scores float (n,), relevance float (n,) graded with > 0 relevant, groups int (n,). Rows in any order.
-# A query's value is that of trec_eval 9. The mean is not: trec_eval counts a query without a relevant candidate
-# as 0 (its change log, 2006-04-05); here it is left out, since no order of it beats another. 0.0 if no query is left.
+# Values are those of trec_eval 9, which counts a query without a relevant candidate as 0 (its change log, 2006-04-05).
 
 
 def _ranked(scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sort the rows of every query that has a relevant candidate as trec_eval does.
+    """Sort the rows of every query as trec_eval does.
 
     By score, highest first; among equal scores the later row comes first (trec_eval: the greater document id).
 
     Returns:
-        gains, ranks, queries, each (m,) with m <= n: a row's relevance (at least 0), its rank within the query (from 1)
-        and the index of its query (0 .. Q-1, ascending).
+        gains, ranks, queries, each (n,): a row's relevance (at least 0), its rank within the query (from 1) and the
+        index of its query (0 .. Q-1, ascending).
     """
     import numpy as np
 
-    kept = np.isin(groups, groups[relevance > 0])
-    scores, gains = scores[kept], np.maximum(relevance[kept], 0)
-    queries = np.unique(groups[kept], return_inverse=True)[1]
+    gains = np.maximum(relevance, 0)
+    queries = np.unique(groups, return_inverse=True)[1]
     rows = np.arange(len(scores))
     order = np.lexsort((-rows, -scores, queries))  # the last key sorts first
     gains, queries = gains[order], queries[order]
     return gains, rows - np.searchsorted(queries, queries) + 1, queries
 
 
-def _mean(per_query: np.ndarray) -> float:
-    return float(per_query.mean()) if per_query.size else 0.0
+def _mean_ratio(values: np.ndarray, whole: np.ndarray) -> float:
+    """Mean over queries of value / whole, 0 for a query whose whole is 0."""
+    import numpy as np
+
+    return float(np.divide(values, whole, out=np.zeros_like(values), where=whole > 0).mean())
 
 
 def mean_average_precision(scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray) -> float:
@@ -168,9 +169,9 @@ def mean_average_precision(scores: np.ndarray, relevance: np.ndarray, groups: np
 
     gains, ranks, queries = _ranked(scores, relevance, groups)
     relevant = gains > 0
-    totals = np.bincount(queries, weights=relevant)  # (Q,), all >= 1
+    totals = np.bincount(queries, weights=relevant)  # (Q,)
     found = np.cumsum(relevant) - (np.cumsum(totals) - totals)[queries]  # relevant candidates down to this rank
-    return _mean(np.bincount(queries, weights=relevant * found / ranks) / totals)
+    return _mean_ratio(np.bincount(queries, weights=relevant * found / ranks), totals)
 
 
 def mean_reciprocal_rank(scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray) -> float:
@@ -179,7 +180,7 @@ def mean_reciprocal_rank(scores: np.ndarray, relevance: np.ndarray, groups: np.n
 
     gains, ranks, queries = _ranked(scores, relevance, groups)
     first = np.unique(queries[gains > 0], return_index=True)[1]
-    return _mean(1 / ranks[gains > 0][first])
+    return float((1 / ranks[gains > 0][first]).sum() / (queries[-1] + 1))
 
 
 def ndcg(scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray, *, k: int) -> float:
@@ -194,7 +195,7 @@ def ndcg(scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray, *, k: in
         gains, ranks, queries = _ranked(order_by, relevance, groups)
         return np.bincount(queries, weights=gains * (ranks <= k) / np.log2(ranks + 1))  # (Q,)
 
-    return _mean(dcg(scores) / dcg(relevance))
+    return _mean_ratio(dcg(scores), dcg(relevance))
 
 
 def precision_at(scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray, *, k: int) -> float:
@@ -202,7 +203,7 @@ def precision_at(scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray, 
     import numpy as np
 
     gains, ranks, queries = _ranked(scores, relevance, groups)
-    return _mean(np.bincount(queries, weights=(gains > 0) & (ranks <= k)) / k)
+    return float(np.bincount(queries, weights=(gains > 0) & (ranks <= k)).mean() / k)
 
 
 def compute(

@@ -165,7 +165,7 @@ def remarks(run: Run, splits: Splits) -> list[str]:
                 lines.append(f"{name}/{split}: {counted(examples.unlabelled, 'row')} without a label left out")
             without = int(counts(run.tasks[name], examples).get("queries_without_relevant", 0))
             if without:
-                effect = "carry no task loss" if split == "train" else "are left out of the metrics"
+                effect = "carry no task loss" if split == "train" else "count as 0 in the metrics"
                 lines.append(
                     f"{name}/{split}: {counted(without, 'query', 'queries')} without a relevant candidate {effect}"
                 )

@@ -14,7 +14,7 @@ from mtl.metrics import METRICS, TaskType
 from mtl.settings import KeyPath, Settings, Sourced, check, kind, read_yaml
 
 DivergenceName = Literal["sym_kl", "kl", "js", "hellinger", "mse"]
-LossName = Literal["cross_entropy", "mse", "listwise"]
+LossName = Literal["cross_entropy", "mse", "listwise", "pairwise"]
 NormName = Literal["linf", "l2"]
 DropoutMode = Literal["shared", "independent"]
 PresetName = Literal["paper", "mtdnn", "r3f", "rdrop"]
@@ -230,7 +230,7 @@ DEFAULT_METRICS = {
 LOSSES_OF: dict[str, tuple[LossName, ...]] = {
     "classification": ("cross_entropy",),
     "regression": ("mse",),
-    "ranking": ("listwise",),
+    "ranking": ("listwise", "pairwise"),
 }
 DIVERGENCES_OF: dict[str, tuple[DivergenceName, ...]] = {
     "classification": ("sym_kl", "kl", "js", "hellinger", "mse"),

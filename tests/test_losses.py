@@ -45,6 +45,11 @@ LOSS_FORMULAS = {
         torch.tensor([[1.0, 0, 0, 0], [2.0, 0, 1.0, 0], [0, 0, 0, 0]], dtype=torch.float64),
         lambda z, y: -(y / max(y.sum(), 1) * np.log(softmax(z))).sum(),
     ),
+    "pairwise": (
+        logits(4, 4),
+        torch.tensor([[1.0, 0, 0, 0], [2.0, 0, 1.0, 0], [0, 0, 0, 0], [1.0, 1, 1, 1]], dtype=torch.float64),
+        lambda z, y: np.mean([np.log1p(np.exp(z[k] - z[j])) for j, k in np.ndindex(4, 4) if y[j] > y[k]] or [0.0]),
+    ),
 }
 
 
@@ -131,20 +136,22 @@ def test_masked_entries_do_not_count(name: str) -> None:
     )
 
 
-def test_listwise_loss_ignores_padding_and_order() -> None:
+@pytest.mark.parametrize("name", ["listwise", "pairwise"])
+def test_ranking_loss_ignores_padding_and_order(name: str) -> None:
     z, relevance = logits(1, 5), torch.tensor([[0.0, 1.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
     mask = torch.tensor([[True, True, True, False, False]])
-    whole = LOSSES["listwise"](z[:, :3], relevance[:, :3], None)
-    torch.testing.assert_close(LOSSES["listwise"](z, relevance, mask), whole, rtol=1e-12, atol=0)
+    whole = LOSSES[name](z[:, :3], relevance[:, :3], None)
+    torch.testing.assert_close(LOSSES[name](z, relevance, mask), whole, rtol=1e-12, atol=0)
     order = torch.tensor([2, 0, 1])
-    permuted = LOSSES["listwise"](z[:, :3][:, order], relevance[:, :3][:, order], None)
+    permuted = LOSSES[name](z[:, :3][:, order], relevance[:, :3][:, order], None)
     torch.testing.assert_close(permuted, whole, rtol=1e-12, atol=0)
 
 
-def test_query_without_a_relevant_candidate_has_no_loss_and_no_gradient() -> None:
+@pytest.mark.parametrize("name", ["listwise", "pairwise"])
+def test_query_without_a_relevant_candidate_has_no_loss_and_no_gradient(name: str) -> None:
     z = logits(2, 3).requires_grad_()
     relevance = torch.tensor([[0.0, 0.0, 0.0], [0.0, 1.0, 0.0]], dtype=torch.float64)
-    loss = LOSSES["listwise"](z, relevance, torch.ones(2, 3, dtype=torch.bool))
+    loss = LOSSES[name](z, relevance, torch.ones(2, 3, dtype=torch.bool))
     (gradient,) = torch.autograd.grad(loss.sum(), z)
     assert loss[0] == 0
     assert torch.equal(gradient[0], torch.zeros(3, dtype=torch.float64))

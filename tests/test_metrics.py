@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import pytrec_eval
 from reference.ranking import PER_QUERY, mean_over_queries
 
 from mtl.metrics import METRICS, RANDOM_ORDERS, baseline, compute, is_better
@@ -27,7 +28,7 @@ THREE = (np.array([0, 0, 1, 1, 2, 2, 2, 2]), np.array([0, 0, 0, 1, 1, 2, 2, 2]))
 # Deviations from the means 3 and 4: predictions -2 -1 1 2, labels -2 -3 1 4. Errors: -1 1 -1 -3.
 LINE = (np.array([1.0, 2.0, 4.0, 5.0]), np.array([2.0, 1.0, 5.0, 8.0]))
 
-# Three queries, each written in ranked order; the last has nothing relevant and does not count.
+# Three queries, each written in ranked order; the last has nothing relevant and counts as 0.
 LONG, SHORT, EMPTY = [0, 2, 0, 0, 0, 0, 1, 0, 0, 0, 0, 3], [1, 2], [0, 0, 0]
 RELEVANCE = np.array([*LONG, *SHORT, *EMPTY], dtype=float)
 QUERIES = (-np.arange(len(RELEVANCE), dtype=float), RELEVANCE, np.repeat([7, 3, 5], [12, 2, 3]))
@@ -58,12 +59,12 @@ CASES: dict[str, list[tuple[tuple[np.ndarray, ...], float]]] = {
     "mse": [(LINE, (1 + 1 + 1 + 9) / 4)],
     "rmse": [(LINE, sqrt((1 + 1 + 1 + 9) / 4))],
     "mae": [(LINE, (1 + 1 + 1 + 3) / 4)],
-    "map": [(QUERIES, ((1 / 2 + 2 / 7 + 3 / 12) / 3 + (1 + 1) / 2) / 2)],
-    "mrr": [(QUERIES, (1 / 2 + 1) / 2)],
-    "ndcg@1": [(QUERIES, (0 / 3 + 1 / 2) / 2)],
-    "ndcg@5": [(QUERIES, (2 / log2(3) / IDEAL_LONG + SHORT_NDCG) / 2)],
-    "ndcg@10": [(QUERIES, ((2 / log2(3) + 1 / log2(8)) / IDEAL_LONG + SHORT_NDCG) / 2)],
-    "p@1": [(QUERIES, (0 + 1) / 2)],
+    "map": [(QUERIES, ((1 / 2 + 2 / 7 + 3 / 12) / 3 + (1 + 1) / 2) / 3)],
+    "mrr": [(QUERIES, (1 / 2 + 1) / 3)],
+    "ndcg@1": [(QUERIES, (0 / 3 + 1 / 2) / 3)],
+    "ndcg@5": [(QUERIES, (2 / log2(3) / IDEAL_LONG + SHORT_NDCG) / 3)],
+    "ndcg@10": [(QUERIES, ((2 / log2(3) + 1 / log2(8)) / IDEAL_LONG + SHORT_NDCG) / 3)],
+    "p@1": [(QUERIES, (0 + 1) / 3)],
 }
 
 
@@ -116,6 +117,23 @@ def test_ranking_equals_the_naive_reference(name: str) -> None:
         assert METRICS[name].function(*columns) == pytest.approx(expected, rel=0, abs=1e-12), f"seed {seed}"
 
 
+@pytest.mark.parametrize("name", RANKING)
+def test_ranking_equals_trec_eval(name: str) -> None:
+    measure = {"map": "map", "mrr": "recip_rank", "p@1": "P_1"}.get(name, name.replace("ndcg@", "ndcg_cut_"))
+    for seed in range(200):
+        scores, grades, groups = random_queries(seed)
+        grades = np.floor(grades).astype(int)  # it reads whole grades only
+        run: dict[str, dict[str, float]] = {}
+        judged: dict[str, dict[str, int]] = {}
+        for row, (group, score, grade) in enumerate(zip(groups, scores, grades, strict=True)):
+            run.setdefault(str(group), {})[f"{row:04}"] = float(score)  # it orders ties by name
+            judged.setdefault(str(group), {})[f"{row:04}"] = int(grade)
+        results = pytrec_eval.RelevanceEvaluator(judged, {measure}).evaluate(run)
+        assert len(results) == len(run)
+        expected = sum(result[measure] for result in results.values()) / len(results)
+        assert METRICS[name].function(scores, grades, groups) == pytest.approx(expected, rel=0, abs=1e-12), seed
+
+
 def test_random_queries_contain_what_they_are_meant_to_test() -> None:
     ties = unanswerable = nothing_relevant = 0
     for seed in range(200):
@@ -149,7 +167,8 @@ def test_among_equal_scores_the_later_row_comes_first(name: str) -> None:
 def test_queries_without_a_relevant_candidate(name: str) -> None:
     scores, relevance, groups = QUERIES
     kept = groups != 5
-    assert METRICS[name].function(*QUERIES) == METRICS[name].function(scores[kept], relevance[kept], groups[kept])
+    others = METRICS[name].function(scores[kept], relevance[kept], groups[kept])
+    assert METRICS[name].function(*QUERIES) == pytest.approx(others * 2 / 3, rel=1e-12)
     assert METRICS[name].function(scores, np.zeros_like(relevance), groups) == 0.0
 
 

@@ -22,14 +22,14 @@ def average_precision(ranked: list[float]) -> float:
         if relevance > 0:
             hits += 1
             total += hits / rank
-    return total / hits
+    return total / hits if hits else 0.0
 
 
 def reciprocal_rank(ranked: list[float]) -> float:
     for rank, relevance in enumerate(ranked, start=1):
         if relevance > 0:
             return 1 / rank
-    raise AssertionError("a query without a relevant candidate has no reciprocal rank")
+    return 0.0
 
 
 def dcg(ranked: list[float], k: int) -> float:
@@ -37,7 +37,8 @@ def dcg(ranked: list[float], k: int) -> float:
 
 
 def ndcg(ranked: list[float], k: int) -> float:
-    return dcg(ranked, k) / dcg(sorted(ranked, reverse=True), k)
+    ideal = dcg(sorted(ranked, reverse=True), k)
+    return dcg(ranked, k) / ideal if ideal else 0.0
 
 
 def precision_at(ranked: list[float], k: int) -> float:
@@ -55,6 +56,6 @@ PER_QUERY: dict[str, Callable[[list[float]], float]] = {
 
 
 def mean_over_queries(name: str, scores: Sequence[float], relevance: Sequence[float], groups: Sequence[int]) -> float:
-    """Mean of a metric over the queries that have a relevant candidate; 0.0 if none has."""
-    values = [PER_QUERY[name](ranked) for ranked in ranked_lists(scores, relevance, groups) if max(ranked) > 0]
-    return sum(values) / len(values) if values else 0.0
+    """Mean of a metric over all queries."""
+    values = [PER_QUERY[name](ranked) for ranked in ranked_lists(scores, relevance, groups)]
+    return sum(values) / len(values)
