@@ -24,6 +24,7 @@ FLAGS = {
     "encoder": "encoder",
     "data_root": "data_root",
     "head": "head",
+    "leaks": "leaks",
     "epochs": "train.epochs",
     "max_steps": "train.max_steps",
     "learning_rate": "train.learning_rate",
@@ -147,12 +148,17 @@ def _validate_arguments(parser: Parser) -> None:
     parser.add_argument("--encoder", metavar="E", help="also measure token lengths and truncation with its tokenizer")
     parser.add_argument("--dry-run", action="store_true", help="also run one training step per task (needs --encoder)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    _add_data_options(parser)
+    parser.add_argument("task_defs", nargs="+", metavar="TASK_DEFS")
+    parser.add_argument("--tasks", metavar="A,B", type=_names, default=[])
+    _add_settings(parser)
 
 
 def _prepare_arguments(parser: Parser) -> None:
+    parser.add_argument("task_defs", nargs="+", metavar="TASK_DEFS")
     parser.add_argument("--encoder", required=True, metavar="E")
-    _add_data_options(parser)
+    parser.add_argument("--tasks", metavar="A,B", type=_names, default=[])
+    parser.add_argument("--data-root", metavar="DIR", help="local mirror of the hub")
+    parser.add_argument("--max-length", type=int, metavar="N", help="tokens of one input")
 
 
 def _report_arguments(parser: Parser) -> None:
@@ -163,15 +169,15 @@ def _init_arguments(parser: Parser) -> None:
     parser.add_argument("file", metavar="FILE", type=Path, help="csv, tsv, jsonl or parquet")
 
 
-def _add_data_options(parser: Parser) -> None:
-    parser.add_argument("task_defs", nargs="+", metavar="TASK_DEFS")
-    parser.add_argument("--tasks", metavar="A,B", type=_names, default=[])
-    parser.add_argument("--data-root", metavar="DIR", help="local mirror of the hub")
-    parser.add_argument("--max-length", type=int, metavar="N", help="tokens of one input")
-
-
 def _add_run_options(parser: Parser) -> None:
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="directory of the run")
+    _add_settings(parser)
+    parser.add_argument("--resume", action="store_true", help="continue the run in --output")
+    parser.add_argument("--overwrite", action="store_true", help="replace the run in --output")
+
+
+def _add_settings(parser: Parser) -> None:
+    """The settings of a run, each by its flag."""
     parser.add_argument("--data-root", metavar="DIR", help="local mirror of the hub")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--epochs", type=int, metavar="N")
@@ -187,13 +193,12 @@ def _add_run_options(parser: Parser) -> None:
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--train-size", type=int, metavar="N", help="examples (ranking: queries) of each task")
     size.add_argument("--train-fraction", type=float, metavar="F")
+    parser.add_argument("--leaks", metavar="P", help="training rows found in evaluation rows: drop, warn or ignore")
     parser.add_argument("--config", metavar="FILE", help="run configuration, such as another run's run.yml")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any key of the configuration")
     parser.add_argument(
         "--trust-remote-code", action="store_const", const=True, help="let the encoder run its own code"
     )
-    parser.add_argument("--resume", action="store_true", help="continue the run in --output")
-    parser.add_argument("--overwrite", action="store_true", help="replace the run in --output")
 
 
 def _add_weights(parser: Parser) -> None:

@@ -31,6 +31,7 @@ from mtl.taskdef import (
 SamplerName = Literal["round_robin", "proportional", "sqrt", "temperature", "annealed"]
 OptimizerName = Literal["adamw", "adamax", "radam"]
 ScheduleName = Literal["linear", "cosine", "constant"]
+LeakPolicy = Literal["drop", "warn", "ignore"]
 PrecisionName = Literal["fp32", "bf16", "fp16"]
 
 PER_TASK = ("learning_rate", "batch_size", "max_length")
@@ -141,6 +142,7 @@ class RunConfig(Settings):
         head: In adaptation, whether the run's head of the task is reused.
         task_defs: Definition files, relative to the configuration's file.
         data_root: Local mirror of the hub.
+        leaks: Whether training rows that stand in evaluation rows of any task are left out, told of, or not looked for.
         trust_remote_code: Whether the encoder's repository may run code of its own.
         defaults: Settings of tasks that name none.
         tasks: Settings by task name.
@@ -151,6 +153,7 @@ class RunConfig(Settings):
     head: Literal["reuse", "fresh"] = "fresh"
     task_defs: list[str] = []
     data_root: str | None = None
+    leaks: LeakPolicy = "warn"
     trust_remote_code: bool = False
     train: TrainSettings = TrainSettings()
     optimizer: OptimizerSettings = OptimizerSettings()

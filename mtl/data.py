@@ -12,8 +12,8 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,10 @@ import numpy.typing as npt
 import pyarrow as pa
 from tqdm import tqdm
 
+from mtl.checks import Row, RowChecker
 from mtl.errors import UserError
 from mtl.sampling import derive_seed
-from mtl.source import Row, RowChecker, Source, read_rows
+from mtl.source import Source, read_rows
 from mtl.taskdef import TaskDef
 
 Ints = npt.NDArray[np.int64]
@@ -66,6 +67,7 @@ class Examples:
         fingerprint: Digest of data, tokenizer and settings.
         unlabelled: Rows left out of the source because they carry no label.
         truncated: Which examples lost tokens to the length limit, (N,).
+        dropped: Examples left out because they stand in evaluation rows.
     """
 
     table: pa.Table
@@ -77,6 +79,7 @@ class Examples:
     fingerprint: str
     unlabelled: int
     truncated: npt.NDArray[np.bool_]
+    dropped: int = 0
 
     def __len__(self) -> int:
         return len(self.index)
@@ -98,7 +101,7 @@ class Examples:
         arrays = {
             name: getattr(self, name)[chosen] for name in ("index", "lengths", "labels", "groups", "rows", "truncated")
         }
-        return Examples(table=self.table, fingerprint=self.fingerprint, unlabelled=self.unlabelled, **arrays)
+        return replace(self, **arrays)
 
 
 def load_tokenizer(encoder: str, *, trust_remote_code: bool = False) -> Any:
@@ -159,6 +162,7 @@ def prepare(
     key = {
         "format": FORMAT,
         "source": source.fingerprint(),
+        "encoding": source.encoding,
         "columns": task.data.columns.model_dump(),
         "unlabelled": sorted(map(str, task.data.unlabelled)),
         "type": task.type,
@@ -250,6 +254,14 @@ def _open(folder: Path, fingerprint: str) -> Examples:
         unlabelled=info["unlabelled"],
         truncated=table.column("truncated").to_numpy(),
     )
+
+
+def without_leaks(task: TaskDef, examples: Examples, leaked: Collection[int]) -> Examples:
+    """Training examples but those at the given positions of the source; in ranking, but all of such a query."""
+    out = np.isin(examples.rows, list(leaked))
+    if task.type == "ranking":
+        out = np.isin(examples.groups, examples.groups[out])
+    return replace(examples.select(np.flatnonzero(~out)), dropped=int(out.sum()))
 
 
 def few_shot(task: TaskDef, examples: Examples, size: int | None, fraction: float | None, seed: int) -> Examples:

@@ -16,7 +16,6 @@ from mtl.objective import Objective, Share
 from mtl.optimizer import make_optimizer
 from mtl.phases import make_accelerator, make_model, prepare_splits
 from mtl.preflight import Checked
-from mtl.report import plan_table, table
 from mtl.trainer import TERM_NAMES, make_plan
 
 
@@ -35,11 +34,15 @@ def lengths(checked: Checked) -> dict[tuple[str, str], dict[str, Any]]:
     }
 
 
-def try_steps(checked: Checked) -> list[str]:
-    """Runs one forward, backward and optimizer step of every task on its longest batch.
+def try_steps(checked: Checked) -> dict[str, Any]:
+    """Runs one forward, backward and optimizer step of every task on its largest batch, all its terms on.
 
     Returns:
-        Lines for people: the plan, what each step took, and what the whole run would.
+        `plan` (see `make_plan`), its `steps` and `epoch_steps`; of each task `batch` (its shape), `loss`, `terms` and
+        `seconds`; of the whole run about how many `seconds` and, so far, bytes of `peak_memory`.
+
+    Raises:
+        UserError: A loss is not finite.
     """
     run = checked.run
     accelerator = make_accelerator(run)
@@ -75,20 +78,22 @@ def try_steps(checked: Checked) -> list[str]:
         mean = row["tokens"] / max(1, row["steps"])
         seconds += row["steps"] * took * min(1.0, mean / _padded(stream.examples, chosen))
         rows.append(
-            (
-                name,
-                "×".join(map(str, batch.input_ids.shape)),
-                f"{value:.3f}",
-                ", ".join(term for term in terms if term in TERM_NAMES),
-                f"{took:.2f}",
-            )
+            {
+                "task": name,
+                "batch": list(batch.input_ids.shape),
+                "loss": value,
+                "terms": [term for term in terms if term in TERM_NAMES],
+                "seconds": took,
+            }
         )
-    peak = _peak_memory(accelerator.device)
-    return [
-        plan_table(plan.rows, plan.steps, plan.epoch_steps),
-        table(("task", "largest batch", "loss", "terms", "seconds"), rows),
-        f"about {seconds / 60:.1f} minutes of training; peak memory so far {peak / 2**30:.1f} GiB",
-    ]
+    return {
+        "plan": plan.rows,
+        "steps": plan.steps,
+        "epoch_steps": plan.epoch_steps,
+        "tasks": rows,
+        "seconds": seconds,
+        "peak_memory": _peak_memory(accelerator.device),
+    }
 
 
 def _padded(examples: Examples, chosen: Any) -> int:

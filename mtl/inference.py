@@ -74,12 +74,12 @@ def evaluate(
     loaded = load_tasks(path, names, weights)
     run = run_of(path)
     root = data_root or (run.config.data_root if run else None)
-    sources, _, _, problems = check_data({name: item.task for name, item in loaded.items()}, root, [split])
-    if problems:
-        raise UserError(problems)
+    data = check_data({name: item.task for name, item in loaded.items()}, root, [split])
+    if data.problems:
+        raise UserError(data.problems)
     results: dict[str, dict[str, float]] = {}
     for name, item in loaded.items():
-        examples = _prepared(name, item, sources[name][split], labelled=True)
+        examples = _prepared(name, item, data.sources[name][split], labelled=True)
         outputs = outputs_of(item, examples)
         results[name] = score(item.task, outputs, examples)
         if run is not None and weights == "best":

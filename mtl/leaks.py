@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
 
 from mtl.errors import counted
 
-Texts = tuple[str, ...]
+Texts: TypeAlias = tuple[str, ...]
+Keys: TypeAlias = npt.NDArray[np.uint64]
 
+KINDS = ("exact", "normalized", "near")
 NON_WORD = re.compile(r"\W+")
+
+SHINGLE = 5  # characters of one shingle
+SIMILAR = 0.8  # Jaccard index of two texts' shingles from which they are near duplicates
+BANDS, HASHES = 20, 3  # buckets that a row is put into, and minimum hashes that rows of one bucket share
+BUCKET = 8  # rows of one bucket that a training row is compared with
+CHUNK = 1000  # training rows compared at once
 
 
 @dataclass(frozen=True)
@@ -23,7 +33,8 @@ class Leak:
         train: `task/split` trained on.
         evaluation: `task/split` evaluated.
         rows: Evaluation rows concerned.
-        kind: `exact`, or `normalized` where only case, punctuation, spacing or the order of a pair differ.
+        kind: `exact`; `normalized` where only case, punctuation, spacing or the order of a pair differ; `near` where
+            each text shares most of its characters' sequences with one of the other row's.
     """
 
     train: str
@@ -39,42 +50,179 @@ class Leak:
         return f"{self.evaluation}: {counted(self.rows, 'row')} {stand} in {self.train} ({self.kind})"
 
 
-def exact(texts: Texts) -> Texts:
-    return texts
-
-
 def normalized(texts: Texts) -> Texts:
     """Lower case, runs of non-word characters as one space, the texts of a pair in sorted order."""
     return tuple(sorted(NON_WORD.sub(" ", text.lower()).strip() for text in texts))
 
 
-KEYS: dict[str, Callable[[Texts], Texts]] = {"exact": exact, "normalized": normalized}
+def shingles(text: str) -> set[str]:
+    """All sequences of `SHINGLE` characters of a text; a shorter text is one of its own."""
+    return {text[start : start + SHINGLE] for start in range(max(1, len(text) - SHINGLE + 1))}
 
 
-def find_leaks(texts: Mapping[str, Mapping[str, Sequence[Texts]]]) -> list[Leak]:
-    """Compares the training rows of every task with the evaluation rows of every task.
+def similarity(one: Texts, other: Texts) -> float:
+    """The lesser Jaccard index of the shingles of two pairs of texts, in the order that makes it greater; 0 to 1."""
+    if len(one) != len(other):
+        return 0.0
+    return max(min(map(_jaccard, one, order)) for order in (other, other[::-1]))
+
+
+def _jaccard(one: str, other: str) -> float:
+    if min(len(one), len(other)) < SIMILAR * max(len(one), len(other)) - SHINGLE:
+        return 0.0  # one has too few shingles to be near
+    a, b = shingles(one), shingles(other)
+    return len(a & b) / len(a | b)
+
+
+def bucket_keys(rows: Sequence[Texts]) -> Keys:
+    """Hashes of which two rows share at least one if they are near duplicates, with a probability close to 1.
+
+    MinHash (Broder 1997) in `BANDS` bands of `HASHES` functions: at a similarity s of single texts they share one with
+    probability 1 − (1 − s^HASHES)^BANDS, and of pairs with s^(2·HASHES): 0.998 where both texts have s = `SIMILAR`.
 
     Args:
-        texts: Task to split to the texts of its rows, one or two each.
+        rows: Normal forms, all with the same number of texts.
 
     Returns:
-        One entry per pair of splits and kind; an exact match is not counted again as a normalized one.
+        (rows, BANDS).
     """
-    training = {
-        f"{name}/{split}": {kind: {key(row) for row in rows} for kind, key in KEYS.items()}
-        for name, splits in texts.items()
-        for split, rows in splits.items()
-        if split == "train"
-    }
-    evaluated = {
-        f"{name}/{split}": [{kind: key(row) for kind, key in KEYS.items()} for row in rows]
-        for name, splits in texts.items()
-        for split, rows in splits.items()
-        if split != "train"
-    }
-    leaks = []
-    for train, known in training.items():
-        for evaluation, keyed in evaluated.items():
-            kinds = Counter(next((kind for kind in KEYS if keys[kind] in known[kind]), None) for keys in keyed)
-            leaks += [Leak(train, evaluation, kinds[kind], kind) for kind in KEYS if kinds[kind]]
-    return leaks
+    texts = [text.ljust(SHINGLE, "\0") for row in rows for text in row]
+    characters = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    lengths = np.array([len(text) for text in texts])
+    ends = np.cumsum(lengths)
+    # Every window of the joined texts is hashed; those that reach into the next text are then left out.
+    values = np.zeros(len(characters) - SHINGLE + 1, dtype=np.uint32)
+    for offset, factor in enumerate(_FACTORS[:SHINGLE]):
+        values += characters[offset : len(values) + offset] * factor
+    inside = np.ones(len(characters), dtype=bool)
+    for offset in range(1, SHINGLE):
+        inside[ends - offset] = False
+    values = _mixed(values[inside[: len(values)]])
+    starts = np.concatenate([[0], np.cumsum(lengths - SHINGLE + 1)[:-1]])
+    keys = np.empty((len(texts), BANDS), dtype=np.uint64)
+    for band in range(BANDS):
+        key = np.full(len(texts), band, dtype=np.uint64)
+        for factor, shift in zip(_FACTORS[band * HASHES :][:HASHES], _SHIFTS[band * HASHES :], strict=False):
+            key = (key * _WIDE) ^ np.minimum.reduceat(values * factor + shift, starts)
+        keys[:, band] = key * _WIDE
+    return keys.reshape(len(rows), -1, BANDS).sum(axis=1, dtype=np.uint64)  # whatever the order of a pair
+
+
+_RANDOM = np.random.Generator(np.random.Philox(key=0))
+_FACTORS, _SHIFTS = _RANDOM.integers(0, 1 << 32, size=(2, BANDS * HASHES), dtype=np.uint32)
+_FACTORS |= np.uint32(1)
+_WIDE = np.uint64(0x9E3779B97F4A7C15)
+
+
+def _mixed(values: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+    """Spreads every bit over all others (the finalizer of MurmurHash3)."""
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        values = (values ^ (values >> np.uint32(shift))) * np.uint32(factor)
+    return values ^ (values >> np.uint32(16))
+
+
+class _Buckets:
+    """Evaluation rows by the hashes of `bucket_keys`."""
+
+    def __init__(self, rows: Sequence[Texts], members: Sequence[int]) -> None:
+        parts = [
+            bucket_keys([rows[member] for member in members[start : start + CHUNK]])
+            for start in range(0, len(members), CHUNK)
+        ]
+        keys = np.concatenate(parts).ravel()
+        order = np.argsort(keys, kind="stable")
+        self.keys, self.members = keys[order], np.repeat(np.asarray(members), BANDS)[order]
+        self.occupied = np.zeros(1 << 24, dtype=bool)  # a quick no for most hashes
+        self.occupied[self.keys >> np.uint64(40)] = True
+
+    def candidates(self, rows: Sequence[Texts]) -> Iterator[tuple[int, int]]:
+        """Yields (position in `rows`, evaluation row) of every two that share a bucket, each once."""
+        keys = bucket_keys(rows)
+        row, band = np.nonzero(self.occupied[keys >> np.uint64(40)])
+        wanted = keys[row, band]
+        start = np.searchsorted(self.keys, wanted)
+        found = set()
+        for offset in range(BUCKET):
+            at = np.minimum(start + offset, len(self.keys) - 1)
+            hit = self.keys[at] == wanted
+            found |= set(zip(row[hit].tolist(), self.members[at[hit]].tolist(), strict=True))
+            row, start, wanted = row[hit], start[hit], wanted[hit]
+        yield from sorted(found)
+
+
+class LeakSearch:
+    """Holds the training rows of every task against the evaluation rows of every task.
+
+    Evaluation rows come first and are kept; training rows stream by.
+
+    Attributes:
+        leaked: `task/split` trained on to the positions of its rows that stand in evaluation rows.
+    """
+
+    def __init__(self) -> None:
+        self.leaked: dict[str, set[int]] = {}
+        self._splits: list[str] = []
+        self._split_of: list[int] = []
+        self._normal: list[Texts] = []
+        self._by_texts: dict[int, list[int]] = {}
+        self._by_normal: dict[Texts, list[int]] = {}
+        self._buckets: dict[int, _Buckets] | None = None
+        self._kinds: dict[str, npt.NDArray[np.int8]] = {}
+        self._waiting: list[tuple[int, Texts]] = []
+
+    def add_evaluation(self, split: str, texts: Texts) -> None:
+        """Takes in a row of an evaluation split, named `task/split`."""
+        assert self._buckets is None, "evaluation rows come before training rows"
+        if split not in self._splits:
+            self._splits.append(split)
+        number, normal = len(self._normal), normalized(texts)
+        self._split_of.append(self._splits.index(split))
+        self._normal.append(normal)
+        self._by_texts.setdefault(hash(texts), []).append(number)
+        self._by_normal.setdefault(normal, []).append(number)
+
+    def add_training(self, split: str, position: int, texts: Texts) -> None:
+        """Holds a row of a training split against the evaluation rows; `finish` has to follow the last one."""
+        self._waiting.append((position, texts))
+        if len(self._waiting) == CHUNK:
+            self.finish(split)
+
+    def finish(self, split: str) -> None:
+        """Compares the training rows that wait."""
+        waiting, self._waiting = self._waiting, []
+        kinds = self._kinds.setdefault(split, np.full(len(self._normal), len(KINDS), dtype=np.int8))
+        leaked = self.leaked.setdefault(split, set())
+        normal = [normalized(texts) for _, texts in waiting]
+        for (position, texts), form in zip(waiting, normal, strict=True):
+            for kind, found in enumerate((self._by_texts.get(hash(texts)), self._by_normal.get(form))):
+                if found is not None:
+                    kinds[found] = np.minimum(kinds[found], kind)
+                    leaked.add(position)
+        near = KINDS.index("near")
+        for arity, buckets in self._prepared().items():
+            members = [index for index, (_, texts) in enumerate(waiting) if len(texts) == arity]
+            for index, row in buckets.candidates([normal[member] for member in members]) if members else ():
+                position, form = waiting[members[index]][0], normal[members[index]]
+                known = kinds[row] <= near and position in leaked
+                if not known and similarity(form, self._normal[row]) >= SIMILAR:
+                    kinds[row] = min(kinds[row], near)
+                    leaked.add(position)
+
+    def _prepared(self) -> dict[int, _Buckets]:
+        if self._buckets is None:
+            members: dict[int, list[int]] = {}
+            for number, texts in enumerate(self._normal):
+                members.setdefault(len(texts), []).append(number)
+            self._buckets = {arity: _Buckets(self._normal, rows) for arity, rows in members.items()}
+        return self._buckets
+
+    def leaks(self) -> list[Leak]:
+        """One entry per pair of splits and kind; a row counts by the closest kind of match only."""
+        split_of = np.asarray(self._split_of)
+        return [
+            Leak(train, evaluation, rows, kind)
+            for train, kinds in self._kinds.items()
+            for number, evaluation in enumerate(self._splits)
+            for index, kind in enumerate(KINDS)
+            if (rows := int(((split_of == number) & (kinds == index)).sum()))
+        ]

@@ -22,7 +22,7 @@ from transformers import AutoConfig
 from mtl.batch import BatchStream
 from mtl.checkpoint import Checkpoint, load_newest, save_checkpoint, write_file
 from mtl.config import Run, dump_tasks, dump_yaml
-from mtl.data import Examples, few_shot, load_tokenizer, prepare, usable_length
+from mtl.data import Examples, few_shot, load_tokenizer, prepare, usable_length, without_leaks
 from mtl.errors import Interrupted, Problem, UserError, counted
 from mtl.evaluate import Outputs, counts, prediction_records, score, score_baseline, split_outputs, write_predictions
 from mtl.export import save_export, save_model, task_of
@@ -64,8 +64,8 @@ def run_phase(checked: Checked, output: Path, *, resume: bool, command: list[str
         What `results.json` holds.
     """
     run = checked.run
-    for note in checked.notes:
-        say(f"note: {note}")
+    for line in data_notes(checked):
+        say(line)
     accelerator = make_accelerator(run)
     tokenizer = load_tokenizer(checked.encoder, trust_remote_code=run.config.trust_remote_code)
     splits = prepare_splits(checked, tokenizer)
@@ -142,17 +142,29 @@ def prepare_splits(checked: Checked, tokenizer: Any) -> dict[str, dict[str, Exam
     for name, task in run.tasks.items():
         splits[name] = {
             split: prepare(name, task, source, tokenizer, min(task.max_length, limit))
-            for split, source in checked.sources[name].items()
+            for split, source in checked.data.sources[name].items()
         }
-        train = run.config.train
-        splits[name]["train"] = few_shot(
-            task, splits[name]["train"], train.train_size, train.train_fraction, train.seed
-        )
+        train, examples = run.config.train, splits[name]["train"]
+        if run.config.leaks == "drop":
+            examples = without_leaks(task, examples, checked.data.leaks.leaked[f"{name}/train"])
+            if len(examples) == 0:
+                raise UserError.of("--leaks drop", f"leaves {name} no training rows: all stand in evaluation rows")
+        splits[name]["train"] = few_shot(task, examples, train.train_size, train.train_fraction, train.seed)
     return splits
 
 
+def data_notes(checked: Checked) -> list[str]:
+    """What was found of the data before it was tokenised."""
+    lines = [f"note: {note}" for note in checked.data.notes]
+    warn = checked.run.config.leaks == "warn"
+    leaks = [f"{'warning' if warn else 'note'}: {leak}" for leak in checked.data.leaks.leaks()]
+    if warn and leaks:
+        leaks.append("note: --leaks drop leaves such training rows out, --leaks ignore does not look for them")
+    return lines + leaks
+
+
 def remarks(run: Run, splits: Splits) -> list[str]:
-    """What a user should know about the data: truncation, unlabelled rows, queries that teach nothing."""
+    """What a user should know about the data: truncation, rows left out, queries that teach nothing."""
     lines = []
     for name, parts in splits.items():
         for split, examples in parts.items():
@@ -163,12 +175,15 @@ def remarks(run: Run, splits: Splits) -> list[str]:
                 )
             if examples.unlabelled:
                 lines.append(f"{name}/{split}: {counted(examples.unlabelled, 'row')} without a label left out")
+            if examples.dropped:
+                lines.append(
+                    f"{name}/{split}: {counted(examples.dropped, 'row')} left out that stand in evaluation rows"
+                )
             without = int(counts(run.tasks[name], examples).get("queries_without_relevant", 0))
             if without:
-                effect = "carry no task loss" if split == "train" else "count as 0 in the metrics"
-                lines.append(
-                    f"{name}/{split}: {counted(without, 'query', 'queries')} without a relevant candidate {effect}"
-                )
+                effect = "no task loss for" if split == "train" else "0 in the metrics for"
+                what = counted(without, "query", "queries")
+                lines.append(f"{name}/{split}: {effect} {what} without a relevant candidate")
     return lines
 
 
@@ -216,7 +231,8 @@ def start_directory(
         "versions": {package: installed_version(package) for package in RECORDED_PACKAGES},
         "git_revision": git_revision(),
         "data": fingerprints,
-        "sources": {f"{name}/{split}": str(s) for name, parts in checked.sources.items() for split, s in parts.items()},
+        "sources": {f"{n}/{split}": str(s) for n, parts in checked.data.sources.items() for split, s in parts.items()},
+        "leaks": [leak.as_json() for leak in checked.data.leaks.leaks()],
     }
     write_file(output / "provenance.json", json.dumps(provenance, indent=1))
     write_file(output / TASKS_FILE, dump_tasks(run.tasks))
@@ -368,6 +384,11 @@ class RunHooks:
 
     def _data_facts(self, name: str) -> dict[str, Any]:
         return {
-            split: {"rows": len(e), "unlabelled": e.unlabelled, "truncated": int(e.truncated.sum())}
-            for split, e in self.splits[name].items()
+            split: {
+                "rows": len(part),
+                "unlabelled": part.unlabelled,
+                "dropped": part.dropped,
+                "truncated": int(part.truncated.sum()),
+            }
+            for split, part in self.splits[name].items()
         }

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mtl.checks import Row, SplitSummary, check_split
 from mtl.config import Run, RunConfig, read_run_config, resolve
 from mtl.encoder import find_encoder
 from mtl.errors import Problem, UserError, listed, nearest
+from mtl.leaks import LeakSearch
 from mtl.settings import Sourced, check
-from mtl.source import Source, SplitSummary, check_split, locate
+from mtl.source import Source, locate
 from mtl.taskdef import TaskDef, read_task_defs
 
 RUN_FILE = "run.yml"
@@ -44,22 +46,37 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Data:
+    """What was found of the tasks' data.
+
+    Attributes:
+        sources: Rows of each task's splits.
+        summaries: What reading them found.
+        leaks: Evaluation rows in training rows, if they were searched for.
+        notes: Remarks for the user, such as optional splits that are absent.
+        problems: All that is wrong.
+    """
+
+    sources: dict[str, dict[str, Source]] = field(default_factory=dict)
+    summaries: dict[str, dict[str, SplitSummary]] = field(default_factory=dict)
+    leaks: LeakSearch = field(default_factory=LeakSearch)
+    notes: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class Checked:
     """A run that may start.
 
     Attributes:
         run: Its configuration and tasks; the encoder is resolved.
         encoder: What `from_pretrained` takes.
-        sources: Rows of each task's splits.
-        summaries: What reading them found.
-        notes: Remarks for the user, such as optional splits that are absent.
+        data: The tasks' data, in which nothing is wrong.
     """
 
     run: Run
     encoder: str
-    sources: Mapping[str, Mapping[str, Source]]
-    summaries: Mapping[str, Mapping[str, SplitSummary]]
-    notes: Sequence[str]
+    data: Data
 
 
 def check_train(request: Request) -> Checked:
@@ -69,7 +86,7 @@ def check_train(request: Request) -> Checked:
         UserError: With all that is wrong.
     """
     request = _resumed(request)
-    file, problems = _read_config(request.config)
+    file, problems = read_config(request.config)
     named = list(request.task_defs) or file.data.get("task_defs") or []
     if not problems and not (isinstance(named, list) and named):
         problems.append(Problem("TASK_DEFS", "no task definition file is named"))
@@ -89,10 +106,10 @@ def check_adapt(request: Request, task: str) -> Checked:
     own, tasks_file = run_dir / RUN_FILE, run_dir / TASKS_FILE
     if not own.is_file() or not (run_dir / "model").is_dir():
         raise UserError.of(str(run_dir), "is no finished run (it has no run.yml or no model)")
-    first, _ = _read_config(str(own))
+    first, _ = read_config(str(own))
     definitions, problems = read_task_defs([tasks_file])
     known = set(definitions)
-    file, found = _read_config(request.config)
+    file, found = read_config(request.config)
     extra, wrong = read_task_defs(list(request.task_defs) or file.data.get("task_defs") or [])
     definitions |= extra
     problems += found + wrong
@@ -104,7 +121,7 @@ def check_adapt(request: Request, task: str) -> Checked:
     if head == "reuse" and task not in known:
         problems.append(Problem("--head", f"the run has no head of {task!r} to reuse; it has: {listed(sorted(known))}"))
     fixed = {"phase": "adapt", "encoder": str((run_dir / "model").resolve()), "head": head}
-    inherited = {key: first.data[key] for key in ("data_root", "trust_remote_code") if key in first.data}
+    inherited = {key: first.data[key] for key in ("data_root", "leaks", "trust_remote_code") if key in first.data}
     file = Sourced(fixed, {(): "adapt"}).over(file).over(Sourced(inherited, {(): str(own)}))
     wanted = [task] if task in definitions else []
     return _finish(replace(request, tasks=wanted), {t: definitions[t] for t in wanted}, file, problems)
@@ -117,7 +134,8 @@ def _resumed(request: Request) -> Request:
     return request
 
 
-def _read_config(path: str | None) -> tuple[Sourced, list[Problem]]:
+def read_config(path: str | None) -> tuple[Sourced, list[Problem]]:
+    """The settings of a run configuration (none without a path), and all that is wrong with the file."""
     if path is None:
         return Sourced(), []
     try:
@@ -136,15 +154,19 @@ def _finish(request: Request, definitions: Mapping[str, Sourced], file: Sourced,
             encoder = find_encoder(spec)
         except UserError as error:
             problems += error.problems
-    data_root = request.typed.over(file).data.get("data_root")
-    if isinstance(data_root, str):
-        data_root = str(Path(data_root).expanduser().resolve())
-    sources, summaries, notes, found = check_data(tasks, data_root if isinstance(data_root, str) else None)
-    problems += found
+    data_root = directory(request.typed.over(file).data.get("data_root"))
+    search = config is not None and config.leaks != "ignore"
+    data = check_data(tasks, data_root, search=search)
+    problems += data.problems
     if problems or config is None:
         raise UserError(problems)
     run = Run(config.model_copy(update={"task_defs": [TASKS_FILE], "data_root": data_root, **_FOLDED}), tasks)
-    return Checked(run, str(encoder), sources, summaries, notes)
+    return Checked(run, str(encoder), data)
+
+
+def directory(data_root: Any) -> str | None:
+    """An absolute path, if there is one."""
+    return str(Path(data_root).expanduser().resolve()) if isinstance(data_root, str) else None
 
 
 # What the task definitions of a resolved run already hold.
@@ -152,39 +174,56 @@ _FOLDED: dict[str, Any] = {"defaults": {}, "tasks": {}}
 
 
 def check_data(
-    tasks: Mapping[str, TaskDef], data_root: str | None, splits: Sequence[str] | None = None
-) -> tuple[dict[str, dict[str, Source]], dict[str, dict[str, SplitSummary]], list[str], list[Problem]]:
-    """Locates and reads every split of every task.
+    tasks: Mapping[str, TaskDef],
+    data_root: str | None,
+    splits: Sequence[str] | None = None,
+    *,
+    search: bool = False,
+) -> Data:
+    """Locates and reads every split of every task, each once.
 
     Args:
         tasks: The tasks.
         data_root: Local mirror of the hub.
-        splits: Splits to read; all that a task names when None.
-
-    Returns:
-        Sources and summaries by task and split, remarks, and all problems. A split other than `train` and `validation`
-        may be absent unless `splits` asks for it.
+        splits: Splits to read; all that a task names when None. A split other than `train` and `validation` may be
+            absent unless it stands here.
+        search: Whether to search for evaluation rows in training rows.
     """
-    sources: dict[str, dict[str, Source]] = {}
-    summaries: dict[str, dict[str, SplitSummary]] = {}
-    notes: list[str] = []
-    problems: list[Problem] = []
+    data = Data()
     if data_root is not None and not Path(data_root).is_dir():
-        return sources, summaries, notes, [Problem("--data-root", f"there is no directory {data_root}")]
+        data.problems.append(Problem("--data-root", f"there is no directory {data_root}"))
+        return data
     for name, task in tasks.items():
-        sources[name], summaries[name] = {}, {}
+        data.sources[name], data.summaries[name] = {}, {}
         for split in splits or ["train", *task.evaluation_splits]:
             found = locate(task, split, data_root)
-            if isinstance(found, Problem):
-                if splits is None and split not in ("train", "validation"):
-                    notes.append(f"{name}: no {split} split here; it is not evaluated")
-                else:
-                    problems.append(Problem(found.where, f"{name}: {found.message}"))
-                continue
-            summary = check_split(name, task, found)
-            sources[name][split], summaries[name][split] = found, summary
-            problems += [Problem(p.where, p.message) for p in summary.problems]
-    return sources, summaries, notes, problems
+            if isinstance(found, Source):
+                data.sources[name][split] = found
+            elif splits is None and split not in ("train", "validation"):
+                data.notes.append(f"{name}: no {split} split here; it is not evaluated")
+            else:
+                data.problems.append(Problem(found.where, f"{name}: {found.message}"))
+    places = [(name, split) for name, sources in data.sources.items() for split in sources]
+    for name, split in sorted(places, key=lambda place: place[1] == "train"):  # evaluation rows are searched for
+        watch = _watch(data.leaks, f"{name}/{split}", training=split == "train") if search else None
+        summary = check_split(name, tasks[name], data.sources[name][split], watch)
+        data.summaries[name][split] = summary
+        if search and split == "train":
+            data.leaks.finish(f"{name}/{split}")
+    for name, split in places:
+        data.problems.extend(data.summaries[name][split].problems)
+    return data
+
+
+def _watch(search: LeakSearch, split: str, *, training: bool) -> Callable[[Row], None]:
+    def watch(row: Row) -> None:
+        texts = (row.text_a,) if row.text_b is None else (row.text_a, row.text_b)
+        if training:
+            search.add_training(split, row.position, texts)
+        else:
+            search.add_evaluation(split, texts)
+
+    return watch
 
 
 def check_output(request: Request) -> list[Problem]:
@@ -213,7 +252,7 @@ def read_run(run_dir: Path) -> Run:
     Raises:
         UserError: They are missing or damaged.
     """
-    file, problems = _read_config(str(run_dir / RUN_FILE))
+    file, problems = read_config(str(run_dir / RUN_FILE))
     definitions, found = read_task_defs([run_dir / TASKS_FILE])
     # The adaptation's overrides are already in the tasks of a resolved run.
     config, wrong = check(RunConfig, file)

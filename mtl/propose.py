@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import math
 import re
 import unicodedata
@@ -14,7 +15,7 @@ from typing import Any
 import yaml
 
 from mtl.errors import UserError, counted, listed
-from mtl.source import SUFFIXES, Source, read_rows
+from mtl.source import SUFFIXES, Source, marked_encoding, read_rows
 
 LIMIT = 20_000  # rows read of a file
 FEW_INTEGERS, FEW_VALUES = 20, 50  # different whole numbers, or values of an unnamed column, that may be classes
@@ -91,8 +92,9 @@ class Table:
 
     def __init__(self, path: Path) -> None:
         self.path, self.rows, self.more = path, 0, False
+        self.encoding = None if path.suffix == ".parquet" else guessed_encoding(path)
         self.columns: dict[str, Column] = {}
-        for place, cells in read_rows(Source(path=path)):
+        for place, cells in read_rows(Source(path=path, encoding=self.encoding)):
             self.more = self.rows == LIMIT
             if self.more:
                 break
@@ -105,6 +107,24 @@ class Table:
     def lacks(self, what: str, name: str) -> UserError:
         columns = listed(list(self.columns.values()))
         return UserError.of(str(self.path), f"has no column that {what}: {columns}; name the right one {name!r}")
+
+
+def guessed_encoding(path: Path) -> str | None:
+    """The encoding of a text file that is neither UTF-8 nor has a byte-order mark, as far as its bytes tell."""
+    from charset_normalizer import from_bytes
+
+    decoder = codecs.getincrementaldecoder(marked_encoding(path))()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            try:
+                if "\0" not in decoder.decode(block):
+                    continue
+            except UnicodeDecodeError:
+                pass
+            guess = from_bytes(block).best()
+            western = guess is not None and "cp1252" in guess.could_be_from_charset
+            return "cp1252" if western else guess.encoding if guess else None
+    return None
 
 
 def propose(path: Path) -> str:
@@ -214,13 +234,15 @@ def _held_out(table: Table, kind: str, columns: dict[str, Column]) -> tuple[Tabl
         beside = table.path.with_name(TRAIN.sub(name, stem, count=1) + table.path.suffix)
         try:
             if beside.is_file():
-                return _fitting(Table(beside), kind, columns), "beside it"
+                return _fitting(Table(beside), kind, columns, table.encoding), "beside it"
         except UserError as error:
             remark += f"{word(beside.name)} beside it does not fit, it {word(error.problems[0].message)}; "
     return table, f"{remark}the training rows: figures mean little until held-out rows replace them"
 
 
-def _fitting(table: Table, kind: str, columns: dict[str, Column]) -> Table:
+def _fitting(table: Table, kind: str, columns: dict[str, Column], encoding: str | None) -> Table:
+    if table.encoding != encoding:
+        raise UserError.of(str(table.path), "has another encoding")
     for role, column in columns.items():
         other = table.columns.get(column.name)
         if other is None or (role.startswith("text") and other.gap) or (role == "group" and other.missing):
@@ -254,6 +276,8 @@ def _lines(table: Table, kind: str, columns: dict[str, Column], held_out: Table,
     for role, column in columns.items():
         length = f"{column.characters / table.rows:.0f} characters on average, " if role.startswith("text") else ""
         yield f"      {role}: {word(column.name)} # {length}{column.distinct:,} different values"
+    if table.encoding:
+        yield f"    encoding: {word(table.encoding)} # guessed, since it is not UTF-8: look at letters beyond A to Z"
     other = held_out.columns[label.name]
     values, missing = label.values | other.values, label.missing.keys() | other.missing.keys()
     missing |= {text for text in values if numbers and text.lower() in MISSING_NUMBERS}

@@ -51,6 +51,22 @@ def plan_table(rows: Sequence[Mapping[str, Any]], steps: int, epoch_steps: int) 
     return f"{table(header, body)}\n{steps:,} steps; an epoch is {epoch_steps:,}"
 
 
+def dry_run_text(facts: Mapping[str, Any]) -> str:
+    """What `dryrun.try_steps` found, for people."""
+    rows = [
+        (r["task"], "×".join(map(str, r["batch"])), f"{r['loss']:.3f}", ", ".join(r["terms"]), f"{r['seconds']:.2f}")
+        for r in facts["tasks"]
+    ]
+    minutes, memory = facts["seconds"] / 60, facts["peak_memory"] / 2**30
+    return "\n".join(
+        [
+            plan_table(facts["plan"], facts["steps"], facts["epoch_steps"]),
+            table(("task", "largest batch", "loss", "terms", "seconds"), rows),
+            f"about {minutes:.1f} minutes of training; peak memory so far {memory:.1f} GiB",
+        ]
+    )
+
+
 def evaluation_line(
     step: int, steps: int, metrics: Mapping[str, Any], improved: Mapping[str, bool], tasks: Mapping[str, TaskDef]
 ) -> str:

@@ -1,45 +1,34 @@
-"""Where rows come from (hub, local mirror of the hub, files) and the one place where they are checked.
+"""Where rows come from: the hub, a local mirror of it, or files.
 
 Needs neither torch nor transformers, so that bad data is told of before anything heavy is loaded.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
+import itertools
 import json
-import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from mtl.errors import Problem, UserError, counted, listed, nearest
+from mtl.errors import Problem, UserError, counted, listed
 from mtl.taskdef import TaskDef
 
 SUFFIXES = (".parquet", ".jsonl", ".csv", ".tsv")
-SHOWN_PER_SPLIT = 5
 MAX_CELL = 1 << 24
+MARKS = {  # byte-order marks, the longer ones first
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 
 csv.field_size_limit(MAX_CELL)
-
-
-class Row(NamedTuple):
-    """One checked row.
-
-    Attributes:
-        position: Place in the source, from 0.
-        text_a: First text.
-        text_b: Second text of a pair.
-        label: Class index, value or relevance; None where rows carry no labels.
-        group: The query's id, for ranking.
-    """
-
-    position: int
-    text_a: str
-    text_b: str | None
-    label: int | float | None
-    group: str | None
 
 
 @dataclass(frozen=True)
@@ -49,10 +38,12 @@ class Source:
     Attributes:
         path: The file, if it is local.
         hub: (id, configuration, split), if it is not.
+        encoding: Of a text file; by default what its byte-order mark says, else UTF-8.
     """
 
     path: Path | None = None
     hub: tuple[str, str | None, str] | None = None
+    encoding: str | None = None
 
     def __str__(self) -> str:
         return str(self.path) if self.path else "/".join(part for part in self.hub or () if part)
@@ -87,14 +78,16 @@ def locate(task: TaskDef, split: str, data_root: str | None) -> Source | Problem
         path = Path(data.files[target])
         if path.suffix not in SUFFIXES:
             return Problem(str(path), f"is of an unknown type; allowed: {listed(SUFFIXES)}")
-        return Source(path=path) if path.is_file() else Problem(str(path), f"there is no such file ({split} data)")
+        if not path.is_file():
+            return Problem(str(path), f"there is no such file ({split} data)")
+        return Source(path=path, encoding=data.encoding)
     assert data.hub is not None
     if data_root is None:
         return Source(hub=(data.hub, data.config, target))
     folder = Path(data_root) / data.hub / (data.config or "default")
     for suffix in SUFFIXES:
         if (folder / f"{target}{suffix}").is_file():
-            return Source(path=folder / f"{target}{suffix}")
+            return Source(path=folder / f"{target}{suffix}", encoding=data.encoding)
     if not folder.is_dir():
         return Problem(str(folder), "there is no such directory (--data-root / hub / config)")
     found = sorted(path.stem for path in folder.iterdir() if path.suffix in SUFFIXES)
@@ -124,27 +117,38 @@ def read_rows(source: Source) -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"{source} row {index + 1}", cells
         return
     try:
-        yield from READERS[source.path.suffix](source.path)
-    except UnicodeDecodeError:
-        raise UserError([_not_utf8(source.path)]) from None
+        yield from READERS[source.path.suffix](source.path, source.encoding or marked_encoding(source.path))
+    except UnicodeError:
+        raise UserError([_undecodable(source)]) from None
     except OSError as error:
         raise UserError.of(str(source.path), f"cannot be read: {error.strerror or error}") from None
 
 
-def _not_utf8(path: Path) -> Problem:
-    """The first line that is not UTF-8; the reader's own error knows only where in its buffer it was."""
+def marked_encoding(path: Path) -> str:
+    """What the byte-order mark of a file says, else UTF-8."""
     with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                line.decode()
-            except UnicodeDecodeError as error:
-                message = f"is not UTF-8 text (byte {line[error.start]:#04x}); convert it first"
-                return Problem(f"{path}:{number}", message)
-    return Problem(str(path), "is not UTF-8 text; convert it first")
+        start = file.read(4)
+    return next((encoding for mark, encoding in MARKS.items() if start.startswith(mark)), "utf-8")
 
 
-def _read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    with path.open(encoding="utf-8-sig", newline="\n") as file:
+def _undecodable(source: Source) -> Problem:
+    """The first line that can't be decoded; the reader's own error knows only where in its buffer it was."""
+    path = source.path
+    assert path is not None
+    encoding = source.encoding or marked_encoding(path)
+    if encoding == "utf-8":
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    line.decode()
+                except UnicodeDecodeError as error:
+                    what = f"is not UTF-8 text (byte {line[error.start]:#04x})"
+                    return Problem(f"{path}:{number}", f"{what}; convert it, or name its encoding in data.encoding")
+    return Problem(str(path), f"is not {encoding} text; name its encoding in data.encoding")
+
+
+def _read_jsonl(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    with path.open(encoding=encoding) as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
@@ -158,25 +162,34 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"{path}:{number}", cells
 
 
-def _read_csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    yield from _read_delimited(path, ",", csv.QUOTE_MINIMAL)
+def _read_csv(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    yield from _read_delimited(path, encoding, _delimiter(path, encoding), csv.QUOTE_MINIMAL)
 
 
-def _read_tsv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    yield from _read_delimited(path, "\t", csv.QUOTE_MINIMAL if _is_quoted(path) else csv.QUOTE_NONE)
+def _delimiter(path: Path, encoding: str) -> str:
+    """What stands between the columns' names of a CSV: a comma, or where there is none what spreadsheets write."""
+    with path.open(encoding=encoding, newline="") as file:
+        lines = [line for line in itertools.islice(file, 100) if line.strip()]
+    names = {delimiter: next(csv.reader(lines, delimiter=delimiter), []) for delimiter in ",;\t|"}
+    return next((delimiter for delimiter, found in names.items() if len(found) > 1), ",")
 
 
-def _is_quoted(path: Path) -> bool:
+def _read_tsv(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    quoting = csv.QUOTE_MINIMAL if _is_quoted(path, encoding) else csv.QUOTE_NONE
+    yield from _read_delimited(path, encoding, "\t", quoting)
+
+
+def _is_quoted(path: Path, encoding: str) -> bool:
     """Whether a TSV uses quotes as CSV does: read that way it has to be well-formed and rectangular."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with path.open(encoding=encoding, newline="") as file:
         try:
             return len({len(fields) for fields in csv.reader(file, delimiter="\t", strict=True) if fields}) == 1
         except csv.Error:
             return False
 
 
-def _read_delimited(path: Path, delimiter: str, quoting: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
+def _read_delimited(path: Path, encoding: str, delimiter: str, quoting: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    with path.open(encoding=encoding, newline="") as file:
         reader = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True)
         header: list[str] = []
         line = 1  # a row may take several lines; its place is the first
@@ -205,7 +218,7 @@ def _header(place: str, names: list[str]) -> list[str]:
     return names
 
 
-def _read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _read_parquet(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -219,148 +232,9 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise UserError.of(str(path), f"is not a Parquet file: {str(error).splitlines()[0]}") from None
 
 
-READERS: dict[str, Callable[[Path], Iterator[tuple[str, dict[str, Any]]]]] = {
+READERS: dict[str, Callable[[Path, str], Iterator[tuple[str, dict[str, Any]]]]] = {
     ".parquet": _read_parquet,
     ".jsonl": _read_jsonl,
     ".csv": _read_csv,
     ".tsv": _read_tsv,
 }
-
-
-@dataclass
-class Findings:
-    """What is wrong with a split's rows: like faults are told once, with their number and first place."""
-
-    faults: dict[str, tuple[str, int]] = field(default_factory=dict)
-
-    def add(self, place: str, message: str) -> None:
-        first, number = self.faults.get(message, (place, 0))
-        self.faults[message] = (first, number + 1)
-
-    def problems(self) -> list[Problem]:
-        shown = [
-            Problem(place, message + (f" (and {counted(number - 1, 'more row')} like this)" if number > 1 else ""))
-            for message, (place, number) in list(self.faults.items())[:SHOWN_PER_SPLIT]
-        ]
-        hidden = list(self.faults.values())[SHOWN_PER_SPLIT:]
-        if hidden:
-            shown.append(Problem(_file_of(hidden[0][0]), f"{counted(len(hidden), 'more kind')} of fault in its rows"))
-        return shown
-
-
-class RowChecker:
-    """Turns raw cells into checked rows, gathering what is wrong.
-
-    Attributes:
-        findings: Faults so far.
-        rows: Rows seen.
-        unlabelled: Rows left out because their label is one of `data.unlabelled`.
-    """
-
-    def __init__(self, name: str, task: TaskDef, *, labelled: bool = True) -> None:
-        self.name, self.task, self.labelled = name, task, labelled
-        self.findings = Findings()
-        self.rows = 0
-        self.unlabelled = 0
-        self.label_index = task.label_index()
-        self.ignored = {str(value) for value in task.data.unlabelled}
-
-    def check(self, rows: Iterator[tuple[str, dict[str, Any]]]) -> Iterator[Row]:
-        """Yields the good rows; stops at a missing column, which every row would repeat."""
-        for place, cells in rows:
-            if self.rows == 0 and not self._has_columns(place, cells):
-                return
-            index = self.rows
-            self.rows += 1
-            row = self._row(index, place, cells)
-            if row is not None:
-                yield row
-
-    def _has_columns(self, place: str, cells: dict[str, Any]) -> bool:
-        columns = self.task.data.columns.model_dump(exclude_none=True)
-        if not self.labelled:
-            columns.pop("label", None)
-        missing = {role: column for role, column in columns.items() if column not in cells}
-        for role, column in missing.items():
-            message = f"has no column {column!r} ({self.name}.data.columns.{role}); columns: {listed(list(cells))}"
-            self.findings.add(_file_of(place), message + nearest(column, cells))
-        return not missing
-
-    def _row(self, index: int, place: str, cells: dict[str, Any]) -> Row | None:
-        columns = self.task.data.columns
-        text_a = self._text(place, cells, columns.text_a)
-        text_b = self._text(place, cells, columns.text_b) if columns.text_b else None
-        label = self._label(place, cells) if self.labelled else None
-        group = cells.get(columns.group) if columns.group else None
-        if columns.group and group in (None, ""):
-            self.findings.add(place, f"column {columns.group!r} holds no query id")
-            return None
-        if text_a is None or (columns.text_b and text_b is None) or (self.labelled and label is None):
-            return None
-        return Row(index, text_a, text_b, label, None if group is None else str(group))
-
-    def _text(self, place: str, cells: dict[str, Any], column: str) -> str | None:
-        value = cells.get(column)
-        if isinstance(value, str):
-            return value
-        self.findings.add(place, f"column {column!r} holds {_named(value)}, expected text")
-        return None
-
-    def _label(self, place: str, cells: dict[str, Any]) -> int | float | None:
-        value = cells.get(self.task.data.columns.label)
-        if self.ignored and str(value) in self.ignored:
-            self.unlabelled += 1
-            return None
-        if self.task.type == "classification":
-            key = str(value).lower() if isinstance(value, bool) else str(value)
-            index = None if value is None else self.label_index.get(key)
-            if index is None:
-                allowed = f"{self.name}.labels: {listed(self.task.labels)}"
-                self.findings.add(
-                    place, f"unknown label {value!r}; allowed: {allowed}{nearest(value, self.task.labels)}"
-                )
-            return index
-        try:
-            number = float(value) if not isinstance(value, bool) and value is not None else math.nan
-        except (TypeError, ValueError, OverflowError):
-            number = math.nan
-        if not math.isfinite(number) or (self.task.type == "ranking" and number < 0):
-            expected = "a number" if self.task.type == "regression" else "a relevance of 0 or more"
-            self.findings.add(place, f"the label is {value!r}, expected {expected}")
-            return None
-        return number
-
-
-def _file_of(place: str) -> str:
-    return place.rpartition(":")[0] or place
-
-
-def _named(value: Any) -> str:
-    return "nothing" if value is None else f"{type(value).__name__} {str(value)[:40]!r}"
-
-
-@dataclass(frozen=True)
-class SplitSummary:
-    """What reading a split found: rows of the source, rows left out as unlabelled, and every problem."""
-
-    rows: int
-    unlabelled: int
-    problems: list[Problem]
-
-
-def check_split(name: str, task: TaskDef, source: Source) -> SplitSummary:
-    """Reads a whole split and reports everything that is wrong with it."""
-    checker = RowChecker(name, task)
-    try:
-        for _ in checker.check(read_rows(source)):
-            pass
-    except UserError as error:
-        return SplitSummary(checker.rows, checker.unlabelled, checker.findings.problems() + error.problems)
-    problems = checker.findings.problems()
-    if checker.rows == 0 and not problems:
-        problems.append(Problem(str(source), "holds no rows"))
-    elif checker.rows == checker.unlabelled and not problems:
-        problems.append(
-            Problem(str(source), f"holds no labelled rows ({counted(checker.rows, 'row')} without a label)")
-        )
-    return SplitSummary(checker.rows, checker.unlabelled, problems)

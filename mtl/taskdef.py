@@ -134,6 +134,7 @@ class DataSource(Settings):
         splits: Our name of a split to the data's name of it. `train` and `validation` have to exist; any other is
             evaluated where it is present.
         unlabelled: Label values that mean "no label": such rows are left out and counted.
+        encoding: Of text files, such as cp1252; by default what their byte-order mark says, else UTF-8.
     """
 
     hub: str | None = None
@@ -142,6 +143,7 @@ class DataSource(Settings):
     columns: Columns
     splits: dict[str, str] = {}
     unlabelled: list[str | int | float] = []
+    encoding: str | None = None
 
 
 class TaskDef(TrainingSettings):
@@ -370,12 +372,22 @@ def _label_problems(task: TaskDef) -> Iterable[tuple[KeyPath, str]]:
         yield ("labels",), f"labels: {label!r} stands there twice"
 
 
+def _is_codec(name: str) -> bool:
+    try:
+        "".encode(name)
+    except (LookupError, ValueError):  # unknown, or one of the codecs between bytes
+        return False
+    return True
+
+
 def _data_problems(task: TaskDef) -> Iterable[tuple[KeyPath, str]]:
     data = task.data
     if (data.hub is None) == (data.files is None):
         yield ("data",), "data needs either 'hub' or 'files'" + (", not both" if data.hub else "")
     if data.files is not None and data.config is not None:
         yield ("data", "config"), "data.config belongs to 'hub', not to 'files'"
+    if data.encoding is not None and not _is_codec(data.encoding):
+        yield ("data", "encoding"), f"data.encoding: {data.encoding!r} is no text encoding; try utf-8, utf-16 or cp1252"
     for split, target in data.splits.items():
         if not NAME.fullmatch(split):
             yield ("data", "splits"), f"data.splits: the name {split!r} may hold letters, digits, '-' and '_' only"

@@ -216,11 +216,22 @@ def test_validate_prints_text_and_json(corpus: Path, encoder_dir: Path, capsys: 
 
 
 def test_validate_dry_run_steps_every_task(corpus: Path, encoder_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["validate", str(corpus), "--encoder", str(encoder_dir), "--dry-run"]) == 0
+    assert main(["validate", str(corpus), "--encoder", str(encoder_dir), "--dry-run", "--max-steps", "5"]) == 0
     printed = capsys.readouterr().out
     for task in TASKS:
         assert any(line.startswith(task) and "loss, smart, proximal" in line for line in printed.splitlines())
     assert "peak memory" in printed
+    assert "5 steps; an epoch is " in printed
+
+
+def test_validate_dry_run_as_json(corpus: Path, encoder_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--encoder", str(encoder_dir), "--dry-run", "--json", "--no-smart", "--epochs", "2"]
+    assert main(["validate", str(corpus), *words]) == 0
+    found = json.loads(capsys.readouterr().out)["dry_run"]
+    assert found["steps"] == 2 * found["epoch_steps"] == sum(row["steps"] for row in found["plan"])
+    assert [row["task"] for row in found["tasks"]] == list(TASKS)
+    assert all(row["terms"] == ["loss", "proximal"] for row in found["tasks"])
+    assert min(found["seconds"], found["peak_memory"], *(row["tokens"] for row in found["plan"])) > 0
 
 
 def test_prepare_fills_the_cache(

@@ -14,11 +14,11 @@ PACKAGE = ROOT / "mtl"
 LAYERS = (
     ("errors", "settings", "metrics", "sampling"),
     ("taskdef", "config"),
-    ("encoder", "source", "preflight"),
+    ("encoder", "source", "checks", "leaks", "preflight"),
     ("data", "batch"),
     ("losses", "smart", "proximal", "optimizer"),
     ("model", "objective", "precision"),
-    ("evaluate", "checkpoint", "report", "runlog", "leaks"),
+    ("evaluate", "checkpoint", "report", "runlog"),
     ("export", "inference", "trainer"),
     ("phases", "dryrun"),
     ("propose", "validate"),

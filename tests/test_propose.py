@@ -21,6 +21,7 @@ from mtl.errors import UserError
 from mtl.preflight import check_data
 from mtl.propose import propose, word
 from mtl.settings import Sourced, parse_yaml
+from mtl.source import Source, read_rows
 from mtl.taskdef import TaskDef, read_task_defs
 
 Rows = list[dict[str, Any]]
@@ -49,7 +50,7 @@ def load(text: str, folder: Path) -> tuple[str, TaskDef]:
     definitions, problems = read_task_defs([file])
     _, tasks, found = resolve(definitions, Sourced({"encoder": "none"}), Sourced())
     assert problems + found == []
-    assert check_data(tasks, None)[3] == []
+    assert check_data(tasks, None).problems == []
     assert "TODO" not in text
     [(name, task)] = tasks.items()
     return name, task
@@ -291,6 +292,42 @@ def test_file(case: str, tmp_path: Path) -> None:
     assert (task.type, task.labels, task.data.unlabelled) == ("classification", labels, unlabelled)
 
 
+GERMAN = "text,label\n" + "Das Wetter ist schön auf der Straße.,a\nEs regnet über München und ich möchte heim.,b\n" * 20
+RUSSIAN = "text,label\n" + "Сегодня хорошая погода и мы идём гулять.,a\nДождь идёт над городом весь день.,b\n" * 20
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding", "named"),
+    [
+        (GERMAN, "utf-8", None),
+        (GERMAN, "utf-8-sig", None),
+        (GERMAN, "utf-16", None),
+        (GERMAN, "cp1252", "cp1252"),
+        (GERMAN, "utf-16-le", "utf_16_le"),
+        (RUSSIAN, "utf-16-be", "utf_16_be"),
+        (RUSSIAN, "cp1251", "cp1251"),
+    ],
+)
+def test_encodings(text: str, encoding: str, named: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes(text.encode(encoding))
+    _, task = load(propose(path), tmp_path)
+    assert (task.data.encoding, task.labels) == (named, ["a", "b"])
+    found = [row["text"] for _, row in read_rows(Source(path=path, encoding=task.data.encoding))]
+    assert found == [line.rpartition(",")[0] for line in text.splitlines()[1:]]
+
+
+def test_held_out_rows_in_another_encoding_are_passed_over(tmp_path: Path) -> None:
+    train, beside = tmp_path / "train.csv", tmp_path / "dev.csv"
+    train.write_bytes(GERMAN.encode("cp1252"))
+    beside.write_bytes(GERMAN.encode())
+    text = propose(train)
+    assert "has another encoding" in text
+    assert f"validation: {train}" in text
+    beside.write_bytes(GERMAN.encode("cp1252"))
+    assert f"validation: {beside}" in propose(train)
+
+
 def test_the_name_of_a_missing_value_is_no_label(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", single(["a", "None", None, "b", "a"]))
     _, task = load(propose(path), tmp_path)
@@ -455,7 +492,7 @@ ERRORS: dict[str, tuple[str, str, str]] = {
     "header again": ("rows.csv", "text,label\nit is good,a\ntext,label\nit is bad,b\n", "the columns' names"),
     "unknown suffix": ("rows.xlsx", "text", r"unknown type; convert it to one of: \.parquet, \.jsonl, \.csv, \.tsv"),
     "not JSON": ("rows.jsonl", "text", "not valid JSON"),
-    "not UTF-8": ("rows.csv", "text,label\nit is caf\udce9,a\n", "is not UTF-8"),
+    "half a character": ("rows.csv", "\udcff\udcfet\0e", "is not utf-16 text"),
     "not Parquet": ("rows.parquet", "text", "is not a Parquet file"),
 }
 

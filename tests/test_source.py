@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from mtl.checks import SHOWN_PER_SPLIT, Row, RowChecker, check_split
 from mtl.errors import Problem, UserError
 from mtl.settings import Sourced
-from mtl.source import SHOWN_PER_SPLIT, SUFFIXES, Row, RowChecker, Source, check_split, locate, read_rows
+from mtl.source import SUFFIXES, Source, locate, read_rows
 from mtl.taskdef import TaskDef, complete
 
 PAIR = {"text_a": "first", "text_b": "second"}
@@ -105,6 +106,43 @@ def test_a_byte_order_mark_windows_line_ends_and_blank_lines_are_nothing(suffix:
     assert cells(write(tmp_path / f"a{suffix}", b"\xef\xbb\xbf" + content.encode())) == ROWS
 
 
+ENCODINGS = ["utf-8-sig", "utf-16", "utf-32", "utf-16-le", "gb18030"]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl"])
+def test_an_encoding_is_marked_or_named(suffix: str, encoding: str, tmp_path: Path) -> None:
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\r\n" for row in ROWS)
+    content = lines if suffix == ".jsonl" else delimited(ROWS, "," if suffix == ".csv" else "\t", "\r\n")
+    path = write(tmp_path / f"a{suffix}", content.encode(encoding))
+    marked = not encoding.endswith(("le", "gb18030"))
+    assert [cells for _, cells in read_rows(Source(path=path, encoding=None if marked else encoding))] == ROWS
+    if encoding == "gb18030":
+        with pytest.raises(UserError, match="is not UTF-8 text"):
+            cells(path)
+
+
+def test_an_encoding_named_in_a_definition_reaches_the_reader(tmp_path: Path) -> None:
+    folder = tmp_path / "owner" / "set" / "default"
+    folder.mkdir(parents=True)
+    write(folder / "train.csv", "first,second,label\ncafé,x,no\n".encode("cp1252"))
+    found = locate(make_task(data={"encoding": "cp1252"}), "train", str(tmp_path))
+    assert isinstance(found, Source)
+    assert [cells["first"] for _, cells in read_rows(found)] == ["café"]
+
+
+def test_line_ends_of_all_kinds_in_one_file(tmp_path: Path) -> None:
+    rows = 'first,label\r\na,no\nb,yes\r"c\r\nd",no\r\n'
+    assert [row["first"] for row in cells(write(tmp_path / "a.csv", rows.encode()))] == ["a", "b", "c\r\nd"]
+    lines = '{"a": 1}\r\n{"a": 2}\n{"a": 3}\r{"a": 4}'
+    assert [row["a"] for row in cells(write(tmp_path / "a.jsonl", lines.encode()))] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+def test_a_csv_of_a_spreadsheet_has_other_delimiters(delimiter: str, tmp_path: Path) -> None:
+    assert cells(write(tmp_path / "a.csv", delimited(ROWS, delimiter))) == ROWS
+
+
 def test_the_same_of_jsonl(tmp_path: Path) -> None:
     content = "\r\n\r\n".join(json.dumps(row, ensure_ascii=False) for row in ROWS)
     path = write(tmp_path / "a.jsonl", b"\xef\xbb\xbf" + content.encode())
@@ -165,19 +203,23 @@ BROKEN: dict[str, tuple[str, str | bytes, str]] = {
     "Latin-1 in CSV": (
         "a.csv",
         HEAD.encode() + b"x,y,no\n" * 9000 + b"caf\xe9,y,no\n",  # far beyond the reader's first buffer
-        ":9002: is not UTF-8 text (byte 0xe9); convert it first",
+        ":9002: is not UTF-8 text (byte 0xe9); convert it, or name its encoding in data.encoding",
     ),
     "Latin-1 in TSV": (
         "a.tsv",
         b"first\tlabel\ncaf\xe9\tno\n",
-        ":2: is not UTF-8 text (byte 0xe9); convert it first",
+        ":2: is not UTF-8 text (byte 0xe9); convert it, or name its encoding in data.encoding",
     ),
     "Latin-1 in JSON": (
         "a.jsonl",
         b'{"a": 1}\n{"a": "\xfc"}\n',
-        ":2: is not UTF-8 text (byte 0xfc); convert it first",
+        ":2: is not UTF-8 text (byte 0xfc); convert it, or name its encoding in data.encoding",
     ),
-    "UTF-16": ("a.csv", HEAD.encode("utf-16"), ":1: is not UTF-8 text (byte 0xff); convert it first"),
+    "half of UTF-16": (
+        "a.csv",
+        HEAD.encode("utf-16")[:-1],
+        ": is not utf-16 text; name its encoding in data.encoding",
+    ),
     "an empty CSV": ("a.csv", "", ": is empty; expected a first line with the columns' names"),
     "blank lines only": ("a.tsv", "\n\n", ": is empty; expected a first line with the columns' names"),
     "an empty JSONL": ("a.jsonl", "", ": holds no rows"),
