@@ -204,14 +204,15 @@ def check_data(
             else:
                 data.problems.append(Problem(found.where, f"{name}: {found.message}"))
     places = [(name, split) for name, sources in data.sources.items() for split in sources]
+    summaries = {}
     for name, split in sorted(places, key=lambda place: place[1] == "train"):  # evaluation rows are searched for
         watch = _watch(data.leaks, f"{name}/{split}", training=split == "train") if search else None
-        summary = check_split(name, tasks[name], data.sources[name][split], watch)
-        data.summaries[name][split] = summary
+        summaries[name, split] = check_split(name, tasks[name], data.sources[name][split], watch)
         if search and split == "train":
             data.leaks.finish(f"{name}/{split}")
     for name, split in places:
-        data.problems.extend(data.summaries[name][split].problems)
+        data.summaries[name][split] = summaries[name, split]
+        data.problems.extend(summaries[name, split].problems)
     return data
 
 
