@@ -19,6 +19,7 @@ from mtl.source import Source, read_rows
 from mtl.taskdef import TaskDef
 
 SHOWN_PER_SPLIT = 5
+NO_LABEL = ("", "-", "-1", "?", "None", "nan", "NA", "N/A")  # cells that mean so in many data sets
 CELL_KINDS = {str: "text", int: "integer", float: "number", bool: "true/false", type(None): "nothing"}
 KINDS_KEPT = 1000  # of faults; further ones are only counted, so that memory does not grow with the rows
 
@@ -101,6 +102,10 @@ class RowChecker:
 
     def _has_columns(self, place: str, cells: dict[str, Any]) -> bool:
         missing = {role: column for role, column in self.columns.items() if column not in cells}
+        if len(missing) == len(self.columns) > 1:
+            wanted = f"has none of {self.name}.data.columns, {listed(list(missing.values()))}"
+            self.findings.add(_file_of(place), f"{wanted}; its columns (first line): {listed(list(cells))}")
+            return False
         for role, column in missing.items():
             message = f"has no column {column!r} ({self.name}.data.columns.{role}); columns: {listed(list(cells))}"
             self.findings.add(_file_of(place), message + nearest(column, cells))
@@ -123,7 +128,8 @@ class RowChecker:
         value = cells.get(column)
         if isinstance(value, str):
             return value
-        self.findings.add(place, f"column {column!r} holds {_named(value)}, expected text")
+        quoted = " (in quotes)" if isinstance(value, (int, float)) else ""
+        self.findings.add(place, f"column {column!r} holds {_named(value)}, expected text{quoted}")
         return None
 
     def _label(self, place: str, cells: dict[str, Any]) -> int | float | None:
@@ -136,16 +142,17 @@ class RowChecker:
             index = None if value is None else self.label_index.get(key)
             if index is None:
                 allowed = f"{self.name}.labels: {listed(self.task.labels)}"
-                self.findings.add(
-                    place, f"unknown label {value!r}; allowed: {allowed}{nearest(value, self.task.labels)}"
-                )
+                hint = nearest(value, self.task.labels)
+                if str(value) in NO_LABEL:
+                    hint = f"; if it means 'no label', write it into {self.name}.data.unlabelled"
+                self.findings.add(place, f"unknown label {value!r}; allowed: {allowed}{hint}")
             return index
         try:
             number = float(value) if not isinstance(value, bool) and value is not None else math.nan
         except (TypeError, ValueError, OverflowError):
             number = math.nan
         if not math.isfinite(number) or (self.task.type == "ranking" and number < 0):
-            expected = "a number" if self.task.type == "regression" else "a relevance of 0 or more"
+            expected = "a number such as 1.5" if self.task.type == "regression" else "a relevance of 0 or more"
             self.findings.add(place, f"the label is {value!r}, expected {expected}")
             return None
         return number

@@ -25,6 +25,7 @@ FLAGS = {
     "data_root": "data_root",
     "head": "head",
     "leaks": "leaks",
+    "num_proc": "num_proc",
     "epochs": "train.epochs",
     "max_steps": "train.max_steps",
     "learning_rate": "train.learning_rate",
@@ -159,6 +160,7 @@ def _prepare_arguments(parser: Parser) -> None:
     parser.add_argument("--tasks", metavar="A,B", type=_names, default=[])
     parser.add_argument("--data-root", metavar="DIR", help="local mirror of the hub")
     parser.add_argument("--max-length", type=int, metavar="N", help="tokens of one input")
+    parser.add_argument("--num-proc", type=int, metavar="N", help="processes that tokenise")
 
 
 def _report_arguments(parser: Parser) -> None:
@@ -194,6 +196,7 @@ def _add_settings(parser: Parser) -> None:
     size.add_argument("--train-size", type=int, metavar="N", help="examples (ranking: queries) of each task")
     size.add_argument("--train-fraction", type=float, metavar="F")
     parser.add_argument("--leaks", metavar="P", help="training rows found in evaluation rows: drop, warn or ignore")
+    parser.add_argument("--num-proc", type=int, metavar="N", help="processes that tokenise")
     parser.add_argument("--config", metavar="FILE", help="run configuration, such as another run's run.yml")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any key of the configuration")
     parser.add_argument(

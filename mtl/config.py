@@ -143,6 +143,7 @@ class RunConfig(Settings):
         task_defs: Definition files, relative to the configuration's file.
         data_root: Local mirror of the hub.
         leaks: Whether training rows that stand in evaluation rows of any task are left out, told of, or not looked for.
+        num_proc: Processes that tokenise the data; no result depends on it.
         trust_remote_code: Whether the encoder's repository may run code of its own.
         defaults: Settings of tasks that name none.
         tasks: Settings by task name.
@@ -154,6 +155,7 @@ class RunConfig(Settings):
     task_defs: list[str] = []
     data_root: str | None = None
     leaks: LeakPolicy = "warn"
+    num_proc: Count = 1
     trust_remote_code: bool = False
     train: TrainSettings = TrainSettings()
     optimizer: OptimizerSettings = OptimizerSettings()

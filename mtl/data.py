@@ -5,15 +5,21 @@ Legend: N examples, V tokens of one example.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
+import multiprocessing
 import os
 import shutil
+import signal
 import sys
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +38,7 @@ Ints = npt.NDArray[np.int64]
 
 FORMAT = 1  # raise when the layout of prepared files changes
 CHUNK = 1000  # rows of one record batch
+FEW = 20_000  # rows that are tokenised sooner than other processes start
 UNBOUNDED = 1_000_000  # tokenizers without a limit name a larger one
 
 SCHEMA = pa.schema(
@@ -141,7 +148,15 @@ def usable_length(tokenizer: Any, config: Any) -> int:
 
 
 def prepare(
-    name: str, task: TaskDef, source: Source, tokenizer: Any, max_length: int, *, labelled: bool = True
+    name: str,
+    task: TaskDef,
+    source: Source,
+    tokenizer: Any,
+    max_length: int,
+    *,
+    labelled: bool = True,
+    num_proc: int = 1,
+    rows: int | None = None,
 ) -> Examples:
     """Tokenises a split, or finds it in the cache.
 
@@ -152,6 +167,8 @@ def prepare(
         tokenizer: The encoder's tokenizer.
         max_length: Tokens of one input; longer pairs lose tokens from the longer text first.
         labelled: Whether rows carry labels; False for prediction.
+        num_proc: Processes that tokenise; with 1 the tokenizer's own threads do. The result is the same.
+        rows: How many there are, for the progress bar.
 
     Returns:
         The examples, in the order of the source.
@@ -175,28 +192,75 @@ def prepare(
     folder = cache_directory() / "prepared" / fingerprint
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _build(folder, RowChecker(name, task, labelled=labelled), source, tokenizer, max_length)
+        few = rows is not None and rows < FEW
+        with _tokenisers(tokenizer, max_length, 1 if few else num_proc) as tokenise:
+            _build(folder, RowChecker(name, task, labelled=labelled), source, tokenise, rows)
     return _open(folder, fingerprint)
 
 
-def _build(folder: Path, checker: RowChecker, source: Source, tokenizer: Any, max_length: int) -> None:
+Chunk = tuple[list[Row], list[int]]  # rows, and the number of each row's query
+Tokenise = Callable[[Iterator[Chunk]], Iterator[pa.RecordBatch]]
+
+
+@contextlib.contextmanager
+def _tokenisers(tokenizer: Any, max_length: int, num_proc: int) -> Iterator[Tokenise]:
+    """Yields what turns chunks into record batches, in their order, while the caller reads and writes others."""
+    pool: Executor
+    work: Callable[[Chunk], pa.RecordBatch]
+    if num_proc == 1:
+        pool, work = ThreadPoolExecutor(1), partial(_tokenise, tokenizer, max_length)
+    else:
+        start = (_start_worker, (tokenizer, max_length))
+        # Spawned: a fork of a process with threads, which tokenizers and torch have, may hang.
+        pool = ProcessPoolExecutor(num_proc, multiprocessing.get_context("spawn"), *start)
+        work = _tokenise_in_worker
+
+    def tokenise(chunks: Iterator[Chunk]) -> Iterator[pa.RecordBatch]:
+        waiting: deque[Future[pa.RecordBatch]] = deque()
+        for chunk in chunks:
+            waiting.append(pool.submit(work, chunk))
+            if len(waiting) > 2 * num_proc:  # no more, so that memory does not grow with the rows
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+    try:
+        yield tokenise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_worker: Callable[[Chunk], pa.RecordBatch]
+
+
+def _start_worker(tokenizer: Any, max_length: int) -> None:
+    global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told, and ends its workers
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core each
+    _worker = partial(_tokenise, tokenizer, max_length)
+
+
+def _tokenise_in_worker(chunk: Chunk) -> pa.RecordBatch:
+    return _worker(chunk)
+
+
+def _build(folder: Path, checker: RowChecker, source: Source, tokenise: Tokenise, total: int | None) -> None:
     """Writes a prepared split under a temporary name and renames it, so that the name stands for a whole one only."""
     temporary = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
     try:
-        groups: dict[str, int] = {}
         rows = checker.check(read_rows(source))
-        bar = tqdm(rows, desc=f"preparing {checker.name}", unit=" rows", disable=None, leave=False, file=sys.stderr)
+        shown = f"preparing {checker.name}"
+        bar = tqdm(rows, shown, total, unit=" rows", disable=None, leave=False, file=sys.stderr)
         with pa.OSFile(str(temporary / "examples.arrow"), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
-            for chunk in _chunks(iter(bar)):
-                columns = _tokenise(chunk, tokenizer, max_length)
-                columns["label"] = [np.nan if row.label is None else float(row.label) for row in chunk]
-                columns["group"] = [-1 if r.group is None else groups.setdefault(r.group, len(groups)) for r in chunk]
-                columns["row"] = [row.position for row in chunk]
-                writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
+            for batch in tokenise(_chunks(iter(bar))):
+                writer.write_batch(batch)
         if checker.findings.faults:
             raise UserError(checker.findings.problems())
         assert writer.stats.num_record_batches == -(-(checker.rows - checker.unlabelled) // CHUNK), "rows went missing"
         (temporary / "info.json").write_text(json.dumps({"rows": checker.rows, "unlabelled": checker.unlabelled}))
+        for path in temporary.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())  # or the name might outlive the content when the machine stops
         try:
             temporary.rename(folder)
         except OSError:
@@ -206,22 +270,32 @@ def _build(folder: Path, checker: RowChecker, source: Source, tokenizer: Any, ma
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:
+def _chunks(rows: Iterator[Row]) -> Iterator[Chunk]:
+    numbers: dict[str, int] = {}
     while chunk := list(itertools.islice(rows, CHUNK)):
-        yield chunk
+        yield chunk, [-1 if row.group is None else numbers.setdefault(row.group, len(numbers)) for row in chunk]
 
 
-def _tokenise(chunk: Sequence[Row], tokenizer: Any, max_length: int) -> dict[str, Any]:
-    """Token ids of a chunk. Only the over-long rows are tokenised twice: truncation is told apart exactly."""
-    ids, types = _encode(chunk, tokenizer, None)
+def _tokenise(tokenizer: Any, max_length: int, chunk: Chunk) -> pa.RecordBatch:
+    """A chunk as it is stored. Only the over-long rows are tokenised twice: truncation is told apart exactly."""
+    rows, groups = chunk
+    ids, types = _encode(rows, tokenizer, None)
     long = [position for position, tokens in enumerate(ids) if len(tokens) > max_length]
     if long:
-        short_ids, short_types = _encode([chunk[position] for position in long], tokenizer, max_length)
+        short_ids, short_types = _encode([rows[position] for position in long], tokenizer, max_length)
         for position, new_ids, new_types in zip(long, short_ids, short_types, strict=True):
             ids[position], types[position] = new_ids, new_types
-    truncated = np.zeros(len(chunk), dtype=bool)
+    truncated = np.zeros(len(rows), dtype=bool)
     truncated[long] = True
-    return {"input_ids": ids, "token_type_ids": types, "truncated": truncated}
+    columns = {
+        "input_ids": ids,
+        "token_type_ids": types,
+        "label": [np.nan if row.label is None else float(row.label) for row in rows],
+        "group": groups,
+        "row": [row.position for row in rows],
+        "truncated": truncated,
+    }
+    return pa.record_batch(columns, schema=SCHEMA)
 
 
 def _encode(rows: Sequence[Row], tokenizer: Any, max_length: int | None) -> tuple[list[list[int]], list[list[int]]]:

@@ -35,6 +35,7 @@ from mtl.runlog import RunLog
 from mtl.trainer import Plan, StopSignal, Trainer, TrainState, make_plan
 
 RESULTS_FILE = "results.json"
+INDIFFERENT = ("num_proc",)  # settings that a resumed run may change
 RECORDED_PACKAGES = (
     "mtl-toolkit",
     "torch",
@@ -141,7 +142,15 @@ def prepare_splits(checked: Checked, tokenizer: Any) -> dict[str, dict[str, Exam
     splits: dict[str, dict[str, Examples]] = {}
     for name, task in run.tasks.items():
         splits[name] = {
-            split: prepare(name, task, source, tokenizer, min(task.max_length, limit))
+            split: prepare(
+                name,
+                task,
+                source,
+                tokenizer,
+                min(task.max_length, limit),
+                num_proc=run.config.num_proc,
+                rows=checked.data.summaries[name][split].rows,
+            )
             for split, source in checked.data.sources[name].items()
         }
         train, examples = run.config.train, splits[name]["train"]
@@ -254,7 +263,7 @@ def differences(new: Run, old: Run, where: str) -> list[Problem]:
     return [
         Problem("--resume", f"{key} is {after.get(key)!r}, but {where} says {before.get(key)!r}")
         for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key)
+        if before.get(key) != after.get(key) and key not in INDIFFERENT
     ]
 
 

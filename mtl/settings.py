@@ -36,6 +36,14 @@ CONSTANTS: dict[str, Any] = {
 }
 
 
+WANTED = {  # by pydantic's type of error
+    "list_type": "expected a list, such as [a, b]",
+    "string_type": "expected text (numbers in quotes)",
+    "int_type": "expected a whole number",
+    "int_from_float": "expected a whole number",
+}
+
+
 class Settings(BaseModel):
     """Base of every section: unknown keys and wrong types are errors, values are frozen."""
 
@@ -284,7 +292,8 @@ def _explain(model: type[Settings], source: Sourced, prefix: KeyPath, error: dic
     if error["type"] in ("model_type", "dict_type"):
         return Problem(where, f"{shown} is {kind(value)}; expected a mapping")
     message = error["msg"][0].lower() + error["msg"][1:]
-    return Problem(where, f"{shown} is {kind(value)}; {message.replace('input should be', 'expected')}")
+    wanted = WANTED.get(error["type"]) or message.replace("input should be", "expected")
+    return Problem(where, f"{shown} is {kind(value)}; {wanted}")
 
 
 def _fields(model: type[BaseModel], path: KeyPath) -> list[str]:

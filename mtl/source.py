@@ -10,6 +10,7 @@ import csv
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -199,7 +200,7 @@ def _read_delimited(path: Path, encoding: str, delimiter: str, quoting: Any) -> 
                 if not fields:
                     continue
                 if not header:
-                    header = _header(place, fields)
+                    header = _header(place, fields, delimiter)
                 elif len(fields) != len(header):
                     message = f"has {counted(len(fields), 'cell')}, the first line has {counted(len(header), 'column')}"
                     raise UserError.of(place, message)
@@ -211,7 +212,9 @@ def _read_delimited(path: Path, encoding: str, delimiter: str, quoting: Any) -> 
             raise UserError.of(str(path), "is empty; expected a first line with the columns' names")
 
 
-def _header(place: str, names: list[str]) -> list[str]:
+def _header(place: str, names: list[str], delimiter: str) -> list[str]:
+    if delimiter == "\t" and len(names) == 1 and re.search("[,;|]", names[0]):
+        raise UserError.of(place, "has no tab between the columns' names; a file with other delimiters is a .csv")
     for name in names:
         if name and names.count(name) > 1:
             raise UserError.of(place, f"the column {name!r} stands there twice")

@@ -301,7 +301,7 @@ def complete(name: str, source: Sourced) -> tuple[TaskDef | None, list[Problem]]
         source: Its settings, `defaults` and command line already merged.
 
     Returns:
-        The definition (None where it can't be made out) and every problem.
+        The definition (None where no rows can be read by it) and every problem.
     """
     task, problems = check(TaskDef, source, (name,))
     adapt = source.child("adapt")
@@ -320,8 +320,10 @@ def complete(name: str, source: Sourced) -> tuple[TaskDef | None, list[Problem]]
             "proximal": _with_divergence(task.proximal, task.type),
         }
     )
-    problems += [Problem(source.place(path), f"{name}.{message}") for path, message in _inconsistencies(task)]
-    return task, problems
+    found = list(_inconsistencies(task))
+    problems += [Problem(source.place(path), f"{name}.{message}") for path, message in found]
+    readable = all(path[0] not in ("data", "labels") for path, _ in found)  # else its rows would be found wrong as well
+    return task if readable else None, problems
 
 
 def with_preset(source: Sourced) -> Sourced:
@@ -396,9 +398,14 @@ def _data_problems(task: TaskDef) -> Iterable[tuple[KeyPath, str]]:
                 ("data", "splits", split),
                 f"data.splits.{split}: 'files' has no {target!r}{nearest(target, data.files)}",
             )
+    from_files = data.files is not None and data.splits == {split: split for split in data.files}
     for split in ("train", "validation"):
         if split not in data.splits:
-            yield ("data", "splits"), f"data.splits has no {split!r}"
+            key = "files" if from_files else "splits"
+            yield (
+                ("data", key),
+                f"data.{key} has no {split!r}; it has: {listed(list(data.splits))}{nearest(split, data.splits)}",
+            )
     if task.type == "ranking" and data.columns.group is None:
         yield ("data", "columns"), "data.columns.group is missing: ranking needs the column that holds the query's id"
     if task.type != "ranking" and data.columns.group is not None:

@@ -86,7 +86,7 @@ def validate(request: Request, *, dry_run: bool) -> Findings:
     findings = Findings()
     run, tasks, data_root, findings.errors = _resolved(request)
     data = check_data(tasks, data_root, search=True)
-    findings.errors += data.problems
+    findings.errors = list(dict.fromkeys(findings.errors + data.problems))  # one file may be several splits
     findings.warnings += [Problem("", note) for note in data.notes]
     for name, summaries in data.summaries.items():
         findings.tasks[name] = {split: s.facts for split, s in summaries.items() if not s.problems}
@@ -157,14 +157,14 @@ def prepare_all(request: Request) -> str:
     Raises:
         UserError: With all that is wrong.
     """
-    _, tasks, data_root, problems = _resolved(request)
+    run, tasks, data_root, problems = _resolved(request)
     encoder = ""
     try:
         encoder = find_encoder(request.typed.data["encoder"])
     except UserError as error:
         problems += error.problems
     data = check_data(tasks, data_root)
-    if problems + data.problems:
+    if run is None or problems + data.problems:
         raise UserError(problems + data.problems)
     from transformers import AutoConfig
 
@@ -172,10 +172,13 @@ def prepare_all(request: Request) -> str:
 
     tokenizer = load_tokenizer(encoder)
     limit = usable_length(tokenizer, AutoConfig.from_pretrained(encoder))
+    num_proc = run.config.num_proc
     rows = []
     for name, task in tasks.items():
         for split, source in data.sources[name].items():
-            examples = prepare(name, task, source, tokenizer, min(task.max_length, limit))
+            number = data.summaries[name][split].rows
+            length = min(task.max_length, limit)
+            examples = prepare(name, task, source, tokenizer, length, num_proc=num_proc, rows=number)
             truncated = f"{examples.truncated.mean():.1%}"
             rows.append((name, split, f"{len(examples):,}", f"{examples.lengths.sum():,}", truncated))
     notes = [f"note: {note}" for note in data.notes]

@@ -220,7 +220,7 @@ UNKNOWN = [
         "--set tasks.aa.weight: tasks.aa: there is no such task; defined are: a, b",
         "; did you mean 'a'?",
     ),
-    ("train.epochs=many", "--set train.epochs: train.epochs is the text 'many'", "; expected a valid integer"),
+    ("train.epochs=many", "--set train.epochs: train.epochs is the text 'many'", "; expected a whole number"),
     ("train.batch_size=0", "--set train.batch_size: train.batch_size is the number 0", "greater than or equal to 1"),
 ]
 

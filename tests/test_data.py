@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -287,6 +288,67 @@ def test_two_processes_may_prepare_the_same(
     examples = prepare("t", make_task(), source, Counting(tokenizer), 64)
     assert examples.lengths.tolist() == expected.lengths.tolist()
     assert [path.name for path in cache.iterdir()] == [expected.fingerprint]
+
+
+def test_several_processes_give_the_same(
+    cache: Path, tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "CHUNK", 40)
+    source = source_of(tmp_path, make_rows(1000))
+    one = prepare("t", make_task("ranking"), source, tokenizer, 24)
+    shutil.rmtree(cache)
+    monkeypatch.setattr(data, "_encode", None)  # of no use in another process
+    several = prepare("t", make_task("ranking"), source, tokenizer, 24, num_proc=2)
+    assert several.table.equals(one.table)
+    assert several.table.column("input_ids").num_chunks == 25
+
+
+def test_a_fault_in_another_process_is_told_and_leaves_nothing(cache: Path, tmp_path: Path, tokenizer: Any) -> None:
+    rows = make_rows(50)
+    rows[40]["label"] = 7
+    with pytest.raises(UserError, match="unknown label 7"):
+        prepare("t", make_task(), source_of(tmp_path, rows), tokenizer, 24, num_proc=2)
+    assert list(cache.iterdir()) == []
+
+
+@pytest.mark.parametrize("num_proc", [1, 2])
+def test_rows_are_read_as_they_are_written(
+    num_proc: int, cache: Path, tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "CHUNK", 10)
+    read = 0
+    ahead: list[int] = []
+    read_rows, new_file = data.read_rows, data.pa.ipc.new_file
+
+    def counted(source: Source) -> Any:
+        nonlocal read
+        for row in read_rows(source):
+            read += 1
+            yield row
+
+    def watched(*words: Any, **keys: Any) -> Any:
+        writer = new_file(*words, **keys)
+
+        class Watched:
+            stats = property(lambda self: writer.stats)
+
+            def __enter__(self) -> Any:
+                return self
+
+            def __exit__(self, *_: Any) -> None:
+                writer.close()
+
+            def write_batch(self, batch: Any) -> None:
+                ahead.append(read - 10 * len(ahead))
+                writer.write_batch(batch)
+
+        return Watched()
+
+    monkeypatch.setattr(data, "read_rows", counted)
+    monkeypatch.setattr(data.pa.ipc, "new_file", watched)
+    assert len(prepare("t", make_task(), source_of(tmp_path, make_rows(500)), tokenizer, 24, num_proc=num_proc)) == 500
+    assert len(ahead) == 50
+    assert max(ahead) <= 10 * (2 * num_proc + 2)
 
 
 def test_the_tokenizer_s_fingerprint_is_that_of_what_it_does(encoder_dir: Path, tokenizer: Any, tmp_path: Path) -> None:

@@ -234,6 +234,47 @@ def test_validate_dry_run_as_json(corpus: Path, encoder_dir: Path, capsys: pytes
     assert min(found["seconds"], found["peak_memory"], *(row["tokens"] for row in found["plan"])) > 0
 
 
+OF_ONES_OWN = {
+    "reviews.csv": (
+        "classification",
+        "review,stars,verdict\r\n" + '"It was ""good"",\r\nreally.",5,good\r\nIt was bad; quite bad.,1,bad\n' * 12,
+    ),
+    "similar.csv": (
+        "regression",
+        "\ufeffsentence1;sentence2;score\n"
+        + "".join(f"A man eats;Men are at table {n};{n / 7:.2f}\n" for n in range(30)),
+    ),
+    "search.csv": (
+        "ranking",
+        "qid,query,passage,relevance\n"
+        + "".join(f'{n // 3},"what, is {n // 3}",It is the number {n},{n % 3}\n' for n in range(36)),
+    ),
+}
+
+
+def test_init_validate_and_train_with_nothing_edited(
+    encoder_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    definitions = []
+    for name, (kind, text) in OF_ONES_OWN.items():
+        (tmp_path / name).write_bytes(text.encode())
+        assert main(["init", str(tmp_path / name)]) == 0
+        proposed = capsys.readouterr().out
+        assert f"type: {kind}" in proposed
+        definitions.append(str(tmp_path / f"{name}.yml"))
+        Path(definitions[-1]).write_text(proposed)
+    assert main(["validate", *definitions, "--encoder", str(encoder_dir)]) == 0
+    assert "0 errors" in capsys.readouterr().out
+    words = ["--encoder", str(encoder_dir), "--output", str(tmp_path / "run"), "--max-steps", "4"]
+    assert main(["train", *definitions, *words]) == 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert {name: facts["train"]["rows"] for name, facts in results["data"].items()} == {
+        "reviews": 24,
+        "similar": 30,
+        "search": 36,
+    }
+
+
 def test_prepare_fills_the_cache(
     corpus: Path, encoder_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

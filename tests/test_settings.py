@@ -264,16 +264,16 @@ FAULTS = [
     ("name: x\ninner: {norm: 7}\n", "a.yml:2: inner.norm is the number 7; allowed: linf, l2"),
     ("epochs: 3\n", "a.yml:1: the key 'name' is missing"),
     ("name: x\nepochs: 0\n", "a.yml:2: epochs is the number 0; expected greater than or equal to 1"),
-    ("name: x\nepochs: '3'\n", "a.yml:2: epochs is the text '3'; expected a valid integer"),
-    ("name: x\nepochs: 2.5\n", "a.yml:2: epochs is the number 2.5; expected a valid integer"),
-    ("name: x\nepochs: true\n", "a.yml:2: epochs is true (true/false); expected a valid integer"),
-    ("name: x\nepochs:\n", "a.yml:2: epochs is nothing; expected a valid integer"),
+    ("name: x\nepochs: '3'\n", "a.yml:2: epochs is the text '3'; expected a whole number"),
+    ("name: x\nepochs: 2.5\n", "a.yml:2: epochs is the number 2.5; expected a whole number"),
+    ("name: x\nepochs: true\n", "a.yml:2: epochs is true (true/false); expected a whole number"),
+    ("name: x\nepochs:\n", "a.yml:2: epochs is nothing; expected a whole number"),
     ("name: x\nrate: fast\n", "a.yml:2: rate is the text 'fast'; expected a valid number"),
     ("name: x\nrate: .inf\n", "a.yml:2: rate is the number inf; expected a finite number"),
-    ("name: 5\n", "a.yml:1: name is the number 5; expected a valid string"),
+    ("name: 5\n", "a.yml:1: name is the number 5; expected text (numbers in quotes)"),
     ("name: x\non: yes\n", "a.yml:2: on is the text 'yes'; expected a valid boolean"),
-    ("name: x\nwords:\n  - a\n  - 5\n", "a.yml:4: words.1 is the number 5; expected a valid string"),
-    ("name: x\nwords: a\n", "a.yml:2: words is the text 'a'; expected a valid list"),
+    ("name: x\nwords:\n  - a\n  - 5\n", "a.yml:4: words.1 is the number 5; expected text (numbers in quotes)"),
+    ("name: x\nwords: a\n", "a.yml:2: words is the text 'a'; expected a list, such as [a, b]"),
 ]
 
 

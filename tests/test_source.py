@@ -333,12 +333,15 @@ def test_no_label_is_not_the_class_named_none() -> None:
     assert checker.findings.problems()[0].message.startswith("unknown label None")
 
 
-@pytest.mark.parametrize(("cell", "shown"), [(5, "int '5'"), (None, "nothing"), (["a"], "list \"['a']\"")])
+@pytest.mark.parametrize(
+    ("cell", "shown"),
+    [(5, "int '5', expected text (in quotes)"), (None, "nothing, expected text"), ([], "list '[]', expected text")],
+)
 def test_text_has_to_be_text(cell: Any, shown: str) -> None:
     checker = RowChecker("t", make_task())
     rows = checker.check(iter([("f:1", {"first": "a", "second": cell, "label": "no"})]))
     assert list(rows) == []
-    assert checker.findings.problems() == [Problem("f:1", f"column 'second' holds {shown}, expected text")]
+    assert checker.findings.problems() == [Problem("f:1", f"column 'second' holds {shown}")]
 
 
 def test_a_row_without_a_query_is_told() -> None:

@@ -164,12 +164,12 @@ INCONSISTENT: dict[str, tuple[str, int, str]] = {
     "no train split": (
         CLASSIFICATION.replace("labels", "  splits: {validation: validation}\nlabels"),
         5,
-        "t.data.splits has no 'train'",
+        "t.data.splits has no 'train'; it has: validation",
     ),
     "no validation split": (
         CLASSIFICATION.replace("hub: owner/set", "files: {train: a.csv}"),
-        2,
-        "t.data.splits has no 'validation'",
+        3,
+        "t.data.files has no 'validation'; it has: train",
     ),
     "ranking without groups": (
         RANKING.replace(", group: id", ""),
