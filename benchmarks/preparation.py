@@ -109,10 +109,10 @@ def main() -> None:
         generate(few, FEW, words)
         generate(many, options.rows, words)
         runs = [("prepare", few), ("prepare", many), ("map", many)]
-        found = [{"what": what, **measured(what, path, encoder, options.num_proc)} for what, path in runs]
+        found = [measured(what, path, encoder, options.num_proc) for what, path in runs]
     rows = [
-        (run["what"], f"{run['rows']:,}", f"{run['rows'] / run['seconds']:,.0f}", f"{run['peak'] / 2**20:,.0f}")
-        for run in found
+        (what, f"{run['rows']:,}", f"{run['rows'] / run['seconds']:,.0f}", f"{run['peak'] / 2**20:,.0f}")
+        for (what, _), run in zip(runs, found, strict=True)
     ]
     print(table(("what", "rows", "rows/s", "peak MiB"), rows))
     small, large, bare = found
@@ -120,7 +120,8 @@ def main() -> None:
     print(f"peak memory grows by {growth:.0f} MiB (promised: at most 300)")
     print(f"rate of prepare / rate of map: {ratio:.2f} (promised: at least 0.8)")
     if options.output:
-        options.output.write_text(json.dumps({"runs": found, "growth_mib": growth, "ratio": ratio}, indent=1))
+        named = [{"what": what, **run} for (what, _), run in zip(runs, found, strict=True)]
+        options.output.write_text(json.dumps({"runs": named, "growth_mib": growth, "ratio": ratio}, indent=1))
 
 
 if __name__ == "__main__":
