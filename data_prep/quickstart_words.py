@@ -18,7 +18,7 @@ FUNCTION_WORDS: frozenset[str] = frozenset(
     a about all am an and any are as at be been but by can did do does for from had has have how i if in is it me my
     never no not of off on one or our out so that the there this to too up us was we what when which who will with would
     you your
-    """.split()  # noqa: SIM905 - sixty quoted words would read worse
+    """.split()
 )
 
 
