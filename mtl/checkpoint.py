@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,10 +18,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mtl.files import TEMPORARY, new_directory
+
 STATE_FILE = "state.json"
 MANIFEST_FILE = "manifest.json"
 PREFIX = "step-"
-TEMPORARY = ".writing-"
+NAME = re.compile(rf"{PREFIX}[0-9]{{7,15}}")
 
 
 @dataclass(frozen=True)
@@ -54,34 +56,35 @@ def save_checkpoint(root: Path, checkpoint: Checkpoint, keep_last: int) -> Path:
     Returns:
         The checkpoint's directory.
     """
-    root.mkdir(parents=True, exist_ok=True)
     final = root / f"{PREFIX}{checkpoint.step:07d}"
-    temporary = root / f"{TEMPORARY}{final.name}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    for part, tensors in checkpoint.tensors.items():
-        save_file(
-            {name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary / f"{part}.safetensors"
-        )
-    (temporary / STATE_FILE).write_text(json.dumps(checkpoint.state, indent=1))
-    manifest = {path.name: _digest(path) for path in sorted(temporary.iterdir())}
-    (temporary / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1))
-    for path in temporary.iterdir():
-        sync(path)
-    sync(temporary)
-    shutil.rmtree(final, ignore_errors=True)
-    temporary.rename(final)
-    sync(root)
+    root.mkdir(parents=True, exist_ok=True)
+    for leftover in root.glob(f"{TEMPORARY}*"):  # of a process that was killed; the room may be needed
+        shutil.rmtree(leftover, ignore_errors=True)
+    with new_directory(final) as folder:
+        for part, tensors in checkpoint.tensors.items():
+            save_file(
+                {name: t.detach().cpu().contiguous() for name, t in tensors.items()}, folder / f"{part}.safetensors"
+            )
+        (folder / STATE_FILE).write_text(json.dumps(checkpoint.state, indent=1))
+        manifest = {path.name: _digest(path) for path in sorted(folder.iterdir())}
+        (folder / MANIFEST_FILE).write_text(_manifest_text(manifest))
     for old in checkpoint_directories(root)[keep_last:]:
-        shutil.rmtree(old)
+        shutil.rmtree(old, ignore_errors=True)
     return final
 
 
 def checkpoint_directories(root: Path) -> list[Path]:
     """All checkpoints under their final names, the newest first."""
-    if not root.is_dir():
-        return []
-    return sorted((path for path in root.iterdir() if path.name.startswith(PREFIX)), reverse=True)
+    found = root.iterdir() if root.is_dir() else ()
+    return sorted(
+        (path for path in found if NAME.fullmatch(path.name)),
+        key=lambda path: int(path.name.removeprefix(PREFIX)),
+        reverse=True,
+    )
+
+
+def _manifest_text(manifest: Mapping[str, str]) -> str:
+    return json.dumps(manifest, indent=1)
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
@@ -91,15 +94,21 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         DamagedCheckpointError: A file is missing, cut off or altered.
     """
     try:
-        manifest = json.loads((folder / MANIFEST_FILE).read_text())
+        text = (folder / MANIFEST_FILE).read_text()
+        manifest = json.loads(text)
+        if text != _manifest_text(manifest) or {*manifest, MANIFEST_FILE} != {path.name for path in folder.iterdir()}:
+            raise DamagedCheckpointError(f"{folder / MANIFEST_FILE} does not list what is there")
         for name, digest in manifest.items():
-            if Path(name).name != name or _digest(folder / name) != digest:
+            if _digest(folder / name) != digest:
                 raise DamagedCheckpointError(f"{folder / name} is not what was written")
         state = json.loads((folder / STATE_FILE).read_text())
+        if folder.name != f"{PREFIX}{state['step']:07d}":
+            raise DamagedCheckpointError(f"{folder} holds step {state['step']}")
         parts = {Path(name).stem: load_file(folder / name) for name in manifest if name.endswith(".safetensors")}
-        return Checkpoint(step=int(state["step"]), tensors=parts, state=state)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        raise DamagedCheckpointError(f"{folder}: {error}") from error
+        return Checkpoint(step=state["step"], tensors=parts, state=state)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DamagedCheckpointError(f"{folder} cannot be read: {reason}") from error
 
 
 def load_newest(root: Path) -> tuple[Checkpoint | None, list[str]]:
@@ -115,23 +124,6 @@ def load_newest(root: Path) -> tuple[Checkpoint | None, list[str]]:
         except DamagedCheckpointError as error:
             damaged.append(str(error))
     return None, damaged
-
-
-def write_file(path: Path, text: str) -> None:
-    """Writes a small file under a temporary name, syncs it, and renames it."""
-    temporary = path.with_name(f"{TEMPORARY}{path.name}")
-    temporary.write_text(text, encoding="utf-8")
-    sync(temporary)
-    temporary.replace(path)
-
-
-def sync(path: Path) -> None:
-    """Flushes a file or directory to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _digest(path: Path) -> str:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from mtl.config import command_line
-from mtl.errors import Interrupted, NonFiniteError, UserError
-from mtl.preflight import Request
+from mtl.errors import Interrupted, NonFiniteError, StorageError, UserError
+from mtl.preflight import Checked, Request
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
 
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 128 + signal.SIGINT
-    except NonFiniteError as error:
+    except (NonFiniteError, StorageError) as error:
         _show_traceback(arguments)
         sys.stderr.write(f"error: {error}\n")
         return FAILED
@@ -237,19 +237,21 @@ def _request(arguments: argparse.Namespace, **more: Any) -> Request:
 def _train(arguments: argparse.Namespace) -> None:
     from mtl.preflight import check_train
 
-    checked = check_train(_request(arguments, output=arguments.output))
+    _run(check_train(_request(arguments, output=arguments.output)), arguments)
+
+
+def _run(checked: Checked, arguments: argparse.Namespace) -> None:
     from mtl.phases import run_phase
 
-    run_phase(checked, arguments.output, resume=arguments.resume, command=arguments.command_words)
+    words = arguments.command_words
+    run_phase(checked, arguments.output, resume=arguments.resume, overwrite=arguments.overwrite, command=words)
 
 
 def _adapt(arguments: argparse.Namespace) -> None:
     from mtl.preflight import check_adapt
 
-    checked = check_adapt(_request(arguments, output=arguments.output, run_dir=arguments.run_dir), arguments.task)
-    from mtl.phases import run_phase
-
-    run_phase(checked, arguments.output, resume=arguments.resume, command=arguments.command_words)
+    request = _request(arguments, output=arguments.output, run_dir=arguments.run_dir)
+    _run(check_adapt(request, arguments.task), arguments)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

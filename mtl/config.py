@@ -54,6 +54,8 @@ class TrainSettings(Settings):
         train_fraction: The same as a fraction.
         smart: Whether R_s is on for tasks whose weight is above 0.
         proximal: Whether D is on for tasks whose weight is above 0.
+        on_nonfinite: Whether a term or gradient that is NaN or infinite stops the run, or its step is skipped.
+        max_skipped: Steps of a run that may be skipped so.
         log_every: Steps between two writes of the log.
     """
 
@@ -70,6 +72,8 @@ class TrainSettings(Settings):
     train_fraction: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
     smart: bool = True
     proximal: bool = True
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    max_skipped: Annotated[int, Field(ge=0)] = 10
     log_every: Count = 10
 
 

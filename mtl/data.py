@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from mtl.checks import Row, RowChecker
 from mtl.errors import UserError
+from mtl.files import storing, sync
 from mtl.sampling import derive_seed
 from mtl.source import Source, read_rows
 from mtl.taskdef import TaskDef
@@ -191,7 +192,8 @@ def prepare(
     fingerprint = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     folder = cache_directory() / "prepared" / fingerprint
     if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        with storing(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
         few = rows is not None and rows < FEW
         with _tokenisers(tokenizer, max_length, 1 if few else num_proc) as tokenise:
             _build(folder, RowChecker(name, task, labelled=labelled), source, tokenise, rows)
@@ -246,28 +248,32 @@ def _tokenise_in_worker(chunk: Chunk) -> pa.RecordBatch:
 
 def _build(folder: Path, checker: RowChecker, source: Source, tokenise: Tokenise, total: int | None) -> None:
     """Writes a prepared split under a temporary name and renames it, so that the name stands for a whole one only."""
-    temporary = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
-    try:
-        rows = checker.check(read_rows(source))
-        shown = f"preparing {checker.name}"
-        bar = tqdm(rows, shown, total, unit=" rows", disable=None, leave=False, file=sys.stderr)
-        with pa.OSFile(str(temporary / "examples.arrow"), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
-            for batch in tokenise(_chunks(iter(bar))):
-                writer.write_batch(batch)
-        if checker.findings.faults:
-            raise UserError(checker.findings.problems())
-        assert writer.stats.num_record_batches == -(-(checker.rows - checker.unlabelled) // CHUNK), "rows went missing"
-        (temporary / "info.json").write_text(json.dumps({"rows": checker.rows, "unlabelled": checker.unlabelled}))
-        for path in temporary.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())  # or the name might outlive the content when the machine stops
+    with storing(folder):
+        temporary = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
         try:
-            temporary.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # another process was first: its result is the same
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            _write(temporary, checker, source, tokenise, total)
+            for path in temporary.iterdir():
+                sync(path)  # or the name might outlive the content when the machine stops
+            try:
+                temporary.rename(folder)
+            except OSError:
+                if not folder.is_dir():  # another process was first: its result is the same
+                    raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write(temporary: Path, checker: RowChecker, source: Source, tokenise: Tokenise, total: int | None) -> None:
+    rows = checker.check(read_rows(source))
+    shown = f"preparing {checker.name}"
+    bar = tqdm(rows, shown, total, unit=" rows", disable=None, leave=False, file=sys.stderr)
+    with pa.OSFile(str(temporary / "examples.arrow"), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
+        for batch in tokenise(_chunks(iter(bar))):
+            writer.write_batch(batch)
+    if checker.findings.faults:
+        raise UserError(checker.findings.problems())
+    assert writer.stats.num_record_batches == -(-(checker.rows - checker.unlabelled) // CHUNK), "rows went missing"
+    (temporary / "info.json").write_text(json.dumps({"rows": checker.rows, "unlabelled": checker.unlabelled}))
 
 
 def _chunks(rows: Iterator[Row]) -> Iterator[Chunk]:

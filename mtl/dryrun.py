@@ -15,8 +15,9 @@ from mtl.errors import UserError
 from mtl.objective import Objective, Share
 from mtl.optimizer import make_optimizer
 from mtl.phases import make_accelerator, make_model, prepare_splits
+from mtl.plan import make_plan
 from mtl.preflight import Checked
-from mtl.trainer import TERM_NAMES, make_plan
+from mtl.trainer import TERM_NAMES
 
 
 def lengths(checked: Checked) -> dict[tuple[str, str], dict[str, Any]]:

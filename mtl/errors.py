@@ -40,6 +40,10 @@ class NonFiniteError(Exception):
     """A loss or gradient became NaN or infinite: the run stops with status 1, its checkpoints untouched."""
 
 
+class StorageError(Exception):
+    """Something could not be written: status 1, and what stood there before is intact."""
+
+
 class Interrupted(Exception):
     """A signal asked the run to stop; its state is on disk.
 

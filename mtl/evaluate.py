@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mtl.batch import Batch, collate, evaluation_batches
 from mtl.data import Examples
+from mtl.files import new_file
 from mtl.metrics import baseline, compute
 from mtl.taskdef import TaskDef
 
@@ -117,9 +118,6 @@ def _ranks(scores: Outputs, groups: npt.NDArray[np.int64]) -> npt.NDArray[np.int
 
 def write_predictions(path: Path, records: Iterator[dict[str, Any]]) -> None:
     """Writes records as JSON lines, complete or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.writing")
-    with temporary.open("w", encoding="utf-8") as file:
+    with new_file(path) as file:
         for record in records:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
-    temporary.replace(path)

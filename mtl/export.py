@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from mtl.checkpoint import write_file
 from mtl.config import Run, dump_tasks
 from mtl.data import load_tokenizer, usable_length
 from mtl.errors import Problem, UserError, listed, nearest
+from mtl.files import new_directory
 from mtl.model import HEADS_FILE, MultiTaskModel, head_tensors, load_model, quiet_transformers
 from mtl.preflight import RUN_FILE, read_run, read_task
 from mtl.taskdef import TaskDef
@@ -54,12 +53,11 @@ class Loaded:
 
 def save_model(model: MultiTaskModel, tokenizer: Any, folder: Path) -> None:
     """Writes encoder and all heads: the encoder as a native base model, the heads in one safetensors file."""
-    temporary = _fresh(folder.with_name(f".{folder.name}.writing"))
-    with quiet_transformers():
-        model.encoder.save_pretrained(temporary)
-    tokenizer.save_pretrained(temporary)
-    save_file(head_tensors(model), temporary / HEADS_FILE)
-    _swap(temporary, folder)
+    with new_directory(folder) as new:
+        with quiet_transformers():
+            model.encoder.save_pretrained(new)
+        tokenizer.save_pretrained(new)
+        save_file(head_tensors(model), new / HEADS_FILE)
 
 
 def save_export(loaded: Loaded, name: str, folder: Path, metrics: Mapping[str, Any], *, verify: bool) -> None:
@@ -75,37 +73,17 @@ def save_export(loaded: Loaded, name: str, folder: Path, metrics: Mapping[str, A
     Raises:
         ExportError: The reloaded logits differ by more than `TOLERANCE`.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _fresh(folder.with_name(f".{folder.name}.writing"))
-    with quiet_transformers():
-        loaded.model.save_pretrained(temporary)
-    loaded.tokenizer.save_pretrained(temporary)
-    (temporary / TASK_FILE).write_text(dump_tasks({name: loaded.task}), encoding="utf-8")
-    (temporary / "README.md").write_text(model_card(name, loaded.task, metrics), encoding="utf-8")
-    if verify:
-        difference = largest_difference(loaded, temporary)
+    with new_directory(folder) as new:
+        with quiet_transformers():
+            loaded.model.save_pretrained(new)
+        loaded.tokenizer.save_pretrained(new)
+        (new / TASK_FILE).write_text(dump_tasks({name: loaded.task}), encoding="utf-8")
+        (new / "README.md").write_text(model_card(name, loaded.task, metrics), encoding="utf-8")
+        difference = largest_difference(loaded, new) if verify else 0.0
         if not difference <= TOLERANCE:
-            shutil.rmtree(temporary)
             raise ExportError(
                 f"{name}: the reloaded export differs by {difference:.2g} in its logits; nothing was written"
             )
-    _swap(temporary, folder)
-
-
-def _fresh(folder: Path) -> Path:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    return folder
-
-
-def _swap(temporary: Path, folder: Path) -> None:
-    """Puts a finished directory in its place; between the two renames the old one stands under another name."""
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    temporary.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 @torch.inference_mode()
@@ -246,8 +224,3 @@ def _load_export(path: Path, task: TaskDef) -> Loaded:
 def run_of(path: Path) -> Run | None:
     """The run that a directory holds, or None for an export."""
     return read_run(path) if (path / RUN_FILE).is_file() else None
-
-
-def write_text(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, text)

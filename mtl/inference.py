@@ -12,11 +12,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from mtl.batch import Batch
-from mtl.checkpoint import write_file
 from mtl.data import Examples, prepare, usable_length
 from mtl.errors import Problem, UserError, counted
 from mtl.evaluate import Outputs, prediction_records, score, split_outputs, write_predictions
 from mtl.export import Loaded, load_tasks, run_of, save_export
+from mtl.files import write_file
 from mtl.preflight import check_data
 from mtl.report import number, read_results, table
 from mtl.source import SUFFIXES, Source
@@ -92,7 +92,6 @@ def evaluate(
     ]
     say(table(("task", "split", "rows", "metric", "value"), rows))
     if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
         write_file(output, json.dumps({"tasks": {name: {split: values} for name, values in results.items()}}, indent=1))
     return results
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import platform
-import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -20,49 +17,54 @@ from tqdm import tqdm
 from transformers import AutoConfig
 
 from mtl.batch import BatchStream
-from mtl.checkpoint import Checkpoint, load_newest, save_checkpoint, write_file
-from mtl.config import Run, dump_tasks, dump_yaml
+from mtl.checkpoint import Checkpoint, load_newest, save_checkpoint
+from mtl.config import Run
 from mtl.data import Examples, few_shot, load_tokenizer, prepare, usable_length, without_leaks
-from mtl.errors import Interrupted, Problem, UserError, counted
+from mtl.errors import Interrupted, StorageError, UserError, counted
 from mtl.evaluate import Outputs, counts, prediction_records, score, score_baseline, split_outputs, write_predictions
 from mtl.export import save_export, save_model, task_of
+from mtl.files import locked, write_file
 from mtl.model import MultiTaskModel, build_model, load_model
 from mtl.objective import Objective
+from mtl.plan import Plan, make_plan
 from mtl.precision import erased_perturbations
-from mtl.preflight import RUN_FILE, TASKS_FILE, Checked, read_run
+from mtl.preflight import Checked
 from mtl.report import evaluation_line, plan_table, results_table
+from mtl.rundir import Splits, resume_command, start_directory
 from mtl.runlog import RunLog
-from mtl.trainer import Plan, StopSignal, Trainer, TrainState, make_plan
+from mtl.trainer import StopSignal, Trainer, TrainState
 
 RESULTS_FILE = "results.json"
-INDIFFERENT = ("num_proc",)  # settings that a resumed run may change
-RECORDED_PACKAGES = (
-    "mtl-toolkit",
-    "torch",
-    "transformers",
-    "accelerate",
-    "datasets",
-    "tokenizers",
-    "numpy",
-    "scikit-learn",
-)
-
 Say = Callable[[str], None]
-Splits = Mapping[str, Mapping[str, Examples]]
 
 
-def run_phase(checked: Checked, output: Path, *, resume: bool, command: list[str], say: Say = print) -> dict[str, Any]:
+def run_phase(
+    checked: Checked,
+    output: Path,
+    *,
+    resume: bool,
+    command: list[str],
+    overwrite: bool = False,
+    say: Say = print,
+) -> dict[str, Any]:
     """Trains (or continues) a run and finishes its directory.
 
     Args:
         checked: The run, as `preflight` left it.
-        output: Its directory.
+        output: Its directory, which this process alone writes to.
         resume: Whether to continue from its newest checkpoint.
         command: The command line, for the record.
+        overwrite: Whether an earlier run in the directory may be replaced.
         say: Where lines for people go.
 
     Returns:
         What `results.json` holds.
+
+    Raises:
+        UserError: The run cannot start, or another one is writing there.
+        Interrupted: A signal came; the message says how to continue.
+        NonFiniteError: A term became NaN or infinite, and may not be skipped.
+        StorageError: Something could not be written.
     """
     run = checked.run
     for line in data_notes(checked):
@@ -86,36 +88,47 @@ def run_phase(checked: Checked, output: Path, *, resume: bool, command: list[str
     model.to(accelerator.device)
     if erased := erased_perturbations(objective, streams, tokenizer.pad_token_id, accelerator):
         raise UserError(erased)
-
-    start_directory(run, checked, splits, output, resume=resume, command=command)
-    checkpoint, damaged = load_newest(output / "checkpoints") if resume else (None, [])
-    for line in damaged:
-        say(f"warning: passed over a damaged checkpoint: {line}")
-    if resume:
-        say(
-            f"resuming after step {checkpoint.step:,}"
-            if checkpoint
-            else "no checkpoint yet: starting from the first step"
-        )
-    state = checkpoint.state if checkpoint else {"log_position": 0, "step": 0}
-    log = RunLog(output, position=state["log_position"], step=state["step"])
     hooks = RunHooks(run, model, tokenizer, splits, plan, output, say)
-    trainer = Trainer(run, objective, streams, plan, tokenizer.pad_token_id, accelerator, log, hooks)
-    if checkpoint is not None:
-        trainer.restore(checkpoint)
-    try:
-        with hooks.bar(trainer.state.step), StopSignal().installed() as stop:
-            trainer.fit(stop)
-    except Interrupted as error:
-        raise Interrupted(error.signal_number, f"{error}; continue with:\n  {resume_command(command)}") from None
-    finally:
-        log.close()
-    save_model(model, tokenizer, output / "model")
-    if objective.teacher is not None:
-        save_model(objective.teacher, tokenizer, output / "teacher")
-    results = hooks.store_results(trainer.state, finished=True)
+
+    def trainer(log: RunLog) -> Trainer:
+        return Trainer(run, objective, streams, plan, tokenizer.pad_token_id, accelerator, log, hooks)
+
+    with locked(output):
+        start_directory(checked, splits, output, resume=resume, overwrite=overwrite, command=command)
+        state = _train(trainer, hooks, output, resume=resume, command=command)
+        save_model(model, tokenizer, output / "model")
+        if objective.teacher is not None:
+            save_model(objective.teacher, tokenizer, output / "teacher")
+        results = hooks.store_results(state, finished=True)
     say(results_table(results, run.tasks, output))
     return results
+
+
+def _train(
+    make_trainer: Callable[[RunLog], Trainer], hooks: RunHooks, output: Path, *, resume: bool, command: list[str]
+) -> TrainState:
+    """Trains from the newest checkpoint, or from the first step, to the end of the plan."""
+    checkpoint, damaged = load_newest(output / "checkpoints") if resume else (None, [])
+    for line in damaged:
+        hooks.say(f"warning: passed over a damaged checkpoint: {line}")
+    if resume:
+        found = (
+            f"resuming after step {checkpoint.step:,}" if checkpoint else "no checkpoint: starting from the first step"
+        )
+        hooks.say(found)
+    continued = f"continue with:\n  {resume_command(command)}"
+    try:
+        with contextlib.closing(RunLog(output, checkpoint)) as log:
+            trainer = make_trainer(log)
+            if checkpoint is not None:
+                trainer.restore(checkpoint)
+            with hooks.bar(trainer.state.step), StopSignal().installed() as stop:
+                trainer.fit(stop)
+    except Interrupted as error:
+        raise Interrupted(error.signal_number, f"{error}; {continued}") from None
+    except StorageError as error:
+        raise StorageError(f"{error}; {continued}") from error
+    return trainer.state
 
 
 def make_accelerator(run: Run) -> Accelerator:
@@ -208,95 +221,6 @@ def make_model(checked: Checked) -> MultiTaskModel:
     )
 
 
-def start_directory(
-    run: Run, checked: Checked, splits: Splits, output: Path, *, resume: bool, command: list[str]
-) -> None:
-    """Writes what describes the run, or checks that a resumed one is described the same.
-
-    Raises:
-        UserError: The run in the directory has another configuration or other data.
-    """
-    fingerprints = {
-        f"{name}/{split}": part.fingerprint for name, parts in splits.items() for split, part in parts.items()
-    }
-    if resume:
-        problems = differences(run, read_run(output), str(output / RUN_FILE))
-        stored = json.loads((output / "provenance.json").read_text())["data"]
-        for key in sorted(stored.keys() | fingerprints.keys()):
-            if stored.get(key) != fingerprints.get(key):
-                problems.append(Problem("--resume", f"the data of {key} is not what the run began with"))
-        if problems:
-            raise UserError(problems)
-        return
-    if output.exists():
-        for path in output.iterdir():
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    output.mkdir(parents=True, exist_ok=True)
-    provenance = {
-        "command": command,
-        "seed": run.config.train.seed,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "versions": {package: installed_version(package) for package in RECORDED_PACKAGES},
-        "git_revision": git_revision(),
-        "data": fingerprints,
-        "sources": {f"{n}/{split}": str(s) for n, parts in checked.data.sources.items() for split, s in parts.items()},
-        "leaks": [leak.as_json() for leak in checked.data.leaks.leaks()],
-    }
-    write_file(output / "provenance.json", json.dumps(provenance, indent=1))
-    write_file(output / TASKS_FILE, dump_tasks(run.tasks))
-    write_file(output / RUN_FILE, dump_yaml(run.config.model_dump()))
-
-
-def differences(new: Run, old: Run, where: str) -> list[Problem]:
-    """What a resumed run would change."""
-
-    def flat(data: Any, prefix: str = "") -> dict[str, Any]:
-        if isinstance(data, dict) and data:
-            return {k: v for key, value in data.items() for k, v in flat(value, f"{prefix}{key}.").items()}
-        return {prefix[:-1]: data}
-
-    before, after = (
-        flat({**run.config.model_dump(), "tasks": {name: task.model_dump() for name, task in run.tasks.items()}})
-        for run in (old, new)
-    )
-    return [
-        Problem("--resume", f"{key} is {after.get(key)!r}, but {where} says {before.get(key)!r}")
-        for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and key not in INDIFFERENT
-    ]
-
-
-def resume_command(command: list[str]) -> str:
-    import shlex
-
-    words = [word for word in command if word not in ("--overwrite", "--resume")]
-    return shlex.join([*words, "--resume"])
-
-
-def installed_version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def git_revision() -> str | None:
-    """The revision of this code, if it runs from a checkout."""
-    try:
-        done = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None
-
-
 class RunHooks:
     """Evaluation, files and display of a run, as `trainer.Hooks` asks for them."""
 
@@ -375,6 +299,7 @@ class RunHooks:
             "steps": state.step,
             "planned_steps": self.plan.steps,
             "skipped_steps": state.skipped,
+            "nonfinite_steps": state.nonfinite,
             "finished": finished,
         }
         write_file(self.output / RESULTS_FILE, json.dumps(results, indent=1))

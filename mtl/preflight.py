@@ -11,6 +11,7 @@ from mtl.checks import Row, SplitSummary, check_split
 from mtl.config import Run, RunConfig, read_run_config, resolve
 from mtl.encoder import find_encoder
 from mtl.errors import Problem, UserError, listed, nearest
+from mtl.files import entries
 from mtl.leaks import LeakSearch
 from mtl.settings import Sourced, check
 from mtl.source import Source, locate
@@ -146,7 +147,7 @@ def read_config(path: str | None) -> tuple[Sourced, list[Problem]]:
 
 def _finish(request: Request, definitions: Mapping[str, Sourced], file: Sourced, problems: list[Problem]) -> Checked:
     config, tasks, found = resolve(definitions, file, request.typed, request.tasks)
-    problems += found + check_output(request)
+    problems += found + check_output(request.output, resume=request.resume, overwrite=request.overwrite)
     spec = request.typed.over(file).data.get("encoder")
     encoder = spec
     if isinstance(spec, str):
@@ -227,10 +228,9 @@ def _watch(search: LeakSearch, split: str, *, training: bool) -> Callable[[Row],
     return watch
 
 
-def check_output(request: Request) -> list[Problem]:
+def check_output(output: Path, *, resume: bool, overwrite: bool) -> list[Problem]:
     """Whether the output directory may be written: new, empty, resumed, or a run that may be replaced."""
-    output = request.output
-    if request.resume:
+    if resume:
         if (output / RUN_FILE).is_file():
             return []
         return [Problem("--resume", f"there is no run in {output} to continue")]
@@ -238,11 +238,11 @@ def check_output(request: Request) -> list[Problem]:
         return []
     if not output.is_dir():
         return [Problem("--output", f"{output} is a file; name a directory")]
-    if not any(output.iterdir()):
+    if not entries(output):
         return []
     if not (output / RUN_FILE).is_file():
         return [Problem("--output", f"{output} is in use by something that is no run; name another directory")]
-    if request.overwrite:
+    if overwrite:
         return []
     return [Problem("--output", f"{output} holds a run; --resume continues it, --overwrite replaces it")]
 

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
+
+from mtl.checkpoint import Checkpoint
+from mtl.errors import UserError
+from mtl.files import append, storing
 
 METRICS_FILE = "metrics.jsonl"
 # How a step's terms are laid out in TensorBoard.
@@ -40,28 +46,35 @@ class RunLog:
 
     Args:
         folder: The run directory.
-        position: Size in bytes of `metrics.jsonl` when the checkpoint was written; 0 for a new run.
-        step: Steps done then.
+        checkpoint: Where a resumed run continues; None for a new one.
+
+    Raises:
+        UserError: The log is shorter than when the checkpoint was written.
     """
 
-    def __init__(self, folder: Path, position: int = 0, step: int = 0) -> None:
+    def __init__(self, folder: Path, checkpoint: Checkpoint | None = None) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         path = folder / METRICS_FILE
-        path.touch()
-        with path.open("r+b") as file:
-            file.truncate(position)
-        self._file = path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
+        position, step = (checkpoint.state["log_position"], checkpoint.step) if checkpoint else (0, 0)
+        with storing(path):
+            path.touch()
+            if path.stat().st_size < position:
+                raise UserError.of(str(path), f"is shorter than at step {step:,}, where the run would continue")
+            os.truncate(path, position)
+            self._file = path.open("a", encoding="utf-8")
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
 
     def step(self, record: Mapping[str, Any]) -> None:
         """Logs one optimizer step: step, task, terms, learning rate and gradient norm."""
+        record = {key: value if _is_finite(value) else None for key, value in record.items()}  # JSON has no NaN
         self._write({"event": "step", **record})
         for name, tag in TAGS.items():
-            if name in record:
+            if record.get(name) is not None:
                 self._board.add_scalar(tag.format(task=record["task"]), record[name], record["step"])
         self._board.add_scalar("learning_rate", record["learning_rate"], record["step"])
-        self._board.add_scalar("gradient_norm", record["gradient_norm"], record["step"])
+        if record["gradient_norm"] is not None:
+            self._board.add_scalar("gradient_norm", record["gradient_norm"], record["step"])
 
     def evaluation(self, record: Mapping[str, Any]) -> None:
         """Logs one evaluated split: step, task, split, metrics."""
@@ -72,8 +85,8 @@ class RunLog:
                 self._board.add_scalar(f"{prefix}/{name}", value, record["step"])
 
     def position(self) -> int:
-        """Size of `metrics.jsonl` in bytes, everything logged so far included."""
-        self._file.flush()
+        """Size of `metrics.jsonl` in bytes, everything logged so far included and on the disk."""
+        os.fsync(self._file.fileno())
         return self._file.tell()
 
     def close(self) -> None:
@@ -81,5 +94,8 @@ class RunLog:
         self._board.close()
 
     def _write(self, record: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()  # so that it can be followed while the run goes
+        append(self._file, json.dumps(record) + "\n")
+
+
+def _is_finite(value: Any) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)

@@ -1,7 +1,4 @@
-"""The training loop of both phases, and what it is made of: plan, optimizer, schedule, state.
-
-Legend: S steps of the run, K tasks.
-"""
+"""The training loop of both phases and its state."""
 
 from __future__ import annotations
 
@@ -14,7 +11,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -22,71 +18,13 @@ from torch import Tensor
 from mtl.batch import Batch, BatchStream, collate
 from mtl.checkpoint import Checkpoint
 from mtl.config import Run
-from mtl.errors import Interrupted, NonFiniteError
+from mtl.errors import Interrupted, NonFiniteError, UserError, listed
 from mtl.metrics import is_better
 from mtl.objective import Objective, Share
 from mtl.optimizer import learning_rate_factor, make_optimizer
+from mtl.plan import Plan
 from mtl.proximal import momentum, update_teacher
 from mtl.runlog import Writer
-from mtl.sampling import task_sequence
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Which task every step trains on, and what that comes to.
-
-    Attributes:
-        sequence: Task index of every step, (S,).
-        turns: Number of earlier steps on the same task, (S,).
-        epoch_steps: Steps of an epoch.
-        evaluate_every: Steps between evaluations.
-        rows: One row of the printed table per task.
-    """
-
-    sequence: npt.NDArray[np.int64]
-    turns: npt.NDArray[np.int64]
-    epoch_steps: int
-    evaluate_every: int
-    rows: list[dict[str, Any]]
-
-    @property
-    def steps(self) -> int:
-        return len(self.sequence)
-
-
-def make_plan(run: Run, streams: Mapping[str, BatchStream]) -> Plan:
-    """Lays out a run: an epoch is Σ_t ⌈n_t/b_t⌉ steps, whatever the strategy makes of them."""
-    sizes = [stream.per_pass for stream in streams.values()]
-    epoch_steps = sum(sizes)
-    steps = run.config.train.max_steps or run.config.train.epochs * epoch_steps
-    sampling = run.config.sampling
-    sequence = task_sequence(
-        sizes,
-        sampling.strategy,
-        run.config.train.seed,
-        steps,
-        epoch_steps=epoch_steps,
-        temperature=sampling.temperature,
-    )
-    turns = np.empty_like(sequence)
-    rows = []
-    for index, (name, stream) in enumerate(streams.items()):
-        own = np.flatnonzero(sequence == index)
-        turns[own] = np.arange(len(own))
-        passes = stream.passes(len(own))
-        rows.append(
-            {
-                "task": name,
-                "type": run.tasks[name].type,
-                "rows": len(stream.examples),
-                "batch": stream.batch_size,
-                "steps": len(own),
-                "passes": passes,
-                "tokens": int(passes * stream.examples.lengths.sum()),
-            }
-        )
-    every = run.config.evaluation.every or min(epoch_steps, steps)
-    return Plan(sequence, turns, epoch_steps, every, rows)
 
 
 class Hooks(Protocol):
@@ -118,6 +56,7 @@ class TrainState:
         last: Task to the metrics by split at the newest evaluation.
         stale: Evaluations since any task got better.
         skipped: Steps that a loss scaler left out because of an overflow.
+        nonfinite: Steps left out because a term or the gradient was NaN or infinite.
         log_position: Size of the log, in bytes.
     """
 
@@ -126,6 +65,7 @@ class TrainState:
     last: dict[str, dict[str, Any]] = field(default_factory=dict)
     stale: int = 0
     skipped: int = 0
+    nonfinite: int = 0
     log_position: int = 0
 
 
@@ -149,7 +89,7 @@ class StopSignal:
 
     def _note(self, number: int, frame: Any) -> None:
         if self.received is not None:
-            raise KeyboardInterrupt
+            raise Interrupted(number, "stopped at once; the checkpoints written before are intact")
         self.received = number
 
 
@@ -239,17 +179,46 @@ class Trainer:
             for key, term in terms.items():
                 totals[key] = totals[key] + term if key in totals else term
         norm = self.accelerator.clip_grad_norm_(self.student.parameters(), self.run.config.train.clip_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        if self.accelerator.optimizer_step_was_skipped:
-            self.state.skipped += 1
-        elif self.teacher is not None and (step + 1) % task.proximal.inner_steps == 0:
-            beta = momentum(step + 1, self.plan.steps, task.proximal)
-            update_teacher(self.teacher.parameters(), self.student.parameters(), beta)
         cost = self.plain.cost(name, turn)
         record = {"step": step + 1, "task": name, **totals, "gradient_norm": norm, "learning_rate": rate, "cost": cost}
-        self._unwritten.append(record | ({"skipped": 1} if self.accelerator.optimizer_step_was_skipped else {}))
+        if left_out := self._is_left_out(record):
+            self.state.nonfinite += 1
+        else:
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+        if not left_out and self.accelerator.optimizer_step_was_skipped:
+            left_out = True
+            self.state.skipped += 1
+        elif not left_out and self.teacher is not None and (step + 1) % task.proximal.inner_steps == 0:
+            beta = momentum(step + 1, self.plan.steps, task.proximal)
+            update_teacher(self.teacher.parameters(), self.student.parameters(), beta)
+        self._unwritten.append(record | ({"skipped": 1} if left_out else {}))
         self.hooks.progress(step + 1, name, None)
+
+    def _is_left_out(self, record: Mapping[str, Any]) -> bool:
+        """Whether a step is skipped for what it came to. Under fp16 the loss scaler decides that itself.
+
+        Raises:
+            NonFiniteError: More steps are than may be.
+        """
+        if self.run.config.train.on_nonfinite == "stop" or self.accelerator.scaler is not None:
+            return False
+        values = {key: float(value) for key, value in record.items() if isinstance(value, Tensor)}
+        fault = self._fault({**record, **values})
+        if fault is not None and self.state.nonfinite == self.run.config.train.max_skipped:
+            raise NonFiniteError(f"{fault}; that is one step more than train.max_skipped lets be skipped")
+        return fault is not None
+
+    def _fault(self, record: Mapping[str, Any]) -> str | None:
+        """What is not finite in a step, with its task, number, term and rows."""
+        scaled = self.accelerator.scaler is not None  # an overflow is the scaler's business
+        for key, value in record.items():
+            if isinstance(value, float) and not math.isfinite(value) and not (scaled and key == "gradient_norm"):
+                index, turn = self.names.index(record["task"]), int(self.plan.turns[record["step"] - 1])
+                rows = np.sort(self.streams[index].examples.rows[self.streams[index][turn]]) + 1
+                where = f"task {record['task']!r}, step {record['step']:,}"
+                return f"{where}: the {TERM_NAMES.get(key, key)} is {value}; training rows {listed(rows.tolist(), 40)}"
+        return None
 
     def _micro_batches(self, stream: BatchStream, turn: int, task_type: str) -> list[Batch]:
         chosen = stream[turn]
@@ -274,13 +243,9 @@ class Trainer:
         for (record, key), value in zip(keys, values, strict=True):
             record[key] = value
         records, self._unwritten = self._unwritten, []
-        scaled = self.accelerator.scaler is not None  # an overflow is the scaler's business
         for record in records:
-            for key, value in record.items():
-                if isinstance(value, float) and not math.isfinite(value) and not (scaled and key == "gradient_norm"):
-                    name = TERM_NAMES.get(key, key)
-                    message = f"task {record['task']!r}, step {record['step']:,}: the {name} is {value}"
-                    raise NonFiniteError(f"{message}; the checkpoints written before are intact")
+            if "skipped" not in record and (fault := self._fault(record)):
+                raise NonFiniteError(f"{fault}; the checkpoints written before are intact")
             self.writer.step(record | split_smoothness(record, self.run.tasks[record["task"]].smart.dropout))
         self.hooks.progress(records[-1]["step"], records[-1]["task"], records[-1]["loss"])
 
@@ -325,7 +290,19 @@ class Trainer:
         return Checkpoint(self.state.step, tensors, {**asdict(self.state), "scaler": scaler})
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Continues from a checkpoint."""
+        """Continues from a checkpoint.
+
+        Raises:
+            UserError: It is of another model or another version.
+        """
+        try:
+            self._restore(checkpoint)
+        except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+            reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+            message = f"the checkpoint of step {checkpoint.step:,} is not one of this run ({reason})"
+            raise UserError.of("--resume", message) from error
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
         self.student.load_tensors(checkpoint.tensors["model"])
         if self.teacher is not None:
             self.teacher.load_tensors(checkpoint.tensors["teacher"])

@@ -12,13 +12,13 @@ PACKAGE = ROOT / "mtl"
 
 # Data flows one way. A module may import from earlier rows, and from earlier places of its own row.
 LAYERS = (
-    ("errors", "settings", "metrics", "sampling"),
+    ("errors", "files", "settings", "metrics", "sampling"),
     ("taskdef", "config"),
     ("encoder", "source", "checks", "leaks", "preflight"),
-    ("data", "batch"),
+    ("data", "batch", "plan"),
     ("losses", "smart", "proximal", "optimizer"),
     ("model", "objective", "precision"),
-    ("evaluate", "checkpoint", "report", "runlog"),
+    ("evaluate", "checkpoint", "report", "rundir", "runlog"),
     ("export", "inference", "trainer"),
     ("phases", "dryrun"),
     ("propose", "validate"),

@@ -1,0 +1,171 @@
+"""Writing to the disk: whole or not at all, by one process at a time, and never through a link.
+
+A name stands for a complete file or directory only: everything is written under a temporary name beside it, synced, and
+renamed. Whatever goes wrong on the way leaves what stood there before, and is told as a `StorageError`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+
+from mtl.errors import StorageError, UserError
+
+TEMPORARY = ".writing-"
+REPLACED = ".replaced-"
+LOCK_FILE = ".lock"
+
+
+@contextlib.contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Tells what fails inside as a failure to write a path.
+
+    Raises:
+        StorageError: The disk is full, a quota is used up, the place is read-only, ….
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise StorageError(f"{path} cannot be written: {_reason(error)}; what stood there before is intact") from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno is not None:
+        return os.strerror(error.errno)
+    number = re.search(r"os error (\d+)", str(error))  # safetensors tells the system's error in words
+    return os.strerror(int(number.group(1))) if number else str(error).splitlines()[0]
+
+
+@contextlib.contextmanager
+def new_directory(final: Path) -> Iterator[Path]:
+    """Yields an empty directory that takes its name, and replaces what had it, when the block ends without error."""
+    temporary, old = (final.with_name(prefix + final.name) for prefix in (TEMPORARY, REPLACED))
+    with storing(final):
+        try:
+            if old.exists() and not final.exists():  # a process was killed between the two renames below
+                old.rename(final)
+            for leftover in (temporary, old):
+                if leftover.exists():
+                    shutil.rmtree(leftover)
+            temporary.mkdir(parents=True)
+            yield temporary
+            for path in temporary.rglob("*"):
+                sync(path)
+            sync(temporary)
+            if final.exists():
+                final.rename(old)
+            try:
+                temporary.rename(final)
+            except OSError:
+                if old.exists():
+                    old.rename(final)
+                raise
+            sync(final.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+            if final.exists():
+                shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def new_file(final: Path) -> Iterator[IO[str]]:
+    """Yields a text file that takes its name when the block ends without error."""
+    temporary = final.with_name(TEMPORARY + final.name)
+    with storing(final):
+        try:
+            final.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("w", encoding="utf-8") as file:
+                yield file
+            sync(temporary)
+            temporary.replace(final)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_file(path: Path, text: str) -> None:
+    """Writes a small text file."""
+    with new_file(path) as file:
+        file.write(text)
+
+
+def sync(path: Path) -> None:
+    """Flushes a file or directory to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that cannot sync directories
+            raise
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds a directory, made if need be, against other runs; the system lets go of it however this process ends.
+
+    Raises:
+        UserError: Another process holds it.
+        StorageError: It cannot be made or written.
+    """
+    with storing(folder):
+        made = not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK_FILE)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            message = f"another run is writing to {folder}; wait for it, or name another directory"
+            raise UserError.of("--output", message) from None
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            if made and not entries(folder):  # nothing came of it
+                (folder / LOCK_FILE).unlink(missing_ok=True)
+                folder.rmdir()
+        lock.release()
+
+
+def entries(folder: Path) -> list[Path]:
+    """What a directory holds, but for the lock."""
+    return [path for path in folder.iterdir() if path.name != LOCK_FILE]
+
+
+def refuse_links(folder: Path) -> None:
+    """Refuses a directory that would lead a writer out of it.
+
+    Raises:
+        UserError: A symbolic link is in it.
+    """
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(parent) / name
+            if path.is_symlink():
+                raise UserError.of(str(path), "is a symbolic link; a run writes into its own directory only: remove it")
+
+
+def empty_directory(folder: Path) -> None:
+    """Removes all that a directory holds, but for the lock; links are removed, not followed."""
+    with storing(folder):
+        for path in entries(folder):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
+def append(file: Any, text: str) -> None:
+    """Appends to an open file and hands it to the system, so that it can be followed."""
+    with storing(Path(file.name)):
+        file.write(text)
+        file.flush()

@@ -1,0 +1,75 @@
+"""The plan of a run: which task every step trains on, and what that comes to.
+
+Legend: S steps of the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mtl.batch import BatchStream
+from mtl.config import Run
+from mtl.sampling import task_sequence
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which task every step trains on, and what that comes to.
+
+    Attributes:
+        sequence: Task index of every step, (S,).
+        turns: Number of earlier steps on the same task, (S,).
+        epoch_steps: Steps of an epoch.
+        evaluate_every: Steps between evaluations.
+        rows: One row of the printed table per task.
+    """
+
+    sequence: npt.NDArray[np.int64]
+    turns: npt.NDArray[np.int64]
+    epoch_steps: int
+    evaluate_every: int
+    rows: list[dict[str, Any]]
+
+    @property
+    def steps(self) -> int:
+        return len(self.sequence)
+
+
+def make_plan(run: Run, streams: Mapping[str, BatchStream]) -> Plan:
+    """Lays out a run: an epoch is Σ_t ⌈n_t/b_t⌉ steps, whatever the strategy makes of them."""
+    sizes = [stream.per_pass for stream in streams.values()]
+    epoch_steps = sum(sizes)
+    steps = run.config.train.max_steps or run.config.train.epochs * epoch_steps
+    sampling = run.config.sampling
+    sequence = task_sequence(
+        sizes,
+        sampling.strategy,
+        run.config.train.seed,
+        steps,
+        epoch_steps=epoch_steps,
+        temperature=sampling.temperature,
+    )
+    turns = np.empty_like(sequence)
+    rows = []
+    for index, (name, stream) in enumerate(streams.items()):
+        own = np.flatnonzero(sequence == index)
+        turns[own] = np.arange(len(own))
+        passes = stream.passes(len(own))
+        rows.append(
+            {
+                "task": name,
+                "type": run.tasks[name].type,
+                "rows": len(stream.examples),
+                "batch": stream.batch_size,
+                "steps": len(own),
+                "passes": passes,
+                "tokens": int(passes * stream.examples.lengths.sum()),
+            }
+        )
+    every = run.config.evaluation.every or min(epoch_steps, steps)
+    return Plan(sequence, turns, epoch_steps, every, rows)

@@ -1,0 +1,130 @@
+"""How a run directory begins: what describes the run, and what a resumed one has to agree with."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from mtl.config import Run, dump_tasks, dump_yaml
+from mtl.data import Examples
+from mtl.errors import Problem, UserError
+from mtl.files import empty_directory, refuse_links, write_file
+from mtl.preflight import RUN_FILE, TASKS_FILE, Checked, check_output, read_run
+
+PROVENANCE_FILE = "provenance.json"
+INDIFFERENT = ("num_proc",)  # settings that a resumed run may change
+RECORDED_PACKAGES = (
+    "mtl-toolkit",
+    "torch",
+    "transformers",
+    "accelerate",
+    "datasets",
+    "tokenizers",
+    "numpy",
+    "scikit-learn",
+)
+
+Splits = Mapping[str, Mapping[str, Examples]]
+
+
+def start_directory(
+    checked: Checked, splits: Splits, output: Path, *, resume: bool, overwrite: bool, command: list[str]
+) -> None:
+    """Writes what describes the run, or checks that a resumed one is described the same.
+
+    Raises:
+        UserError: The directory is in use, leads elsewhere, or its run has another configuration or other data.
+    """
+    run = checked.run
+    if problems := check_output(output, resume=resume, overwrite=overwrite):  # others may have come first meanwhile
+        raise UserError(problems)
+    fingerprints = {
+        f"{name}/{split}": part.fingerprint for name, parts in splits.items() for split, part in parts.items()
+    }
+    if resume:
+        refuse_links(output)
+        problems = differences(run, read_run(output), str(output / RUN_FILE))
+        stored = _stored_fingerprints(output / PROVENANCE_FILE)
+        for key in sorted(stored.keys() | fingerprints.keys()):
+            if stored.get(key) != fingerprints.get(key):
+                problems.append(Problem("--resume", f"the data of {key} is not what the run began with"))
+        if problems:
+            raise UserError(problems)
+        return
+    empty_directory(output)
+    provenance = {
+        "command": command,
+        "seed": run.config.train.seed,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {package: installed_version(package) for package in RECORDED_PACKAGES},
+        "git_revision": git_revision(),
+        "data": fingerprints,
+        "sources": {f"{n}/{split}": str(s) for n, parts in checked.data.sources.items() for split, s in parts.items()},
+        "leaks": [leak.as_json() for leak in checked.data.leaks.leaks()],
+    }
+    write_file(output / PROVENANCE_FILE, json.dumps(provenance, indent=1))
+    write_file(output / TASKS_FILE, dump_tasks(run.tasks))
+    write_file(output / RUN_FILE, dump_yaml(run.config.model_dump()))
+
+
+def _stored_fingerprints(path: Path) -> dict[str, str]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))["data"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise UserError.of(
+            str(path), "is missing or damaged, so nobody can tell whether the data is the same"
+        ) from None
+
+
+def differences(new: Run, old: Run, where: str) -> list[Problem]:
+    """What a resumed run would change."""
+
+    def flat(data: Any, prefix: str = "") -> dict[str, Any]:
+        if isinstance(data, dict) and data:
+            return {k: v for key, value in data.items() for k, v in flat(value, f"{prefix}{key}.").items()}
+        return {prefix[:-1]: data}
+
+    before, after = (
+        flat({**run.config.model_dump(), "tasks": {name: task.model_dump() for name, task in run.tasks.items()}})
+        for run in (old, new)
+    )
+    return [
+        Problem("--resume", f"{key} is {after.get(key)!r}, but {where} says {before.get(key)!r}")
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key) and key not in INDIFFERENT
+    ]
+
+
+def resume_command(command: list[str]) -> str:
+    words = [word for word in command if word not in ("--overwrite", "--resume")]
+    return shlex.join([*words, "--resume"])
+
+
+def installed_version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def git_revision() -> str | None:
+    """The revision of this code, if it runs from a checkout."""
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
