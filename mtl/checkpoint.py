@@ -57,7 +57,6 @@ def save_checkpoint(root: Path, checkpoint: Checkpoint, keep_last: int) -> Path:
         The checkpoint's directory.
     """
     final = root / f"{PREFIX}{checkpoint.step:07d}"
-    root.mkdir(parents=True, exist_ok=True)
     for leftover in root.glob(f"{TEMPORARY}*"):  # of a process that was killed; the room may be needed
         shutil.rmtree(leftover, ignore_errors=True)
     with new_directory(final) as folder:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from mtl.config import Run, dump_tasks
 from mtl.data import load_tokenizer, usable_length
-from mtl.errors import Problem, UserError, listed, nearest
+from mtl.errors import Problem, UserError, listed, nearest, printable
 from mtl.files import new_directory
 from mtl.model import HEADS_FILE, MultiTaskModel, head_tensors, load_model, quiet_transformers
 from mtl.preflight import RUN_FILE, read_run, read_task
@@ -90,7 +92,7 @@ def save_export(loaded: Loaded, name: str, folder: Path, metrics: Mapping[str, A
 def largest_difference(loaded: Loaded, folder: Path) -> float:
     """Reloads an export as a stranger would and compares its logits on fixed sentences, each with its own tokenizer."""
     with quiet_transformers():
-        reloaded = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+        reloaded = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
     logits = [
         _probe_logits(model, tokenizer, loaded.task)
         for model, tokenizer in ((loaded.model, loaded.tokenizer), (reloaded, load_tokenizer(str(folder))))
@@ -122,9 +124,9 @@ def task_of(model: MultiTaskModel, name: str, task: TaskDef, tokenizer: Any) -> 
 def model_card(name: str, task: TaskDef, metrics: Mapping[str, Any]) -> str:
     """The export's README: what it is, how well it does, how to load it."""
     columns = task.data.columns
-    inputs = f"`{columns.text_a}`" + (f" and `{columns.text_b}`" if columns.text_b else "")
+    inputs = code_span(columns.text_a) + (f" and {code_span(columns.text_b)}" if columns.text_b else "")
     output = {
-        "classification": f"one of {listed([f'`{label}`' for label in task.labels], 40)}",
+        "classification": f"one of {listed([code_span(label) for label in task.labels], 40)}",
         "regression": "one number",
         "ranking": "one score; the candidates of a query are ordered by it",
     }[task.type]
@@ -148,6 +150,14 @@ def model_card(name: str, task: TaskDef, metrics: Mapping[str, Any]) -> str:
         lines.append("")
     lines += ["```python", *_usage(task), "```", ""]
     return "\n".join(lines)
+
+
+def code_span(text: str) -> str:
+    """A text of the user's data in Markdown, where nothing in it is markup."""
+    text = printable(text)
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    pad = " " if text[:1] in ("`", " ", "") or text[-1:] in ("`", " ") else ""
+    return f"{fence}{pad}{text}{pad}{fence}"
 
 
 def _usage(task: TaskDef) -> list[str]:
@@ -215,8 +225,8 @@ def _require(names: list[str], present: list[str], path: Path) -> None:
 def _load_export(path: Path, task: TaskDef) -> Loaded:
     try:
         with quiet_transformers():
-            model = AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32)
-    except (OSError, ValueError, KeyError) as error:
+            model = AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32, use_safetensors=True)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError.of(str(path), f"cannot be loaded: {str(error).splitlines()[0]}") from error
     return Loaded(task, model, load_tokenizer(str(path)))
 

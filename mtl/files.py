@@ -54,8 +54,7 @@ def new_directory(final: Path) -> Iterator[Path]:
             if old.exists() and not final.exists():  # a process was killed between the two renames below
                 old.rename(final)
             for leftover in (temporary, old):
-                if leftover.exists():
-                    shutil.rmtree(leftover)
+                remove(leftover)
             temporary.mkdir(parents=True)
             yield temporary
             for path in temporary.rglob("*"):
@@ -73,7 +72,8 @@ def new_directory(final: Path) -> Iterator[Path]:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
             if final.exists():
-                shutil.rmtree(old, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    remove(old)
 
 
 @contextlib.contextmanager
@@ -117,6 +117,8 @@ def locked(folder: Path) -> Iterator[None]:
         UserError: Another process holds it.
         StorageError: It cannot be made or written.
     """
+    if (folder / LOCK_FILE).is_symlink():
+        refuse_links(folder)
     with storing(folder):
         made = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
@@ -158,10 +160,15 @@ def empty_directory(folder: Path) -> None:
     """Removes all that a directory holds, but for the lock; links are removed, not followed."""
     with storing(folder):
         for path in entries(folder):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+            remove(path)
+
+
+def remove(path: Path) -> None:
+    """Removes a file or directory, if it is there; a link itself, and nothing behind it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def append(file: Any, text: str) -> None:

@@ -16,11 +16,11 @@ from mtl.data import Examples, prepare, usable_length
 from mtl.errors import Problem, UserError, counted
 from mtl.evaluate import Outputs, prediction_records, score, split_outputs, write_predictions
 from mtl.export import Loaded, load_tasks, run_of, save_export
-from mtl.files import write_file
+from mtl.files import refuse_links, write_file
 from mtl.preflight import check_data
 from mtl.report import number, read_results, table
 from mtl.source import SUFFIXES, Source
-from mtl.taskdef import TaskDef
+from mtl.taskdef import NAME, TaskDef
 
 BATCH_SIZE = 64
 MEASURED = {"best": "tasks", "final": "last"}  # weights to where a run's results hold their metrics
@@ -71,8 +71,12 @@ def evaluate(
     Returns:
         Task to its metrics. Of a run, predictions are written to its `predictions` directory.
     """
+    if not NAME.fullmatch(split):
+        raise UserError.of("--split", f"{split!r} may hold letters, digits, '-' and '_' only (it names a file)")
     loaded = load_tasks(path, names, weights)
     run = run_of(path)
+    if run is not None:
+        refuse_links(path)
     root = data_root or (run.config.data_root if run else None)
     data = check_data({name: item.task for name, item in loaded.items()}, root, [split])
     if data.problems:

@@ -9,9 +9,11 @@ import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
@@ -175,7 +177,7 @@ def build_model(
                 ignore_mismatched_sizes=True,
                 trust_remote_code=trust_remote_code,
             )
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError, UnpicklingError) as error:
         raise UserError.of(encoder, f"cannot be loaded as a text encoder: {str(error).splitlines()[0]}") from error
     base = loaded.base_model
     return MultiTaskModel(base, {name: _task_model(base, config, name, task, seed) for name, task in tasks.items()})
@@ -224,7 +226,7 @@ def load_model(
     path = Path(folder) / HEADS_FILE
     try:
         stored = load_file(path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise UserError.of(str(path), f"cannot be read: {error}") from None
     own = {f"encoder.{name}": parameter for name, parameter in model.encoder.named_parameters()}
     for task in tasks:

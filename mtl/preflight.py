@@ -122,7 +122,7 @@ def check_adapt(request: Request, task: str) -> Checked:
     if head == "reuse" and task not in known:
         problems.append(Problem("--head", f"the run has no head of {task!r} to reuse; it has: {listed(sorted(known))}"))
     fixed = {"phase": "adapt", "encoder": str((run_dir / "model").resolve()), "head": head}
-    inherited = {key: first.data[key] for key in ("data_root", "leaks", "trust_remote_code") if key in first.data}
+    inherited = {key: first.data[key] for key in ("data_root", "leaks") if key in first.data}
     file = Sourced(fixed, {(): "adapt"}).over(file).over(Sourced(inherited, {(): str(own)}))
     wanted = [task] if task in definitions else []
     return _finish(replace(request, tasks=wanted), {t: definitions[t] for t in wanted}, file, problems)
@@ -155,6 +155,10 @@ def _finish(request: Request, definitions: Mapping[str, Sourced], file: Sourced,
             encoder = find_encoder(spec)
         except UserError as error:
             problems += error.problems
+    if config is not None and config.trust_remote_code and not request.typed.data.get("trust_remote_code"):
+        place = file.place(("trust_remote_code",))
+        message = "trust_remote_code counts on the command line only (--trust-remote-code): a file may be a stranger's"
+        problems.append(Problem(place, message))
     data_root = directory(request.typed.over(file).data.get("data_root"))
     search = config is not None and config.leaks != "ignore"
     data = check_data(tasks, data_root, search=search)

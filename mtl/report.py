@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mtl.errors import UserError
+from mtl.errors import UserError, printable
 from mtl.taskdef import TaskDef
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Columns aligned by their widest cell, numbers to the right."""
-    cells = [[str(cell) for cell in row] for row in rows]
+    cells = [[printable(str(cell)) for cell in row] for row in rows]
     widths = [max(len(line[i]) for line in [list(header), *cells]) for i in range(len(header))]
     right = [bool(rows) and all(_is_number(row[i]) for row in cells) for i in range(len(header))]
 
@@ -110,7 +110,7 @@ def read_results(run_dir: Path) -> dict[str, Any]:
         results = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError.of(str(run_dir), "holds no results.json: it is no run, or was never evaluated") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError.of(str(path), f"cannot be read: {error}") from None
     if not isinstance(results, dict) or not isinstance(results.get("tasks"), dict):
         raise UserError.of(str(path), "is not a run's results")

@@ -14,13 +14,15 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from mtl.errors import Problem, UserError, counted, listed
 from mtl.taskdef import TaskDef
 
 SUFFIXES = (".parquet", ".jsonl", ".csv", ".tsv")
-MAX_CELL = 1 << 24
+MAX_CELL = 1 << 24  # characters (Parquet: bytes) of one text
+MAX_LINE = 4 * MAX_CELL  # characters of one line
+_AT_MOST = f"at most {MAX_CELL:,} are read"
 MARKS = {  # byte-order marks, the longer ones first
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",
@@ -148,9 +150,19 @@ def _undecodable(source: Source) -> Problem:
     return Problem(str(path), f"is not {encoding} text; name its encoding in data.encoding")
 
 
+def _lines(file: TextIO) -> Iterator[str]:
+    """The lines of a file, none of which may fill the memory."""
+    number = 0
+    while line := file.readline(MAX_LINE):
+        number += 1
+        if len(line) == MAX_LINE:
+            raise UserError.of(f"{file.name}:{number}", f"is longer than {MAX_LINE:,} characters; {_AT_MOST} of a text")
+        yield line
+
+
 def _read_jsonl(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
     with path.open(encoding=encoding) as file:
-        for number, line in enumerate(file, 1):
+        for number, line in enumerate(_lines(file), 1):
             if not line.strip():
                 continue
             try:
@@ -170,7 +182,7 @@ def _read_csv(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]
 def _delimiter(path: Path, encoding: str) -> str:
     """What stands between the columns' names of a CSV: a comma, or where there is none what spreadsheets write."""
     with path.open(encoding=encoding, newline="") as file:
-        lines = [line for line in itertools.islice(file, 100) if line.strip()]
+        lines = [line for line in itertools.islice(_lines(file), 100) if line.strip()]
     names = {delimiter: next(csv.reader(lines, delimiter=delimiter), []) for delimiter in ",;\t|"}
     return next((delimiter for delimiter, found in names.items() if len(found) > 1), ",")
 
@@ -184,14 +196,15 @@ def _is_quoted(path: Path, encoding: str) -> bool:
     """Whether a TSV uses quotes as CSV does: read that way it has to be well-formed and rectangular."""
     with path.open(encoding=encoding, newline="") as file:
         try:
-            return len({len(fields) for fields in csv.reader(file, delimiter="\t", strict=True) if fields}) == 1
+            rows = csv.reader(_lines(file), delimiter="\t", strict=True)
+            return len({len(fields) for fields in rows if fields}) == 1
         except csv.Error:
             return False
 
 
 def _read_delimited(path: Path, encoding: str, delimiter: str, quoting: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     with path.open(encoding=encoding, newline="") as file:
-        reader = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True)
+        reader = csv.reader(_lines(file), delimiter=delimiter, quoting=quoting, strict=True)
         header: list[str] = []
         line = 1  # a row may take several lines; its place is the first
         try:
@@ -226,13 +239,37 @@ def _read_parquet(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, An
     import pyarrow.parquet as pq
 
     try:
+        texts = [field.name for field in pq.read_schema(path) if pa.types.is_string(field.type)]
         number = 0
-        for batch in pq.ParquetFile(path).iter_batches(batch_size=1000):
-            for cells in batch.to_pylist():
-                number += 1
-                yield f"{path} row {number}", cells
-    except pa.ArrowInvalid as error:
+        # Texts stay a dictionary until their length is known: a few bytes of a file may stand for as many as one likes.
+        for batch in pq.ParquetFile(path, read_dictionary=texts).iter_batches(batch_size=1000):
+            longest = max((_longest(column) for column in batch.columns), default=0)
+            if longest > MAX_CELL:
+                raise UserError.of(f"{path} row {number + 1}", f"has a text of {longest:,} bytes near it; {_AT_MOST}")
+            rows = max(1, MAX_LINE // max(1, longest))
+            for start in range(0, len(batch), rows):
+                for cells in _decoded(batch.slice(start, rows)).to_pylist():
+                    number += 1
+                    yield f"{path} row {number}", cells
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise UserError.of(str(path), f"is not a Parquet file: {str(error).splitlines()[0]}") from None
+
+
+def _longest(column: Any) -> int:
+    """Bytes of the longest text of a dictionary-encoded column, 0 for another one."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    return (pc.max(pc.binary_length(column.dictionary)).as_py() or 0) if pa.types.is_dictionary(column.type) else 0
+
+
+def _decoded(batch: Any) -> Any:
+    import pyarrow as pa
+
+    columns = [
+        column.dictionary_decode() if pa.types.is_dictionary(column.type) else column for column in batch.columns
+    ]
+    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
 
 
 READERS: dict[str, Callable[[Path, str], Iterator[tuple[str, dict[str, Any]]]]] = {
