@@ -126,6 +126,22 @@ def load_tokenizer(encoder: str, *, trust_remote_code: bool = False) -> Any:
         raise UserError.of(encoder, f"the tokenizer cannot be loaded: {str(error).splitlines()[0]}") from error
 
 
+def load_config(encoder: str, *, trust_remote_code: bool = False) -> Any:
+    """Loads the encoder's configuration.
+
+    Raises:
+        UserError: It cannot be loaded.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(encoder, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        hint = " (--trust-remote-code lets it)" if "custom code" in reason else ""
+        raise UserError.of(encoder, f"the configuration cannot be loaded: {reason}{hint}") from error
+
+
 def tokenizer_fingerprint(tokenizer: Any) -> str:
     """A digest of all that decides which ids a text gets."""
     if tokenizer.is_fast:

@@ -14,12 +14,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from tqdm import tqdm
-from transformers import AutoConfig
 
 from mtl.batch import BatchStream
 from mtl.checkpoint import Checkpoint, load_newest, save_checkpoint
 from mtl.config import Run
-from mtl.data import Examples, few_shot, load_tokenizer, prepare, usable_length, without_leaks
+from mtl.data import Examples, few_shot, load_config, load_tokenizer, prepare, usable_length, without_leaks
 from mtl.errors import Interrupted, StorageError, UserError, counted
 from mtl.evaluate import Outputs, counts, prediction_records, score, score_baseline, split_outputs, write_predictions
 from mtl.export import save_export, save_model, task_of
@@ -116,9 +115,10 @@ def _train(
             f"resuming after step {checkpoint.step:,}" if checkpoint else "no checkpoint: starting from the first step"
         )
         hooks.say(found)
+    state = TrainState() if checkpoint is None else TrainState.stored(checkpoint)
     continued = f"continue with:\n  {resume_command(command)}"
     try:
-        with contextlib.closing(RunLog(output, checkpoint)) as log:
+        with contextlib.closing(RunLog(output, position=state.log_position, step=state.step)) as log:
             trainer = make_trainer(log)
             if checkpoint is not None:
                 trainer.restore(checkpoint)
@@ -150,7 +150,7 @@ def make_accelerator(run: Run) -> Accelerator:
 def prepare_splits(checked: Checked, tokenizer: Any) -> dict[str, dict[str, Examples]]:
     """Tokenised splits of every task; training data cut to the size asked for."""
     run = checked.run
-    config = AutoConfig.from_pretrained(checked.encoder, trust_remote_code=run.config.trust_remote_code)
+    config = load_config(checked.encoder, trust_remote_code=run.config.trust_remote_code)
     limit = usable_length(tokenizer, config)
     splits: dict[str, dict[str, Examples]] = {}
     for name, task in run.tasks.items():

@@ -107,8 +107,9 @@ def check_adapt(request: Request, task: str) -> Checked:
     own, tasks_file = run_dir / RUN_FILE, run_dir / TASKS_FILE
     if not own.is_file() or not (run_dir / "model").is_dir():
         raise UserError.of(str(run_dir), "is no finished run (it has no run.yml or no model)")
-    first, _ = read_config(str(own))
-    definitions, problems = read_task_defs([tasks_file])
+    first, problems = read_config(str(own))
+    definitions, found = read_task_defs([tasks_file])
+    problems += found
     known = set(definitions)
     file, found = read_config(request.config)
     extra, wrong = read_task_defs(list(request.task_defs) or file.data.get("task_defs") or [])

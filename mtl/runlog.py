@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from mtl.checkpoint import Checkpoint
 from mtl.errors import UserError
 from mtl.files import append, storing
 
@@ -46,17 +45,17 @@ class RunLog:
 
     Args:
         folder: The run directory.
-        checkpoint: Where a resumed run continues; None for a new one.
+        position: Size in bytes of `metrics.jsonl` where a resumed run continues; 0 for a new run.
+        step: Steps done then.
 
     Raises:
-        UserError: The log is shorter than when the checkpoint was written.
+        UserError: The log is shorter than that.
     """
 
-    def __init__(self, folder: Path, checkpoint: Checkpoint | None = None) -> None:
+    def __init__(self, folder: Path, position: int = 0, step: int = 0) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         path = folder / METRICS_FILE
-        position, step = (checkpoint.state["log_position"], checkpoint.step) if checkpoint else (0, 0)
         with storing(path):
             path.touch()
             if path.stat().st_size < position:

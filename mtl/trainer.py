@@ -7,12 +7,13 @@ import math
 import signal
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from dataclasses import asdict, dataclass, field, fields
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor
 
 from mtl.batch import Batch, BatchStream, collate
@@ -46,6 +47,9 @@ class Hooks(Protocol):
         """Shows and stores an evaluation."""
 
 
+Number = Annotated[int, Field(ge=0)]
+
+
 @dataclass
 class TrainState:
     """What the loop remembers beside tensors.
@@ -60,13 +64,27 @@ class TrainState:
         log_position: Size of the log, in bytes.
     """
 
-    step: int = 0
+    step: Number = 0
     best: dict[str, dict[str, Any]] = field(default_factory=dict)
     last: dict[str, dict[str, Any]] = field(default_factory=dict)
-    stale: int = 0
-    skipped: int = 0
-    nonfinite: int = 0
-    log_position: int = 0
+    stale: Number = 0
+    skipped: Number = 0
+    nonfinite: Number = 0
+    log_position: Number = 0
+
+    @classmethod
+    def stored(cls, checkpoint: Checkpoint) -> TrainState:
+        """What a checkpoint holds.
+
+        Raises:
+            UserError: It is of another version.
+        """
+        try:
+            own = {key.name: checkpoint.state[key.name] for key in fields(cls)}
+            return TypeAdapter(cls).validate_python(own, strict=True)
+        except (KeyError, ValidationError) as error:
+            message = f"the checkpoint of step {checkpoint.step:,} is not one of this run ({type(error).__name__})"
+            raise UserError.of("--resume", message) from error
 
 
 class StopSignal:
@@ -310,8 +328,7 @@ class Trainer:
         if self.accelerator.scaler is not None and checkpoint.state["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(checkpoint.state["scaler"])
         _restore_random(checkpoint.tensors["random"], self.accelerator.device)
-        own = {key: checkpoint.state[key] for key in asdict(self.state)}
-        self.state = TrainState(**own)
+        self.state = TrainState.stored(checkpoint)
 
     def _restore_optimizer(self, tensors: Mapping[str, Tensor]) -> None:
         optimizer = self.optimizer.optimizer

@@ -166,12 +166,10 @@ def prepare_all(request: Request) -> str:
     data = check_data(tasks, data_root)
     if run is None or problems + data.problems:
         raise UserError(problems + data.problems)
-    from transformers import AutoConfig
-
-    from mtl.data import load_tokenizer, prepare, usable_length
+    from mtl.data import load_config, load_tokenizer, prepare, usable_length
 
     tokenizer = load_tokenizer(encoder)
-    limit = usable_length(tokenizer, AutoConfig.from_pretrained(encoder))
+    limit = usable_length(tokenizer, load_config(encoder))
     num_proc = run.config.num_proc
     rows = []
     for name, task in tasks.items():

@@ -244,11 +244,123 @@ def test_bad_number_stops_the_run_with_its_task_step_and_term(
     output = tmp_path / "run"
     assert main(arguments(corpus, encoder_dir, output)) == 1
     error = capsys.readouterr().err
-    assert "'strength', step 8" in error
+    assert "task 'strength', step 8: the " in error
+    assert f"training rows {rows_of_step(output, 'strength', 2)}; the checkpoints written before are intact" in error
     assert {"loss": "task loss", "smart": "R_s", "proximal": "term D"}[term] in error
     checkpoint, damaged = load_newest(output / "checkpoints")
     assert checkpoint is not None and checkpoint.step == 6 and damaged == []
     assert all(torch.isfinite(tensor).all() for tensor in checkpoint.tensors["model"].values())
+
+
+def rows_of_step(output: Path, task: str, turn: int) -> str:
+    """The rows of a task's n-th batch, counted from 1, as the batches of the run are drawn."""
+    from mtl.batch import BatchStream
+    from mtl.data import load_tokenizer, prepare
+    from mtl.preflight import read_run
+    from mtl.source import Source
+
+    definition = read_run(output).tasks[task]
+    assert definition.data.files is not None
+    source, tokenizer = Source(path=Path(definition.data.files["train"])), load_tokenizer(str(output / "best" / task))
+    examples = prepare(task, definition, source, tokenizer, definition.max_length)
+    stream = BatchStream(examples, definition.batch_size, 42, task, ranking=False)
+    return ", ".join(str(row + 1) for row in sorted(examples.rows[stream[turn]].tolist()))
+
+
+@pytest.mark.parametrize(("allowed", "status"), [(2, 0), (1, 1)])
+def test_bad_numbers_may_be_skipped_up_to_a_limit(
+    allowed: int,
+    status: int,
+    corpus: Path,
+    encoder_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from mtl.objective import Objective
+
+    forward = Objective.forward
+    seen: dict[int, dict[str, torch.Tensor]] = {}
+
+    def poisoned(self: Any, task: str, batch: Any, turn: int, share: Any) -> Any:
+        loss, terms = forward(self, task, batch, turn, share)
+        place = {("strength", 1): 5, ("mood", 3): 10}.get((task, turn))
+        if place is not None:
+            seen[place] = {name: tensor.detach().clone() for name, tensor in self.model.named_tensors().items()}
+            loss = loss * math.inf
+        if place == 5:
+            terms["smart"] = terms["smart"] * math.nan
+        if (task, turn) in (("answer", 1), ("strength", 3)):  # the steps after them
+            before = seen[place_before(task)]
+            assert all(torch.equal(tensor, before[name]) for name, tensor in self.model.named_tensors().items())
+        return loss, terms
+
+    def place_before(task: str) -> int:
+        return {"answer": 5, "strength": 10}[task]
+
+    monkeypatch.setattr(Objective, "forward", poisoned)
+    output = tmp_path / "run"
+    policy = ["--set", "train.on_nonfinite=skip", "--set", f"train.max_skipped={allowed}"]
+    assert main(arguments(corpus, encoder_dir, output, *policy)) == status
+    if status:
+        error = capsys.readouterr().err
+        assert "task 'mood', step 10: the gradient is " in error
+        assert "that is one step more than train.max_skipped lets be skipped" in error
+        return
+    assert json.loads((output / "results.json").read_text())["nonfinite_steps"] == 2
+    steps = {record["step"]: record for record in records(output) if record["event"] == "step"}
+    assert [step for step, record in steps.items() if record.get("skipped")] == [5, 10]
+    assert steps[5]["smart"] is None and steps[10]["gradient_norm"] is None
+    assert "NaN" not in (output / "metrics.jsonl").read_text()
+    assert all(torch.isfinite(tensor).all() for tensor in load_file(output / "model" / "model.safetensors").values())
+
+
+def test_skipped_steps_are_counted_through_a_resume(
+    corpus: Path, encoder_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mtl.objective import Objective
+
+    forward = Objective.forward
+
+    def poisoned(self: Any, task: str, batch: Any, turn: int, share: Any) -> Any:
+        loss, terms = forward(self, task, batch, turn, share)
+        return loss * (math.nan if (task, turn) in (("strength", 1), ("mood", 3)) else 1.0), terms
+
+    monkeypatch.setattr(Objective, "forward", poisoned)
+    whole, parted, policy = tmp_path / "whole", tmp_path / "parted", ["--set", "train.on_nonfinite=skip"]
+    assert main(arguments(corpus, encoder_dir, whole, *policy)) == 0
+    with signal_at_step(8, signal.SIGTERM):
+        assert main(arguments(corpus, encoder_dir, parted, *policy)) == 128 + signal.SIGTERM
+    assert main(["train", "--output", str(parted), "--resume"]) == 0
+    for name in ("results.json", "metrics.jsonl", "model/model.safetensors"):
+        assert (whole / name).read_bytes() == (parted / name).read_bytes()
+    assert json.loads((parted / "results.json").read_text())["nonfinite_steps"] == 2
+
+
+def test_a_second_signal_stops_at_once(
+    corpus: Path, encoder_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "run"
+    steps: list[int] = []
+
+    def twice(self: Any, step: int, task: str, loss: float | None) -> None:
+        steps.append(step)
+        if step == 8:
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+            steps.append(99)  # never reached
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(phases.RunHooks, "progress", twice)
+        assert main(arguments(corpus, encoder_dir, output)) == 128 + signal.SIGTERM
+    error = capsys.readouterr().err
+    assert "stopped at once; the checkpoints written before are intact; continue with:" in error
+    assert steps[-1] == 8
+    assert [path.name for path in checkpoint_directories(output / "checkpoints")] == ["step-0000006"]
+    whole = tmp_path / "whole"
+    assert main(["train", "--output", str(output), "--resume"]) == 0
+    assert main(arguments(corpus, encoder_dir, whole)) == 0
+    assert (whole / "metrics.jsonl").read_bytes() == (output / "metrics.jsonl").read_bytes()
 
 
 def test_early_stopping_counts_evaluations_without_a_better_task(
