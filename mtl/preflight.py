@@ -11,7 +11,7 @@ from mtl.checks import Row, SplitSummary, check_split
 from mtl.config import Run, RunConfig, read_run_config, resolve
 from mtl.encoder import find_encoder
 from mtl.errors import Problem, UserError, listed, nearest
-from mtl.files import entries
+from mtl.files import TEMPORARY, entries
 from mtl.leaks import LeakSearch
 from mtl.settings import Sourced, check
 from mtl.source import Source, locate
@@ -19,6 +19,8 @@ from mtl.taskdef import TaskDef, read_task_defs
 
 RUN_FILE = "run.yml"
 TASKS_FILE = "task_defs.yml"
+PROVENANCE_FILE = "provenance.json"
+BEGINNING = (PROVENANCE_FILE, TASKS_FILE)  # what a run that was killed as it began may have left
 
 
 @dataclass(frozen=True)
@@ -243,7 +245,7 @@ def check_output(output: Path, *, resume: bool, overwrite: bool) -> list[Problem
         return []
     if not output.is_dir():
         return [Problem("--output", f"{output} is a file; name a directory")]
-    if not entries(output):
+    if all(path.name in BEGINNING or path.name.startswith(TEMPORARY) for path in entries(output)):
         return []
     if not (output / RUN_FILE).is_file():
         return [Problem("--output", f"{output} is in use by something that is no run; name another directory")]

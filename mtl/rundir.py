@@ -15,9 +15,8 @@ from mtl.config import Run, dump_tasks, dump_yaml
 from mtl.data import Examples
 from mtl.errors import Problem, UserError
 from mtl.files import empty_directory, refuse_links, write_file
-from mtl.preflight import RUN_FILE, TASKS_FILE, Checked, check_output, read_run
+from mtl.preflight import PROVENANCE_FILE, RUN_FILE, TASKS_FILE, Checked, check_output, read_run
 
-PROVENANCE_FILE = "provenance.json"
 INDIFFERENT = ("num_proc",)  # settings that a resumed run may change
 RECORDED_PACKAGES = (
     "mtl-toolkit",

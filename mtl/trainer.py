@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import signal
 import threading
@@ -81,7 +82,7 @@ class TrainState:
         """
         try:
             own = {key.name: checkpoint.state[key.name] for key in fields(cls)}
-            return TypeAdapter(cls).validate_python(own, strict=True)
+            return TypeAdapter(cls).validate_json(json.dumps(own), strict=True)
         except (KeyError, ValidationError) as error:
             message = f"the checkpoint of step {checkpoint.step:,} is not one of this run ({type(error).__name__})"
             raise UserError.of("--resume", message) from error

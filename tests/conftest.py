@@ -52,7 +52,12 @@ def data_root() -> Path:
 
 @pytest.fixture(scope="session")
 def encoder_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny BERT with seeded random weights and a WordPiece tokenizer that knows the words of `corpus`.
+    """A tiny BERT; see `make_encoder`."""
+    return make_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+def make_encoder(folder: Path) -> Path:
+    """A tiny BERT with seeded random weights and a WordPiece tokenizer that knows the words of the corpus.
 
     Two layers, width 32, at most 64 tokens; saved by `save_pretrained`, so `AutoModel` and `AutoTokenizer` load it.
     """
@@ -63,7 +68,6 @@ def encoder_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = [*NOUNS, *(word for mood in MOODS.values() for word in mood), *STRENGTHS, *QUESTIONS, *ANSWERS, *OTHERS]
     pieces = [*SPECIAL, *".,?!'-", *letters, *(f"##{letter}" for letter in letters), *words, *GLUE_WORDS]
     vocabulary = list(dict.fromkeys(pieces))
-    folder = tmp_path_factory.mktemp("encoder")
     (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
     BertTokenizer.from_pretrained(str(folder), model_max_length=64).save_pretrained(folder)
     config = BertConfig(
@@ -82,13 +86,17 @@ def encoder_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Path of `tasks.yml`: three small tasks that a model learns from single words, their data beside the file.
+    """Path of `tasks.yml`; see `make_corpus`."""
+    return make_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+def make_corpus(folder: Path) -> Path:
+    """Writes `tasks.yml`: three small tasks that a model learns from single words, their data beside the file.
 
     `mood`: classification of a text, three string labels, 90 train and 24 validation rows.
     `strength`: regression on a pair of texts (score 0 to 8), 80 and 24 rows.
     `answer`: ranking, 20 train queries of 3 to 5 candidates (nothing is relevant to the last) and 6 validation queries.
     """
-    folder = tmp_path_factory.mktemp("corpus")
     draw = random.Random(0)
     for split, moods, strengths, queries in (("train", 90, 80, 20), ("validation", 24, 24, 6)):
         write_jsonl(folder / "mood" / f"{split}.jsonl", [_mood(draw, row) for row in range(moods)])
