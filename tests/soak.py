@@ -24,8 +24,8 @@ from conftest import ROOT, make_corpus, make_encoder
 from mtl.checkpoint import checkpoint_directories
 from mtl.files import TEMPORARY
 
-STEPS_PER_KILL = 40
-MOMENTS = ("training", "training", "start-up", "writing", "training", "writing")
+STEPS_PER_KILL = 60
+MOMENTS = ("writing", "training", "start-up", "training", "writing", "training")
 PATIENCE = 60.0  # seconds to wait for a moment
 COMPARED = ("results.json", "metrics.jsonl", "predictions/*", "model/*", "teacher/*", "best/*/*")
 

@@ -61,7 +61,7 @@ def test_real_tasks_train_adapt_and_export(data_root: Path, tmp_path: Path) -> N
     assert main([*mix, *options]) == 0
     splits = results(run)["tasks"]
     assert splits["cola"]["validation"]["n"] == 1043
-    assert splits["wikiqa"]["validation"]["queries"] == 126
+    assert splits["wikiqa"]["validation"]["queries"] == 296
     assert splits["wikiqa"]["validation"]["queries_without_relevant"] == 170
     scitail = str(ROOT / "task_defs" / "scitail.yml")
     adapt = ["adapt", str(run), "--task", "scitail", "--task-defs", scitail, "--output", str(adapted)]
