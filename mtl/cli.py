@@ -11,11 +11,12 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from mtl.config import command_line
 from mtl.errors import Interrupted, NonFiniteError, StorageError, UserError
-from mtl.preflight import Checked, Request
+
+if TYPE_CHECKING:
+    from mtl.preflight import Checked, Request
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
 
@@ -218,6 +219,9 @@ def _names(text: str) -> list[str]:
 
 
 def _request(arguments: argparse.Namespace, **more: Any) -> Request:
+    from mtl.config import command_line
+    from mtl.preflight import Request
+
     flags = {
         key: (f"--{'no-' if getattr(arguments, name, None) is False else ''}{name.replace('_', '-')}", value)
         for name, key in FLAGS.items()

@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from mtl.checks import Row, RowChecker
 from mtl.errors import UserError
-from mtl.files import storing, sync
+from mtl.files import cache_directory, storing, sync
 from mtl.sampling import derive_seed
 from mtl.source import Source, read_rows
 from mtl.taskdef import TaskDef
@@ -52,13 +52,6 @@ SCHEMA = pa.schema(
         "truncated": pa.bool_(),
     }
 )
-
-
-def cache_directory() -> Path:
-    """`$MTL_CACHE`, or `mtl` in the user's cache directory."""
-    if "MTL_CACHE" in os.environ:
-        return Path(os.environ["MTL_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mtl"
 
 
 @dataclass(frozen=True)

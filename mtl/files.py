@@ -25,6 +25,13 @@ REPLACED = ".replaced-"
 LOCK_FILE = ".lock"
 
 
+def cache_directory() -> Path:
+    """`$MTL_CACHE`, or `mtl` in the user's cache directory."""
+    if "MTL_CACHE" in os.environ:
+        return Path(os.environ["MTL_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mtl"
+
+
 @contextlib.contextmanager
 def storing(path: Path) -> Iterator[None]:
     """Tells what fails inside as a failure to write a path.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -169,6 +169,15 @@ class LeakSearch:
         self._buckets: dict[int, _Buckets] | None = None
         self._kinds: dict[str, npt.NDArray[np.int8]] = {}
         self._waiting: list[tuple[int, Texts]] = []
+        self._found: list[Leak] | None = None
+
+    @classmethod
+    def recalled(cls, leaks: Sequence[Mapping[str, Any]], leaked: Mapping[str, Sequence[int]]) -> LeakSearch:
+        """A finished search, from what it found."""
+        search = cls()
+        search.leaked = {split: set(rows) for split, rows in leaked.items()}
+        search._found = [Leak(**leak) for leak in leaks]
+        return search
 
     def add_evaluation(self, split: str, texts: Texts) -> None:
         """Takes in a row of an evaluation split, named `task/split`."""
@@ -218,6 +227,8 @@ class LeakSearch:
 
     def leaks(self) -> list[Leak]:
         """One entry per pair of splits and kind; a row counts by the closest kind of match only."""
+        if self._found is not None:
+            return self._found
         split_of = np.asarray(self._split_of)
         return [
             Leak(train, evaluation, rows, kind)

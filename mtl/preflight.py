@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,14 +13,15 @@ from typing import Any
 from mtl.checks import Row, SplitSummary, check_split
 from mtl.config import Run, RunConfig, read_run_config, resolve
 from mtl.encoder import find_encoder
-from mtl.errors import Problem, UserError, listed, nearest
-from mtl.files import TEMPORARY, entries
+from mtl.errors import Problem, StorageError, UserError, listed, nearest
+from mtl.files import TEMPORARY, cache_directory, entries, write_file
 from mtl.leaks import LeakSearch
 from mtl.settings import Sourced, check
 from mtl.source import Source, locate
 from mtl.taskdef import TaskDef, read_task_defs
 
 RUN_FILE = "run.yml"
+CHECKED_FORMAT = 1  # raise when more is checked, or facts are others
 TASKS_FILE = "task_defs.yml"
 PROVENANCE_FILE = "provenance.json"
 BEGINNING = (PROVENANCE_FILE, TASKS_FILE)  # what a run that was killed as it began may have left
@@ -48,7 +52,7 @@ class Request:
     run_dir: Path | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Data:
     """What was found of the tasks' data.
 
@@ -188,7 +192,7 @@ def check_data(
     *,
     search: bool = False,
 ) -> Data:
-    """Locates and reads every split of every task, each once.
+    """Locates and reads every split of every task, each once, or recalls what that found the last time.
 
     Args:
         tasks: The tasks.
@@ -211,17 +215,68 @@ def check_data(
                 data.notes.append(f"{name}: no {split} split here; it is not evaluated")
             else:
                 data.problems.append(Problem(found.where, f"{name}: {found.message}"))
-    places = [(name, split) for name, sources in data.sources.items() for split in sources]
-    summaries = {}
-    for name, split in sorted(places, key=lambda place: place[1] == "train"):  # evaluation rows are searched for
-        watch = _watch(data.leaks, f"{name}/{split}", training=split == "train") if search else None
-        summaries[name, split] = check_split(name, tasks[name], data.sources[name][split], watch)
-        if search and split == "train":
-            data.leaks.finish(f"{name}/{split}")
-    for name, split in places:
-        data.summaries[name][split] = summaries[name, split]
-        data.problems.extend(summaries[name, split].problems)
+    places = {f"{name}/{split}": (name, split) for name, sources in data.sources.items() for split in sources}
+    keys = {place: _digest_of(tasks[name], data.sources[name][split]) for place, (name, split) in places.items()}
+    known = _recall(keys, search=search)
+    if known is not None:
+        summaries, data.leaks = known
+    else:
+        summaries = _read(tasks, data, places, search=search)
+    for place, (name, split) in places.items():
+        data.summaries[name][split] = summaries[place]
+        data.problems.extend(summaries[place].problems)
+    if known is None and not data.problems:
+        _remember(keys, summaries, data.leaks if search else None)
     return data
+
+
+def _read(
+    tasks: Mapping[str, TaskDef], data: Data, places: Mapping[str, tuple[str, str]], *, search: bool
+) -> dict[str, SplitSummary]:
+    """Reads every split once, evaluation rows first, as training rows are held against them."""
+    summaries = {}
+    for place, (name, split) in sorted(places.items(), key=lambda item: item[1][1] == "train"):
+        training = split == "train"
+        watch = _watch(data.leaks, place, training=training) if search else None
+        summaries[place] = check_split(name, tasks[name], data.sources[name][split], watch)
+        if search and training:
+            data.leaks.finish(place)
+    return summaries
+
+
+def _digest_of(task: TaskDef, source: Source) -> str:
+    """What decides the outcome of reading a split: its content, and how the task reads it."""
+    rows = task.data.model_dump(include={"columns", "unlabelled", "encoding"})
+    described = [CHECKED_FORMAT, source.fingerprint(), str(source), rows, task.type, task.labels]
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+
+
+def _checked_file(keys: Mapping[str, str], *, search: bool) -> Path:
+    digest = hashlib.sha256(json.dumps([list(keys.items()), search]).encode()).hexdigest()
+    return cache_directory() / "checked" / f"{digest}.json"
+
+
+def _recall(keys: Mapping[str, str], *, search: bool) -> tuple[dict[str, SplitSummary], LeakSearch] | None:
+    """What was found the last time that just these splits were read, if nothing was wrong with them."""
+    try:
+        stored = json.loads(_checked_file(keys, search=search).read_text(encoding="utf-8"))
+        summaries = {
+            place: SplitSummary(facts["rows"], facts["unlabelled"], [], facts)
+            for place, facts in stored["facts"].items()
+        }
+        leaks = LeakSearch.recalled(stored["leaks"], stored["leaked"]) if search else LeakSearch()
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return summaries, leaks
+
+
+def _remember(keys: Mapping[str, str], summaries: Mapping[str, SplitSummary], leaks: LeakSearch | None) -> None:
+    found: dict[str, Any] = {"facts": {place: summary.facts for place, summary in summaries.items()}}
+    if leaks is not None:
+        found["leaks"] = [leak.as_json() for leak in leaks.leaks()]
+        found["leaked"] = {split: sorted(rows) for split, rows in leaks.leaked.items()}
+    with contextlib.suppress(StorageError):  # it will be found again
+        write_file(_checked_file(keys, search=leaks is not None), json.dumps(found))
 
 
 def _watch(search: LeakSearch, split: str, *, training: bool) -> Callable[[Row], None]:
