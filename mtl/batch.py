@@ -16,7 +16,7 @@ from torch import Tensor
 from mtl.data import Examples, Ints
 from mtl.sampling import derive_seed
 
-POOL = 50  # batches sorted by length together: long enough to save padding, short enough to stay random
+POOL = 200  # batches sorted by length together: long enough to save padding, short enough to stay random
 POOLS = 4  # at least so many pools in a pass, or few rows would meet the same neighbours in every pass
 
 
@@ -106,7 +106,9 @@ def _lists(groups: Ints) -> Ints:
     return lists
 
 
-def pass_batches(examples: Examples, batch_size: int, seed: int, *, ranking: bool = False) -> list[Ints]:
+def pass_batches(
+    examples: Examples, batch_size: int, seed: int, *, ranking: bool = False, batch_tokens: int | None = None
+) -> list[Ints]:
     """One reshuffled pass over the examples in batches of like length.
 
     Examples are shuffled, sorted by length within pools of up to `POOL` batches, cut into batches, and the batches
@@ -119,6 +121,8 @@ def pass_batches(examples: Examples, batch_size: int, seed: int, *, ranking: boo
         batch_size: Rows of a batch.
         seed: Seed of this pass.
         ranking: Whether examples are candidates of queries.
+        batch_tokens: Tokens of a batch, padding included, by which batches are cut instead (a single example may have
+            more).
 
     Returns:
         Positions of the rows of each batch.
@@ -127,23 +131,27 @@ def pass_batches(examples: Examples, batch_size: int, seed: int, *, ranking: boo
     if ranking:
         units = _candidate_lists(examples, batch_size, random)
         lengths = np.array([examples.lengths[unit].max() for unit in units])
-        rows = max(1, round(batch_size / np.mean([len(unit) for unit in units])))
+        per_unit = float(np.mean([len(unit) for unit in units]))
     else:
         units = list(np.arange(len(examples))[:, None])
-        lengths, rows = examples.lengths, batch_size
+        lengths, per_unit = examples.lengths, 1.0
+    full = batch_size if batch_tokens is None else batch_tokens / lengths.mean()
+    rows = max(1, round(full / per_unit))
     order = random.permutation(len(units))
     pool = max(1, min(POOL, len(units) // (POOLS * rows))) * rows
     order = np.concatenate(
         [p[np.argsort(lengths[p], kind="stable")] for p in np.split(order, range(pool, len(order), pool))]
     )
     batches: list[list[Ints]] = [[]]
-    filled = 0
+    filled = longest = 0
     for unit in order:
-        if filled and filled + len(units[unit]) > batch_size:
+        more = filled + len(units[unit])
+        longest = max(longest, int(lengths[unit]))
+        if filled and (more > batch_size if batch_tokens is None else more * longest > batch_tokens):
             batches.append([])
-            filled = 0
+            more, longest = len(units[unit]), int(lengths[unit])
         batches[-1].append(units[unit])
-        filled += len(units[unit])
+        filled = more
     shuffled = random.permutation(len(batches))
     return [np.concatenate(batches[position]) for position in shuffled]
 
@@ -169,10 +177,21 @@ class BatchStream:
         seed: The run's seed.
         task: The task's name.
         ranking: Whether examples are candidates of queries.
+        batch_tokens: Tokens of a batch instead.
     """
 
-    def __init__(self, examples: Examples, batch_size: int, seed: int, task: str, *, ranking: bool) -> None:
+    def __init__(
+        self,
+        examples: Examples,
+        batch_size: int,
+        seed: int,
+        task: str,
+        *,
+        ranking: bool,
+        batch_tokens: int | None = None,
+    ) -> None:
         self.examples, self.batch_size, self.seed, self.task, self.ranking = examples, batch_size, seed, task, ranking
+        self.batch_tokens = batch_tokens
         self._starts = [0]  # turn at which each pass begins
         self._cached: tuple[int, list[Ints]] = (-1, [])
         self.per_pass = len(self._pass(0))
@@ -198,7 +217,12 @@ class BatchStream:
     def _pass(self, number: int) -> list[Ints]:
         if self._cached[0] != number:
             seed = derive_seed(self.seed, "batches", self.task, number)
-            self._cached = number, pass_batches(self.examples, self.batch_size, seed, ranking=self.ranking)
+            self._cached = (
+                number,
+                pass_batches(
+                    self.examples, self.batch_size, seed, ranking=self.ranking, batch_tokens=self.batch_tokens
+                ),
+            )
         return self._cached[1]
 
 

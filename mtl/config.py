@@ -49,6 +49,7 @@ class TrainSettings(Settings):
         accumulation: Micro-batches that an optimizer step's batch is cut into.
         precision: Autocast type; weights stay in float32.
         clip_norm: Largest global gradient norm.
+        gradient_checkpointing: Whether activations are computed again in the backward pass: less memory, more time.
         seed: Seed of everything drawn.
         train_size: Examples (ranking: queries) of each task to train on.
         train_fraction: The same as a fraction.
@@ -67,6 +68,7 @@ class TrainSettings(Settings):
     accumulation: Count = 1
     precision: PrecisionName = "fp32"
     clip_norm: Positive = 1.0
+    gradient_checkpointing: bool = False
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 42
     train_size: Count | None = None
     train_fraction: Annotated[float, Field(gt=0.0, le=1.0)] | None = None

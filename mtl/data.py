@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +137,12 @@ def load_config(encoder: str, *, trust_remote_code: bool = False) -> Any:
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
     """A digest of all that decides which ids a text gets."""
+    return _fingerprint(tokenizer, len(tokenizer))
+
+
+@lru_cache(maxsize=1)
+def _fingerprint(tokenizer: Any, size: int) -> str:
+    """The same, computed once: `size` changes with words that are added."""
     if tokenizer.is_fast:
         state = json.loads(tokenizer.backend_tokenizer.to_str())
         state["padding"] = state["truncation"] = None

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from mtl.batch import BatchStream, collate
+from mtl.batch import collate
 from mtl.data import Examples, load_tokenizer
 from mtl.errors import UserError
 from mtl.objective import Objective, Share
 from mtl.optimizer import make_optimizer
-from mtl.phases import make_accelerator, make_model, prepare_splits
+from mtl.phases import make_accelerator, make_model, make_streams, prepare_splits
 from mtl.plan import make_plan
 from mtl.preflight import Checked
 from mtl.trainer import TERM_NAMES
@@ -49,12 +49,7 @@ def try_steps(checked: Checked) -> dict[str, Any]:
     accelerator = make_accelerator(run)
     tokenizer = load_tokenizer(checked.encoder)
     splits = prepare_splits(checked, tokenizer)
-    streams = {
-        name: BatchStream(
-            parts["train"], run.tasks[name].batch_size, 0, name, ranking=run.tasks[name].type == "ranking"
-        )
-        for name, parts in splits.items()
-    }
+    streams = make_streams(run, splits)
     plan = make_plan(run, streams)
     model = make_model(checked).to(accelerator.device)
     objective = Objective(model, {name: run.regularized(name) for name in run.tasks}, run.config.train.seed)

@@ -71,12 +71,7 @@ def run_phase(
     accelerator = make_accelerator(run)
     tokenizer = load_tokenizer(checked.encoder, trust_remote_code=run.config.trust_remote_code)
     splits = prepare_splits(checked, tokenizer)
-    streams = {
-        name: BatchStream(
-            splits[name]["train"], task.batch_size, run.config.train.seed, name, ranking=task.type == "ranking"
-        )
-        for name, task in run.tasks.items()
-    }
+    streams = make_streams(run, splits)
     plan = make_plan(run, streams)
     say(plan_table(plan.rows, plan.steps, plan.epoch_steps))
     for line in remarks(run, splits):
@@ -101,6 +96,21 @@ def run_phase(
         results = hooks.store_results(state, finished=True)
     say(results_table(results, run.tasks, output))
     return results
+
+
+def make_streams(run: Run, splits: Splits) -> dict[str, BatchStream]:
+    """Each task's training batches."""
+    return {
+        name: BatchStream(
+            splits[name]["train"],
+            task.batch_size,
+            run.config.train.seed,
+            name,
+            ranking=task.type == "ranking",
+            batch_tokens=task.batch_tokens,
+        )
+        for name, task in run.tasks.items()
+    }
 
 
 def _train(
@@ -210,7 +220,24 @@ def remarks(run: Run, splits: Splits) -> list[str]:
 
 
 def make_model(checked: Checked) -> MultiTaskModel:
-    """A pretrained encoder with fresh heads; in adaptation the multi-task encoder and, if reused, its head."""
+    """A pretrained encoder with fresh heads; in adaptation the multi-task encoder and, if reused, its head.
+
+    Raises:
+        UserError: It cannot be loaded, or cannot compute activations again.
+    """
+    run = checked.run
+    model = _make_model(checked)
+    if run.config.train.gradient_checkpointing:
+        if not model.encoder.supports_gradient_checkpointing:
+            raise UserError.of("train.gradient_checkpointing", "this encoder's architecture does not support it")
+        # The reentrant kind knows no gradient by the input alone, which the ascent of R_s needs.
+        encoder = model.encoder
+        enable = getattr(encoder, "activation_checkpointing_enable", None) or encoder.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+    return model
+
+
+def _make_model(checked: Checked) -> MultiTaskModel:
     run = checked.run
     if run.config.phase == "adapt":
         fresh = set(run.tasks) if run.config.head == "fresh" else set()

@@ -40,7 +40,7 @@ def plan_table(rows: Sequence[Mapping[str, Any]], steps: int, epoch_steps: int) 
             r["task"],
             r["type"],
             f"{r['rows']:,}",
-            f"{r['batch']:,}",
+            f"{r['batch']:,}" if r["batch"] else f"{r['batch_tokens']:,} tokens",
             f"{r['steps']:,}",
             f"{r['steps'] / steps:.1%}",
             f"{r['passes']:.2f}",

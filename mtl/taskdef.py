@@ -94,6 +94,7 @@ class TrainingSettings(Settings):
         weight: w_t, factor of the task's whole objective.
         dropout: Dropout probability of the head.
         batch_size: Rows of one optimizer step.
+        batch_tokens: Tokens of one, padding included, instead of rows.
         max_length: Tokens of one input, special tokens included; longer ones are truncated.
         learning_rate: Peak learning rate of the steps on this task.
     """
@@ -102,6 +103,7 @@ class TrainingSettings(Settings):
     weight: Positive = 1.0
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
     batch_size: Count = 32
+    batch_tokens: Count | None = None
     max_length: Annotated[int, Field(ge=4)] = 512
     learning_rate: Positive = 5e-5
     smart: SmartSettings = SmartSettings()

@@ -16,6 +16,7 @@ import torch
 from accelerate import Accelerator
 from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 
 from mtl.batch import Batch, BatchStream, collate
 from mtl.checkpoint import Checkpoint
@@ -162,7 +163,7 @@ class Trainer:
         """
         every = self.run.config.checkpoint.every or self.plan.evaluate_every
         while self.state.step < self.plan.steps and not self._exhausted():
-            self._step(self.state.step)
+            self.step(self.state.step)
             self.state.step += 1
             last = self.state.step == self.plan.steps
             if self.state.step % self.run.config.train.log_every == 0 or last:
@@ -179,7 +180,7 @@ class Trainer:
         patience = self.run.config.evaluation.patience
         return patience is not None and self.state.stale >= patience
 
-    def _step(self, step: int) -> None:
+    def step(self, step: int) -> None:
         """One optimizer step on one task: forward and backward by micro-batch, one clipping, one update."""
         index = int(self.plan.sequence[step])
         name, stream = self.names[index], self.streams[index]
@@ -197,7 +198,7 @@ class Trainer:
             self.accelerator.backward(loss)
             for key, term in terms.items():
                 totals[key] = totals[key] + term if key in totals else term
-        norm = self.accelerator.clip_grad_norm_(self.student.parameters(), self.run.config.train.clip_norm)
+        norm = self._clip()
         cost = self.plain.cost(name, turn)
         record = {"step": step + 1, "task": name, **totals, "gradient_norm": norm, "learning_rate": rate, "cost": cost}
         if left_out := self._is_left_out(record):
@@ -213,6 +214,19 @@ class Trainer:
             update_teacher(self.teacher.parameters(), self.student.parameters(), beta)
         self._unwritten.append(record | ({"skipped": 1} if left_out else {}))
         self.hooks.progress(step + 1, name, None)
+
+    def _clip(self) -> Tensor:
+        """Bounds the norm of the whole gradient and returns what it was.
+
+        A fused optimizer scales gradients as it reads them, which spares a pass over all of them.
+        """
+        limit, optimizer = self.run.config.train.clip_norm, self.optimizer.optimizer
+        if self.accelerator.scaler is not None or not optimizer.defaults.get("fused"):
+            norm: Tensor = self.accelerator.clip_grad_norm_(self.student.parameters(), limit)
+            return norm
+        norm = get_total_norm([p.grad for p in self.student.parameters() if p.grad is not None])
+        optimizer.grad_scale = (norm / limit).clamp(min=1.0)
+        return norm
 
     def _is_left_out(self, record: Mapping[str, Any]) -> bool:
         """Whether a step is skipped for what it came to. Under fp16 the loss scaler decides that itself.

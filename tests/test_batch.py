@@ -126,6 +126,20 @@ def test_an_example_meets_others_in_every_pass() -> None:
         assert len(met) > 6 * size
 
 
+@pytest.mark.parametrize("budget", [1, 40, 700, 10**6])
+@pytest.mark.parametrize("ranking", [False, True])
+def test_a_budget_of_tokens_bounds_every_batch_of_several(budget: int, ranking: bool) -> None:
+    examples = queries([3, 5, 4, 2, 6] * 30) if ranking else plain(500)
+    batches = pass_batches(examples, 6, seed=1, ranking=ranking, batch_tokens=budget)
+    assert sorted(flat(batches)) == list(range(len(examples)))
+    for batch in batches:
+        units = len(np.unique(examples.groups[batch])) if ranking else len(batch)
+        assert units == 1 or len(batch) * examples.lengths[batch].max() <= budget
+    if budget == 700 and not ranking:  # batches of short rows have more of them
+        filled = [len(batch) * examples.lengths[batch].max() / budget for batch in batches]
+        assert np.mean(filled) > 0.8 and max(map(len, batches)) > 2 * min(map(len, batches))
+
+
 @pytest.mark.parametrize("size", [4, 6, 16, 100])
 def test_queries_stay_whole(size: int) -> None:
     sizes = [1, 4, 2, 3, 4, 4, 2, 1, 3] * 20

@@ -35,6 +35,9 @@ class Counting:
             raise KeyboardInterrupt
         return self.tokenizer(texts, *rest, **options)
 
+    def __len__(self) -> int:
+        return len(self.tokenizer)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self.tokenizer, name)
 

@@ -59,7 +59,10 @@ def append(path: Path, row: dict[str, Any]) -> None:
 
 
 def edited(old: str, new: str) -> Callable[[Path], None]:
-    return lambda path: path.write_text(path.read_text().replace(old, new)) and None
+    def edit(path: Path) -> None:
+        path.write_text(path.read_text().replace(old, new))
+
+    return edit
 
 
 COLUMNS = "columns: {text_a: text, label: mood}"

@@ -363,6 +363,70 @@ def test_a_second_signal_stops_at_once(
     assert (whole / "metrics.jsonl").read_bytes() == (output / "metrics.jsonl").read_bytes()
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "adamax"])
+@pytest.mark.parametrize("limit", [0.05, 1e6])
+def test_the_whole_gradient_is_clipped(
+    optimizer: str, limit: float, corpus: Path, encoder_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step is that of the optimizer on gradients scaled to the limit by hand."""
+    from mtl.trainer import Trainer
+
+    clip = Trainer._clip
+    seen: list[float] = []
+
+    def by_hand(self: Any) -> torch.Tensor:
+        gradients = [p.grad for p in self.student.parameters() if p.grad is not None]
+        norm = torch.cat([g.flatten() for g in gradients]).double().norm()
+        for gradient in gradients:
+            gradient.mul_(float(min(1.0, limit / norm)))
+        seen.append(float(norm))
+        return norm.float()
+
+    models: list[dict[str, torch.Tensor]] = []
+    for function in (clip, by_hand):
+        monkeypatch.setattr(Trainer, "_clip", function)
+        output = tmp_path / f"run{len(models)}"
+        options = ["--set", f"optimizer.name={optimizer}", "--set", f"train.clip_norm={limit}", "--max-steps", "4"]
+        assert main(arguments(corpus, encoder_dir, output, *options)) == 0
+        models.append(load_file(output / "model" / "model.safetensors"))
+    assert min(seen) > 0.05 and max(seen) < 1e6
+    for name, tensor in models[0].items():
+        torch.testing.assert_close(tensor, models[1][name], rtol=1e-4, atol=1e-6)
+    norms = [record["gradient_norm"] for record in records(tmp_path / "run0") if record["event"] == "step"]
+    assert norms == pytest.approx(seen, rel=1e-3)
+
+
+def test_gradient_checkpointing_gives_the_same_run(corpus: Path, encoder_dir: Path, tmp_path: Path) -> None:
+    models = []
+    for option in ("false", "true"):
+        output = tmp_path / option
+        settings = ["--set", f"train.gradient_checkpointing={option}", *STRONG, "--max-steps", "6"]
+        assert main(arguments(corpus, encoder_dir, output, *settings)) == 0
+        models.append(load_file(output / "model" / "model.safetensors"))
+    for name, tensor in models[0].items():
+        torch.testing.assert_close(tensor, models[1][name], rtol=1e-4, atol=1e-6)
+
+
+def test_gradient_checkpointing_computes_activations_again(
+    corpus: Path, encoder_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import modeling_utils
+
+    calls: list[int] = []
+    real = modeling_utils.checkpoint
+
+    def counting(*words: Any, **keys: Any) -> Any:
+        calls.append(1)
+        return real(*words, **keys)
+
+    monkeypatch.setattr(modeling_utils, "checkpoint", counting)
+    assert main(arguments(corpus, encoder_dir, tmp_path / "off", "--max-steps", "1")) == 0
+    assert calls == []
+    settings = ["--set", "train.gradient_checkpointing=true", "--no-smart", "--no-proximal", "--max-steps", "1"]
+    assert main(arguments(corpus, encoder_dir, tmp_path / "on", *settings)) == 0
+    assert len(calls) == 2  # layers
+
+
 def test_early_stopping_counts_evaluations_without_a_better_task(
     corpus: Path, encoder_dir: Path, tmp_path: Path
 ) -> None:

@@ -1,0 +1,48 @@
+"""How much of the computed tokens is real, and whether the order of batches follows their length. Nothing is timed.
+
+python -m benchmarks.batches
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.steps import make_trainer
+from benchmarks.timing import parser, store
+from mtl.report import table
+
+REAL = 0.95
+SETTINGS = {"32 rows": (), "2,048 tokens": ("defaults.batch_tokens=2048",)}
+
+
+def main() -> None:
+    """Command line."""
+    made = parser("batches", __doc__)
+    made.add_argument("--data-root", default="../shared/data", metavar="DIR", help="mirror of the hub")
+    options = made.parse_args()
+    data_root = options.data_root if Path(options.data_root).is_dir() else None
+    rows, figures = [], {}
+    for name, settings in SETTINGS.items():
+        trainer = make_trainer(options.encoder, data_root, ("train.smart=false", "train.proximal=false", *settings))
+        real = computed = 0
+        for task, stream in zip(trainer.names, trainer.streams, strict=True):
+            lengths = [stream.examples.lengths[stream[turn]] for turn in range(stream.per_pass)]
+            own_real, own = sum(map(np.sum, lengths)), sum(len(part) * part.max() for part in lengths)
+            order = np.corrcoef(np.arange(len(lengths)), [part.mean() for part in lengths])[0, 1]
+            following = [part.mean() for part in lengths]
+            next_one = np.corrcoef(following[:-1], following[1:])[0, 1]
+            rows.append((name, task, f"{own_real / own:.1%}", f"{order:+.2f}", f"{next_one:+.2f}"))
+            real, computed = real + own_real, computed + own
+            figures[f"{name}/{task}"] = {"real": own_real / own, "order": order, "next": next_one}
+        rows.append((name, "all", f"{real / computed:.1%}", "", ""))
+        figures[f"{name}/all"] = {"real": real / computed}
+    header = ("batches of", "task", "real tokens", "correlation with the turn", "with the next batch")
+    print(table(header, rows))
+    print(f"promised: at least {REAL:.0%} real; correlations about 0")
+    store(options.output, {"figures": figures})
+
+
+if __name__ == "__main__":
+    main()

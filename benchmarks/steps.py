@@ -1,0 +1,183 @@
+"""What a training step costs: over a bare loop, with each regularizer, in half precision, and in memory.
+
+    python -m benchmarks.steps
+
+Steps of all variants run in turn on the same batches of four GLUE tasks (of the quickstart corpus where there is no
+mirror), each variant a training run of its own. Times are ratios of steps on the same batch.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.utils import clip_grad_norm_
+
+from benchmarks.timing import Spread, parser, ratios, store, take_turns
+from mtl.batch import collate
+from mtl.config import command_line
+from mtl.data import load_tokenizer
+from mtl.objective import Objective, Share
+from mtl.optimizer import learning_rate_factor
+from mtl.phases import make_accelerator, make_model, make_streams, prepare_splits
+from mtl.plan import make_plan
+from mtl.preflight import Request, check_train
+from mtl.report import table
+from mtl.trainer import Trainer
+
+TASKS = {"glue.yml": ("mrpc", "stsb", "rte", "cola"), "quickstart.yml": ("intent", "paraphrase", "advice")}
+EMBEDDED = ["defaults.smart.unit=embedding_rms", "defaults.smart.epsilon=0.01", "defaults.smart.noise_std=0.01"]
+# Settings of each variant; what of it is promised stands in `PROMISES`.
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "plain": ("train.smart=false", "train.proximal=false"),
+    "R_s": ("train.proximal=false",),
+    "R3F": ("train.proximal=false", "defaults.smart.preset=r3f"),
+    "D": ("train.smart=false",),
+    "R_s + D": (),
+    "R_s + D, every 4th step": ("defaults.smart.every=4",),
+    "plain, bf16": ("train.smart=false", "train.proximal=false", "train.precision=bf16"),
+    "R_s + D, bf16": ("train.precision=bf16", *EMBEDDED),
+    "plain, checkpointing": ("train.smart=false", "train.proximal=false", "train.gradient_checkpointing=true"),
+    "R_s + D, checkpointing": ("train.gradient_checkpointing=true",),
+}
+PROMISES = {"R_s": 2.75, "R3F": 2.1, "R_s + D": 3.1}
+OVERHEAD, MEMORY = 1.02, 1.6
+
+
+class Nothing:
+    """A log and hooks that keep nothing, as the bare loop keeps nothing."""
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        return lambda *_, **__: {}
+
+
+def make_trainer(encoder: str, data_root: str | None, settings: Sequence[str]) -> Trainer:
+    """A training run as `train` makes it, on the tasks of `TASKS`."""
+    file = "glue.yml" if data_root else "quickstart.yml"
+    flags = {"encoder": ("--encoder", encoder), "leaks": ("--leaks", "ignore"), "train.max_steps": ("", 400)}
+    flags |= {"data_root": ("--data-root", data_root)} if data_root else {}
+    request = Request(Path("unused"), [f"task_defs/{file}"], typed=command_line(flags, settings), tasks=TASKS[file])
+    checked = check_train(request)
+    run, tokenizer = checked.run, load_tokenizer(checked.encoder)
+    streams = make_streams(run, prepare_splits(checked, tokenizer))
+    torch.manual_seed(run.config.train.seed)
+    objective = Objective(
+        make_model(checked), {name: run.regularized(name) for name in run.tasks}, run.config.train.seed
+    )
+    log: Any = Nothing()
+    return Trainer(
+        run, objective, streams, make_plan(run, streams), tokenizer.pad_token_id, make_accelerator(run), log, log
+    )
+
+
+class BareLoop:
+    """The same encoder, heads, batches, objective and optimizer in the fewest lines; batches are made beforehand."""
+
+    def __init__(self, trainer: Trainer, steps: int, *, clip: bool) -> None:
+        self.trainer, self.clip, self.batches = trainer, clip, []
+        for step in range(steps):
+            index = int(trainer.plan.sequence[step])
+            name, stream = trainer.names[index], trainer.streams[index]
+            chosen = stream[int(trainer.plan.turns[step])]
+            batch = collate(stream.examples, chosen, trainer.pad_id, trainer.run.tasks[name].type)
+            self.batches.append((name, batch.to(trainer.accelerator.device)))
+
+    def step(self, step: int) -> None:
+        trainer, (name, batch) = self.trainer, self.batches[step]
+        optimizer, task = trainer.optimizer.optimizer, trainer.run.tasks[name]
+        rate = task.learning_rate * learning_rate_factor(step, trainer.plan.steps, trainer.run.config.schedule)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group["factor"]
+        loss, _ = trainer.plain(name, batch, 0, Share.whole([batch]))
+        loss.backward()
+        if self.clip:
+            clip_grad_norm_(trainer.student.parameters(), trainer.run.config.train.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def times(encoder: str, data_root: str | None, repetitions: int) -> dict[str, list[float]]:
+    """Seconds of every variant's steps, in turn on the same batches."""
+    trainers = {name: make_trainer(encoder, data_root, settings) for name, settings in VARIANTS.items()}
+    steps: dict[str, Callable[[int], None]] = {name: trainer.step for name, trainer in trainers.items()}
+    for name, clip in (("bare loop", False), ("bare loop, clipping", True)):
+        bare = BareLoop(make_trainer(encoder, data_root, VARIANTS["plain"]), repetitions + 2, clip=clip)
+        steps[name] = bare.step
+    for trainer in trainers.values():
+        trainer.plain.train()
+    number = dict.fromkeys(steps, -1)
+
+    def next_step(name: str) -> Callable[[], None]:
+        def run() -> None:
+            number[name] += 1
+            steps[name](number[name])
+
+        return run
+
+    return take_turns({name: next_step(name) for name in steps}, repetitions, warmup=2)
+
+
+def peak(encoder: str, data_root: str | None, variant: str) -> dict[str, float]:
+    """Bytes: peak memory of some steps over what was there before the model, and the weights."""
+    import resource
+
+    trainer = make_trainer(encoder, data_root, VARIANTS[variant])
+    weights = sum(p.numel() * p.element_size() for p in trainer.student.parameters())
+    for step in range(8):
+        trainer.step(step)
+    if trainer.accelerator.device.type == "cuda":
+        return {"weights": weights, "peak": torch.cuda.max_memory_allocated()}
+    return {"weights": weights, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+
+
+def measure_memory(encoder: str, data_root: str | None) -> dict[str, dict[str, float]]:
+    """Peaks of the variants, each in a process of its own, over that of a process with everything but the steps."""
+    found = {}
+    for variant in ("plain", "R_s + D", "plain, checkpointing", "R_s + D, checkpointing"):
+        words = [sys.executable, "-m", "benchmarks.steps", "--encoder", encoder, "--peak", variant]
+        words += ["--data-root", data_root] if data_root else []
+        done = subprocess.run(words, stdout=subprocess.PIPE, check=True)
+        found[variant] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def main() -> None:
+    """Command line."""
+    made = parser("steps", __doc__)
+    made.set_defaults(repetitions=12)
+    made.add_argument("--data-root", default="../shared/data", metavar="DIR", help="mirror of the hub")
+    made.add_argument("--peak", choices=VARIANTS, help="measure this variant's memory only")
+    options = made.parse_args()
+    data_root = options.data_root if Path(options.data_root).is_dir() else None
+    if options.peak:
+        print(json.dumps(peak(options.encoder, data_root, options.peak)))
+        return
+    seconds = times(options.encoder, data_root, options.repetitions)
+    over_plain = {name: ratios(seconds, name, "plain") for name in seconds}
+    over_bare = {name: ratios(seconds, "plain", name) for name in ("bare loop", "bare loop, clipping")}
+    print(
+        table(
+            ("variant", "step in s", "over a plain step", "promised"),
+            [(name, Spread.of(values), over_plain[name], PROMISES.get(name, "")) for name, values in seconds.items()],
+        )
+    )
+    for name, spread in over_bare.items():
+        print(f"a plain step over one of a {name}: {spread} (promised: at most {OVERHEAD})")
+    memory = measure_memory(options.encoder, data_root)
+    plain, full = memory["plain"], memory["R_s + D"]
+    ratio = (full["peak"] - plain["weights"]) / plain["peak"]
+    print(
+        table(("variant", "peak in MiB"), [(name, f"{found['peak'] / 2**20:,.0f}") for name, found in memory.items()])
+    )
+    print(f"peak of a full step less one copy of the weights, over that of a plain one: {ratio:.2f} (at most {MEMORY})")
+    figures = {"seconds": seconds, "over_plain": over_plain, "over_bare": over_bare, "memory": memory}
+    store(options.output, figures | {"memory_ratio": ratio})
+
+
+if __name__ == "__main__":
+    main()
