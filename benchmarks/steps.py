@@ -56,12 +56,16 @@ class Nothing:
         return lambda *_, **__: {}
 
 
-def make_trainer(encoder: str, data_root: str | None, settings: Sequence[str]) -> Trainer:
-    """A training run as `train` makes it, on the tasks of `TASKS`."""
+def make_trainer(
+    encoder: str, data_root: str | None, settings: Sequence[str], tasks: Sequence[str] | None = None
+) -> Trainer:
+    """A training run as `train` makes it, on the tasks named or else those of `TASKS`."""
     file = "glue.yml" if data_root else "quickstart.yml"
     flags = {"encoder": ("--encoder", encoder), "leaks": ("--leaks", "ignore"), "train.max_steps": ("", 400)}
     flags |= {"data_root": ("--data-root", data_root)} if data_root else {}
-    request = Request(Path("unused"), [f"task_defs/{file}"], typed=command_line(flags, settings), tasks=TASKS[file])
+    request = Request(
+        Path("unused"), [f"task_defs/{file}"], typed=command_line(flags, settings), tasks=tasks or TASKS[file]
+    )
     checked = check_train(request)
     run, tokenizer = checked.run, load_tokenizer(checked.encoder)
     streams = make_streams(run, prepare_splits(checked, tokenizer))
