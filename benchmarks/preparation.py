@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.timing import peak_memory
 from mtl.data import load_tokenizer, prepare
 from mtl.encoder import find_encoder
 from mtl.report import table
@@ -49,7 +49,7 @@ def measure_prepare(path: Path, encoder: str, num_proc: int) -> dict[str, float]
     start = time.perf_counter()
     examples = prepare("generated", task, Source(path=path), tokenizer, MAX_LENGTH, num_proc=num_proc)
     seconds = time.perf_counter() - start
-    return {"rows": len(examples), "seconds": seconds, "peak": _peak()}
+    return {"rows": len(examples), "seconds": seconds, "peak": peak_memory()}
 
 
 def measure_map(path: Path, encoder: str, num_proc: int) -> dict[str, float]:
@@ -65,17 +65,13 @@ def measure_map(path: Path, encoder: str, num_proc: int) -> dict[str, float]:
 
     start = time.perf_counter()
     mapped = dataset.map(tokenise, batched=True, remove_columns=["text"], num_proc=num_proc if num_proc > 1 else None)
-    return {"rows": len(mapped), "seconds": time.perf_counter() - start, "peak": _peak()}
+    return {"rows": len(mapped), "seconds": time.perf_counter() - start, "peak": peak_memory()}
 
 
 MEASUREMENTS: dict[str, Callable[[Path, str, int], dict[str, float]]] = {
     "prepare": measure_prepare,
     "map": measure_map,
 }
-
-
-def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def measured(what: str, path: Path, encoder: str, num_proc: int) -> dict[str, float]:

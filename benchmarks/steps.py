@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch.nn.utils import clip_grad_norm_
 
-from benchmarks.timing import Spread, parser, ratios, store, take_turns
+from benchmarks.timing import Spread, parser, peak_memory, ratios, store, take_turns
 from mtl.batch import collate
 from mtl.config import command_line
 from mtl.data import load_tokenizer
@@ -127,20 +127,16 @@ def times(encoder: str, data_root: str | None, repetitions: int) -> dict[str, li
 
 
 def peak(encoder: str, data_root: str | None, variant: str) -> dict[str, float]:
-    """Bytes: peak memory of some steps over what was there before the model, and the weights."""
-    import resource
-
+    """Bytes: peak memory of a process that has done some steps, and the weights."""
     trainer = make_trainer(encoder, data_root, VARIANTS[variant])
     weights = sum(p.numel() * p.element_size() for p in trainer.student.parameters())
     for step in range(8):
         trainer.step(step)
-    if trainer.accelerator.device.type == "cuda":
-        return {"weights": weights, "peak": torch.cuda.max_memory_allocated()}
-    return {"weights": weights, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    return {"weights": weights, "peak": peak_memory()}
 
 
 def measure_memory(encoder: str, data_root: str | None) -> dict[str, dict[str, float]]:
-    """Peaks of the variants, each in a process of its own, over that of a process with everything but the steps."""
+    """Peaks of the variants, each in a process of its own."""
     found = {}
     for variant in ("plain", "R_s + D", "plain, checkpointing", "R_s + D, checkpointing"):
         words = [sys.executable, "-m", "benchmarks.steps", "--encoder", encoder, "--peak", variant]

@@ -81,6 +81,17 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
+def peak_memory() -> int:
+    """Most bytes that this process has held so far: of its accelerator if there is one, else of the machine.
+
+    Not what `getrusage` says: there a process begins with the peak of the one that started it.
+    """
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return int(next(line.split()[1] for line in status if line.startswith("VmHWM"))) * 1024
+
+
 def parser(name: str, description: str | None) -> argparse.ArgumentParser:
     """The options that every benchmark has."""
     made = argparse.ArgumentParser(

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ROOT
@@ -27,3 +28,41 @@ def test_preparation(num_proc: str, tmp_path: Path, encoder_dir: Path) -> None:
         ("map", 20_000),
     ]
     assert figures["ratio"] == figures["runs"][2]["seconds"] / figures["runs"][1]["seconds"]
+
+
+def run(name: str, output: Path, *words: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--output", str(output), *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "promised" in done.stdout
+    figures: dict[str, Any] = json.loads(output.read_text())
+    assert figures["machine"]["versions"]["torch"] and figures["machine"]["cores"] >= 1
+    return figures
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_steps(data_root: Path, tmp_path: Path, encoder_dir: Path) -> None:
+    words = ["--encoder", str(encoder_dir), "--data-root", str(data_root), "--repetitions", "2"]
+    figures = run("steps", tmp_path / "f.json", *words)
+    assert {"plain", "R_s", "R3F", "R_s + D", "bare loop"} < set(figures["seconds"])
+    assert all(len(values) == 2 for values in figures["seconds"].values())
+    assert figures["over_plain"]["plain"] == {"minimum": 1.0, "median": 1.0, "maximum": 1.0}
+    assert all(found["peak"] > found["weights"] > 0 for found in figures["memory"].values())
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_batches(data_root: Path, tmp_path: Path) -> None:
+    figures = run("batches", tmp_path / "f.json", "--data-root", str(data_root))
+    assert figures["figures"]["32 rows/all"]["real"] >= 0.95  # no time in it, so it may decide
+    for name, found in figures["figures"].items():
+        assert "order" not in found or abs(found["order"]) < 0.3, name
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_startup(data_root: Path, tmp_path: Path, encoder_dir: Path) -> None:
+    words = ["--encoder", str(encoder_dir), "--data-root", str(data_root), "--repetitions", "1"]
+    figures = run("startup", tmp_path / "f.json", *words)
+    assert {"--help", "validate, cached", "train, to the first step"} < set(figures["seconds"])
