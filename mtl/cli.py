@@ -132,7 +132,8 @@ def _evaluate_arguments(parser: Parser) -> None:
 
 def _predict_arguments(parser: Parser) -> None:
     parser.add_argument("path", metavar="RUN_OR_EXPORT_DIR", type=Path)
-    parser.add_argument("--task", metavar="T", help="may be left out where there is only one")
+    several = "several with commas encode each row once with --weights final; may be left out where there is only one"
+    parser.add_argument("--task", metavar="T[,T]", type=_names, default=[], help=several)
     parser.add_argument("--input", required=True, type=Path, metavar="FILE", help="csv, tsv, jsonl or parquet")
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="JSON lines")
     _add_weights(parser)

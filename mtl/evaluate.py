@@ -32,6 +32,7 @@ def split_outputs(
     task: TaskDef,
     pad_id: int,
     batch_size: int,
+    width: int | None = None,
 ) -> Outputs:
     """The head's raw outputs, in float32 and evaluation mode.
 
@@ -42,11 +43,12 @@ def split_outputs(
         task: Its task.
         pad_id: The tokenizer's padding id.
         batch_size: Rows at a time.
+        width: C, where `forward` gives more than the task's own outputs.
 
     Returns:
         (N, C), in the order of the split.
     """
-    outputs = np.zeros((len(examples), task.num_labels), dtype=np.float32)
+    outputs = np.zeros((len(examples), width or task.num_labels), dtype=np.float32)
     device = next(module.parameters()).device
     training = module.training
     module.eval()

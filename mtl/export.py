@@ -52,6 +52,11 @@ class Loaded:
     model: PreTrainedModel
     tokenizer: Any
 
+    @property
+    def limit(self) -> int:
+        """Tokens of the longest input."""
+        return min(self.task.max_length, usable_length(self.tokenizer, self.model.config))
+
 
 def save_model(model: MultiTaskModel, tokenizer: Any, folder: Path) -> None:
     """Writes encoder and all heads: the encoder as a native base model, the heads in one safetensors file."""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mtl.batch import Batch
-from mtl.data import Examples, prepare, usable_length
+from mtl.data import Examples, prepare
 from mtl.errors import Problem, UserError, counted
 from mtl.evaluate import Outputs, prediction_records, score, split_outputs, write_predictions
 from mtl.export import Loaded, load_tasks, run_of, save_export
@@ -27,24 +28,53 @@ MEASURED = {"best": "tasks", "final": "last"}  # weights to where a run's result
 Say = Callable[[str], None]
 
 
-def outputs_of(loaded: Loaded, examples: Examples) -> Outputs:
-    """Raw outputs of a task's own model, (N, C), on the accelerator if there is one."""
+class _Known(nn.Module):
+    """Stands for a base model whose output for a batch is known already."""
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.config, self.output = base.config, None
+
+    def note(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        self.output = output
+
+    def forward(self, *inputs: Any, **options: Any) -> Any:
+        return self.output
+
+
+def outputs_of(items: Sequence[Loaded], examples: Examples) -> list[Outputs]:
+    """Raw outputs of each task, (N, C), on the accelerator if there is one.
+
+    Args:
+        items: Tasks that share one base model, which runs once for each batch.
+        examples: Their common input.
+    """
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-    model: PreTrainedModel = loaded.model.to(device)
+    models: list[PreTrainedModel] = [item.model.to(device).eval() for item in items]
+    base, known = models[0].base_model, _Known(models[0].base_model)
 
     def forward(batch: Batch) -> Tensor:
         inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
         if batch.token_type_ids is not None:
             inputs["token_type_ids"] = batch.token_type_ids
-        logits: Tensor = model(**inputs).logits
-        return logits
+        return torch.cat([model(**inputs).logits for model in models], dim=1)
 
-    return split_outputs(model, forward, examples, loaded.task, loaded.tokenizer.pad_token_id, BATCH_SIZE)
+    first, widths = items[0], [item.task.num_labels for item in items]
+    handle = base.register_forward_hook(known.note)
+    try:
+        for model in models[1:]:
+            setattr(model, model.base_model_prefix, known)
+        pad_id = first.tokenizer.pad_token_id
+        outputs = split_outputs(base, forward, examples, first.task, pad_id, BATCH_SIZE, width=sum(widths))
+    finally:
+        handle.remove()
+        for model in models[1:]:
+            setattr(model, model.base_model_prefix, base)
+    return np.split(outputs, np.cumsum(widths)[:-1], axis=1)
 
 
 def _prepared(name: str, loaded: Loaded, source: Source, *, labelled: bool) -> Examples:
-    limit = min(loaded.task.max_length, usable_length(loaded.tokenizer, loaded.model.config))
-    return prepare(name, loaded.task, source, loaded.tokenizer, limit, labelled=labelled)
+    return prepare(name, loaded.task, source, loaded.tokenizer, loaded.limit, labelled=labelled)
 
 
 def evaluate(
@@ -84,7 +114,7 @@ def evaluate(
     results: dict[str, dict[str, float]] = {}
     for name, item in loaded.items():
         examples = _prepared(name, item, data.sources[name][split], labelled=True)
-        outputs = outputs_of(item, examples)
+        (outputs,) = outputs_of([item], examples)
         results[name] = score(item.task, outputs, examples)
         if run is not None and weights == "best":
             records = prediction_records(item.task, outputs, examples)
@@ -100,8 +130,11 @@ def evaluate(
     return results
 
 
-def predict(path: Path, name: str | None, file: Path, output: Path, *, weights: str, say: Say = print) -> None:
-    """Predicts every row of a file with one task's model and writes JSON lines in the order of the rows.
+def predict(path: Path, names: list[str], file: Path, output: Path, *, weights: str, say: Say = print) -> None:
+    """Predicts every row of a file with some tasks' models and writes JSON lines in the order of the rows.
+
+    With several tasks each line holds the row and, under the task's name, what a prediction of it alone holds. Tasks of
+    one encoder (of a run's `final` or `teacher` weights) that read the same columns encode every row once.
 
     Raises:
         UserError: No such task, or a file that can't be read or lacks a column.
@@ -117,13 +150,35 @@ def predict(path: Path, name: str | None, file: Path, output: Path, *, weights: 
         )
     if problems:
         raise UserError(problems)
-    loaded = load_tasks(path, [name] if name else [], weights)
-    if len(loaded) > 1:
-        raise UserError.of("--task", f"name one of the tasks: {', '.join(loaded)}")
-    name, item = next(iter(loaded.items()))
-    examples = _prepared(name, item, Source(path=file), labelled=False)
-    write_predictions(output, prediction_records(item.task, outputs_of(item, examples), examples))
-    say(f"{counted(len(examples), 'row')} predicted by {name}: {output}")
+    loaded = load_tasks(path, names, weights)
+    if len(loaded) > 1 and not names:
+        raise UserError.of("--task", f"name one of the tasks, or several with commas: {', '.join(loaded)}")
+    together: dict[tuple[Any, ...], list[str]] = {}
+    for name, item in loaded.items():
+        columns = item.task.data.columns
+        key = (id(item.model.base_model), columns.text_a, columns.text_b, columns.group, item.limit)
+        together.setdefault(key, []).append(name)
+    records: dict[str, Iterator[dict[str, Any]]] = {}
+    for group in together.values():
+        examples = _prepared(group[0], loaded[group[0]], Source(path=file), labelled=False)
+        outputs = outputs_of([loaded[name] for name in group], examples)
+        for name, own in zip(group, outputs, strict=True):
+            records[name] = prediction_records(loaded[name].task, own, examples)
+    write_predictions(output, _merged({name: records[name] for name in loaded}))
+    say(f"{counted(len(examples), 'row')} predicted by {', '.join(loaded)}: {output}")
+
+
+def _merged(records: dict[str, Iterator[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+    """One task's records as they are; of several, one for each row."""
+    if len(records) == 1:
+        yield from next(iter(records.values()))
+        return
+    for parts in zip(*records.values(), strict=True):
+        row = {"row": parts[0]["row"]}
+        for name, part in zip(records, parts, strict=True):
+            assert part.pop("row") == row["row"], "the same rows in the same order"
+            row[name] = part
+        yield row
 
 
 def export(path: Path, names: list[str], output: Path, *, weights: str, overwrite: bool, say: Say = print) -> None:
