@@ -28,7 +28,7 @@ MEASURED = {"best": "tasks", "final": "last"}  # weights to where a run's result
 Say = Callable[[str], None]
 
 
-class _Known(nn.Module):
+class KnownBase(nn.Module):
     """Stands for a base model whose output for a batch is known already."""
 
     def __init__(self, base: nn.Module) -> None:
@@ -51,7 +51,7 @@ def outputs_of(items: Sequence[Loaded], examples: Examples) -> list[Outputs]:
     """
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     models: list[PreTrainedModel] = [item.model.to(device).eval() for item in items]
-    base, known = models[0].base_model, _Known(models[0].base_model)
+    base, known = models[0].base_model, KnownBase(models[0].base_model)
 
     def forward(batch: Batch) -> Tensor:
         inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}

@@ -66,3 +66,12 @@ def test_startup(data_root: Path, tmp_path: Path, encoder_dir: Path) -> None:
     words = ["--encoder", str(encoder_dir), "--data-root", str(data_root), "--repetitions", "1"]
     figures = run("startup", tmp_path / "f.json", *words)
     assert {"--help", "validate, cached", "train, to the first step"} < set(figures["seconds"])
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_prediction(data_root: Path, tmp_path: Path, encoder_dir: Path) -> None:
+    words = ["--encoder", str(encoder_dir), "--data-root", str(data_root), "--repetitions", "1"]
+    figures = run("prediction", tmp_path / "f.json", *words)["figures"]
+    assert set(figures) == {"sst2", "mrpc"}
+    assert all(found["rate"]["median"] > 0 and found["second_task"] > 0 for found in figures.values())
