@@ -45,6 +45,14 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "plain, checkpointing": ("train.smart=false", "train.proximal=false", "train.gradient_checkpointing=true"),
     "R_s + D, checkpointing": ("train.gradient_checkpointing=true",),
 }
+# What is timed together, always with a plain step: many models at once would disturb each other.
+GROUPS = (
+    ("plain", "bare loop", "bare loop, clipping"),
+    ("plain", "R_s", "R3F", "D", "R_s + D", "R_s + D, every 4th step"),
+    ("plain", "plain, bf16", "R_s + D, bf16"),
+    ("plain", "plain, checkpointing", "R_s + D, checkpointing"),
+)
+WARMUP = 2
 PROMISES = {"R_s": 2.75, "R3F": 2.1, "R_s + D": 3.1}
 OVERHEAD, MEMORY = 1.02, 1.6
 
@@ -105,16 +113,17 @@ class BareLoop:
         optimizer.zero_grad()
 
 
-def times(encoder: str, data_root: str | None, repetitions: int) -> dict[str, list[float]]:
-    """Seconds of every variant's steps, in turn on the same batches."""
-    trainers = {name: make_trainer(encoder, data_root, settings) for name, settings in VARIANTS.items()}
-    steps: dict[str, Callable[[int], None]] = {name: trainer.step for name, trainer in trainers.items()}
-    for name, clip in (("bare loop", False), ("bare loop, clipping", True)):
-        bare = BareLoop(make_trainer(encoder, data_root, VARIANTS["plain"]), repetitions + 2, clip=clip)
-        steps[name] = bare.step
-    for trainer in trainers.values():
+def times(encoder: str, data_root: str | None, group: Sequence[str], repetitions: int) -> dict[str, list[float]]:
+    """Seconds of some variants' steps, in turn on the same batches."""
+    steps: dict[str, Callable[[int], None]] = {}
+    for name in group:
+        trainer = make_trainer(encoder, data_root, VARIANTS.get(name, VARIANTS["plain"]))
         trainer.plain.train()
-    number = dict.fromkeys(steps, -1)
+        if name in VARIANTS:
+            steps[name] = trainer.step
+        else:
+            steps[name] = BareLoop(trainer, repetitions + WARMUP, clip=name.endswith("clipping")).step
+    number = dict.fromkeys(group, -1)
 
     def next_step(name: str) -> Callable[[], None]:
         def run() -> None:
@@ -123,7 +132,7 @@ def times(encoder: str, data_root: str | None, repetitions: int) -> dict[str, li
 
         return run
 
-    return take_turns({name: next_step(name) for name in steps}, repetitions, warmup=2)
+    return take_turns({name: next_step(name) for name in group}, repetitions, warmup=WARMUP)
 
 
 def peak(encoder: str, data_root: str | None, variant: str) -> dict[str, float]:
@@ -157,15 +166,17 @@ def main() -> None:
     if options.peak:
         print(json.dumps(peak(options.encoder, data_root, options.peak)))
         return
-    seconds = times(options.encoder, data_root, options.repetitions)
-    over_plain = {name: ratios(seconds, name, "plain") for name in seconds}
-    over_bare = {name: ratios(seconds, "plain", name) for name in ("bare loop", "bare loop, clipping")}
-    print(
-        table(
-            ("variant", "step in s", "over a plain step", "promised"),
-            [(name, Spread.of(values), over_plain[name], PROMISES.get(name, "")) for name, values in seconds.items()],
-        )
-    )
+    seconds: dict[str, list[float]] = {}
+    over_plain: dict[str, Spread] = {}
+    over_bare: dict[str, Spread] = {}
+    for group in GROUPS:
+        found = times(options.encoder, data_root, group, options.repetitions)
+        for name in group[1:]:
+            over_plain[name], seconds[name] = ratios(found, name, "plain"), found[name]
+            if name not in VARIANTS:
+                over_bare[name] = ratios(found, "plain", name)
+    rows = [(name, Spread.of(seconds[name]), over_plain[name], PROMISES.get(name, "")) for name in over_plain]
+    print(table(("variant", "step in s", "over a plain step", "promised"), rows))
     for name, spread in over_bare.items():
         print(f"a plain step over one of a {name}: {spread} (promised: at most {OVERHEAD})")
     memory = measure_memory(options.encoder, data_root)

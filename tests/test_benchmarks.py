@@ -45,9 +45,9 @@ def run(name: str, output: Path, *words: str) -> dict[str, Any]:
 def test_steps(data_root: Path, tmp_path: Path, encoder_dir: Path) -> None:
     words = ["--encoder", str(encoder_dir), "--data-root", str(data_root), "--repetitions", "2"]
     figures = run("steps", tmp_path / "f.json", *words)
-    assert {"plain", "R_s", "R3F", "R_s + D", "bare loop"} < set(figures["seconds"])
+    assert {"R_s", "R3F", "R_s + D", "plain, bf16", "bare loop"} < set(figures["seconds"])
     assert all(len(values) == 2 for values in figures["seconds"].values())
-    assert figures["over_plain"]["plain"] == {"minimum": 1.0, "median": 1.0, "maximum": 1.0}
+    assert set(figures["over_bare"]) == {"bare loop", "bare loop, clipping"}
     assert all(found["peak"] > found["weights"] > 0 for found in figures["memory"].values())
 
 
@@ -75,3 +75,14 @@ def test_prediction(data_root: Path, tmp_path: Path, encoder_dir: Path) -> None:
     figures = run("prediction", tmp_path / "f.json", *words)["figures"]
     assert set(figures) == {"sst2", "mrpc"}
     assert all(found["rate"]["median"] > 0 and found["second_task"] > 0 for found in figures.values())
+
+
+@pytest.mark.slow
+def test_peers(tmp_path: Path, encoder_dir: Path) -> None:
+    pytest.importorskip("sentence_transformers")
+    words = ["--encoder", str(encoder_dir), "--data-root", str(tmp_path), "--rows", "128", "--repetitions", "2"]
+    figures = run("peers", tmp_path / "f.json", *words)["figures"]
+    assert [len(figures[kind]["rates"]) for kind in ("classification", "ranking")] == [3, 4]
+    for found in figures.values():
+        assert all(len(rates) == 2 and min(rates) > 0 for rates in found["rates"].values())
+        assert found["over"]["ours"]["median"] == 1.0
