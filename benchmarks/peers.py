@@ -37,11 +37,13 @@ from mtl.data import load_config, load_tokenizer, usable_length
 from mtl.encoder import find_encoder
 from mtl.model import quiet_transformers
 from mtl.objective import Objective
-from mtl.phases import make_accelerator, make_model, make_streams, prepare_splits
+from mtl.phases import make_model, make_streams, prepare_splits
 from mtl.plan import make_plan
 from mtl.preflight import Request, check_train
+from mtl.processes import Processes, make_accelerator
 from mtl.report import table
-from mtl.trainer import StopSignal, Trainer
+from mtl.stop import StopSignal
+from mtl.trainer import Trainer
 
 BATCH, MAX_LENGTH, RATE = 32, 128, 5e-5
 UNTIMED = 2  # steps: memory is allocated in them, the optimizer's too
@@ -149,11 +151,17 @@ def make_ours(kind: str, rows: Rows, encoder: str, folder: Path) -> tuple[Callab
     streams = make_streams(run, prepare_splits(checked, tokenizer))
     plan = make_plan(run, streams)
     objective = Objective(make_model(checked), {kind: run.regularized(kind)}, 0)
-    clock, accelerator, log = Clock(objective.model.encoder, plan.steps), make_accelerator(run), Nothing()
+    clock, accelerator, log = (
+        Clock(objective.model.encoder, plan.steps),
+        make_accelerator(run.config.train.precision),
+        Nothing(),
+    )
 
     def train() -> Clock:
         hooks: Any = Hooks(clock)
-        trainer = Trainer(run, objective, streams, plan, tokenizer.pad_token_id, accelerator, log, hooks)
+        trainer = Trainer(
+            run, objective, streams, plan, tokenizer.pad_token_id, accelerator, log, hooks, Processes.current()
+        )
         trainer.fit(StopSignal())
         return clock
 

@@ -15,18 +15,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch.nn.utils import clip_grad_norm_
 
 from benchmarks.timing import Spread, parser, peak_memory, ratios, store, take_turns
 from mtl.batch import collate
 from mtl.config import command_line
-from mtl.data import load_tokenizer
-from mtl.objective import Objective, Share
+from mtl.objective import Share
 from mtl.optimizer import learning_rate_factor
-from mtl.phases import make_accelerator, make_model, make_streams, prepare_splits
-from mtl.plan import make_plan
+from mtl.phases import get_ready
 from mtl.preflight import Request, check_train
+from mtl.processes import Processes
 from mtl.report import table
 from mtl.trainer import Trainer
 
@@ -75,16 +73,8 @@ def make_trainer(
         Path("unused"), [f"task_defs/{file}"], typed=command_line(flags, settings), tasks=tasks or TASKS[file]
     )
     checked = check_train(request)
-    run, tokenizer = checked.run, load_tokenizer(checked.encoder)
-    streams = make_streams(run, prepare_splits(checked, tokenizer))
-    torch.manual_seed(run.config.train.seed)
-    objective = Objective(
-        make_model(checked), {name: run.regularized(name) for name in run.tasks}, run.config.train.seed
-    )
     log: Any = Nothing()
-    return Trainer(
-        run, objective, streams, make_plan(run, streams), tokenizer.pad_token_id, make_accelerator(run), log, log
-    )
+    return get_ready(checked, Processes.current()).trainer(log, log)
 
 
 class BareLoop:
@@ -93,9 +83,9 @@ class BareLoop:
     def __init__(self, trainer: Trainer, steps: int, *, clip: bool) -> None:
         self.trainer, self.clip, self.batches = trainer, clip, []
         for step in range(steps):
-            index = int(trainer.plan.sequence[step])
+            index = int(trainer.plan.sequence[step, 0])
             name, stream = trainer.names[index], trainer.streams[index]
-            chosen = stream[int(trainer.plan.turns[step])]
+            chosen = stream[int(trainer.plan.turns[step, 0])]
             batch = collate(stream.examples, chosen, trainer.pad_id, trainer.run.tasks[name].type)
             self.batches.append((name, batch.to(trainer.accelerator.device)))
 
@@ -105,7 +95,7 @@ class BareLoop:
         rate = task.learning_rate * learning_rate_factor(step, trainer.plan.steps, trainer.run.config.schedule)
         for group in optimizer.param_groups:
             group["lr"] = rate * group["factor"]
-        loss, _ = trainer.plain(name, batch, 0, Share.whole([batch]))
+        loss, _ = trainer.plain(name, batch, 0, Share.whole(batch))
         loss.backward()
         if self.clip:
             clip_grad_norm_(trainer.student.parameters(), trainer.run.config.train.clip_norm)

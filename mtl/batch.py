@@ -226,6 +226,24 @@ class BatchStream:
         return self._cached[1]
 
 
+def micro_batches(examples: Examples, chosen: Ints, parts: int, *, ranking: bool) -> list[Ints]:
+    """Cuts the rows of a batch into parts of about the same size; in ranking, between queries.
+
+    Args:
+        examples: The split.
+        chosen: Positions of the batch's rows, (B,).
+        parts: How many; of a batch with fewer rows or queries some are empty.
+        ranking: Whether rows are candidates of queries.
+    """
+    if ranking:
+        groups = examples.groups[chosen]
+        starts = np.append(np.flatnonzero(np.diff(groups, prepend=groups[0] - 1)), len(chosen))
+        cuts = [starts[(len(starts) - 1) * part // parts] for part in range(1, parts)]
+    else:
+        cuts = [len(chosen) * part // parts for part in range(1, parts)]
+    return np.split(chosen, cuts)
+
+
 def evaluation_batches(lengths: Sequence[int] | Ints, batch_size: int) -> list[Ints]:
     """All examples, longest first, so that padding is least and memory runs out at once if at all."""
     order = np.argsort(-np.asarray(lengths), kind="stable")

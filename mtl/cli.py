@@ -6,6 +6,7 @@ import argparse
 import io
 import json
 import os
+import re
 import signal
 import sys
 import traceback
@@ -13,12 +14,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from mtl.errors import Interrupted, NonFiniteError, StorageError, UserError
+from mtl.errors import ElsewhereError, Interrupted, NonFiniteError, StorageError, UserError
 
 if TYPE_CHECKING:
     from mtl.preflight import Checked, Request
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
+# As a launcher of several processes says.
+PROCESSES, RANK = (int(os.environ.get(name, default)) for name, default in (("WORLD_SIZE", "1"), ("RANK", "0")))
+HERE = f" (in process {RANK})" if PROCESSES > 1 else ""
 
 # Flag to the key it sets; `--set KEY=VALUE` reaches every other key.
 FLAGS = {
@@ -67,22 +71,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         for problem in error.problems:
             sys.stderr.write(f"error: {problem}\n")
         return WRONG_INPUT
+    except ElsewhereError:
+        return FAILED
     except Interrupted as error:
-        sys.stderr.write(f"{error}\n")
+        if RANK == 0:
+            sys.stderr.write(f"{error}\n")
         return 128 + error.signal_number
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 128 + signal.SIGINT
-    except (NonFiniteError, StorageError) as error:
+    except NonFiniteError as error:  # every process finds it
         _show_traceback(arguments)
-        sys.stderr.write(f"error: {error}\n")
+        if RANK == 0:
+            sys.stderr.write(f"error: {error}\n")
+        return FAILED
+    except StorageError as error:
+        _show_traceback(arguments)
+        sys.stderr.write(f"error: {error}{HERE}\n")
         return FAILED
     except BrokenPipeError:
         return FAILED
     except Exception as error:
         _show_traceback(arguments)
-        reason = str(error).splitlines()[0] if str(error) else "no message"
-        sys.stderr.write(f"error: {type(error).__name__}: {reason} (--debug shows where)\n")
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+        if PROCESSES > 1 and isinstance(error, RuntimeError) and re.search("gloo|nccl|connection", str(error), re.I):
+            reason = "another process of the run, or the network, is gone"
+        sys.stderr.write(f"error: {reason}{HERE} (--debug shows where)\n")
         return FAILED
 
 
@@ -242,7 +256,16 @@ def _request(arguments: argparse.Namespace, **more: Any) -> Request:
 def _train(arguments: argparse.Namespace) -> None:
     from mtl.preflight import check_train
 
-    _run(check_train(_request(arguments, output=arguments.output)), arguments)
+    _run(_checked(lambda: check_train(_request(arguments, output=arguments.output))), arguments)
+
+
+def _checked(check: Callable[[], Checked]) -> Checked:
+    """What a check gives, in all processes or in none; nothing heavy is imported for a single one."""
+    if PROCESSES == 1:
+        return check()
+    from mtl.processes import Processes
+
+    return Processes.current().together(check)
 
 
 def _run(checked: Checked, arguments: argparse.Namespace) -> None:
@@ -256,7 +279,7 @@ def _adapt(arguments: argparse.Namespace) -> None:
     from mtl.preflight import check_adapt
 
     request = _request(arguments, output=arguments.output, run_dir=arguments.run_dir)
-    _run(check_adapt(request, arguments.task), arguments)
+    _run(_checked(lambda: check_adapt(request, arguments.task)), arguments)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

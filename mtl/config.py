@@ -6,6 +6,7 @@ the last by the narrowest key (`tasks.rte.…` over `defaults.…` over `train.�
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,10 @@ class TrainSettings(Settings):
         learning_rate: Peak learning rate of tasks that name none.
         batch_size: Rows per optimizer step of tasks that name none.
         max_length: Tokens per input of tasks that name none.
-        accumulation: Micro-batches that an optimizer step's batch is cut into.
+        accumulation: Micro-batches that a process's part of an optimizer step's batch is cut into.
+        tasks_per_step: Tasks of an optimizer step: the mean of their objectives, each on a batch of its own.
+        loss_scaling: `log_classes` divides the objective of a classification by log C, so that all begin near 1
+            (arXiv 2101.11038, section 3.2).
         precision: Autocast type; weights stay in float32.
         clip_norm: Largest global gradient norm.
         gradient_checkpointing: Whether activations are computed again in the backward pass: less memory, more time.
@@ -66,6 +70,8 @@ class TrainSettings(Settings):
     batch_size: Count = 32
     max_length: Annotated[int, Field(ge=4)] = 512
     accumulation: Count = 1
+    tasks_per_step: Count = 1
+    loss_scaling: Literal["none", "log_classes"] = "none"
     precision: PrecisionName = "fp32"
     clip_norm: Positive = 1.0
     gradient_checkpointing: bool = False
@@ -181,14 +187,16 @@ class Run:
     tasks: dict[str, TaskDef]
 
     def regularized(self, name: str) -> TaskDef:
-        """The task with the weights of switched-off regularizers at 0."""
+        """The task as it is trained: weights of switched-off regularizers at 0, its own weight scaled."""
         task = self.tasks[name]
-        off = {
+        changed: dict[str, Any] = {
             section: getattr(task, section).model_copy(update={"weight": 0.0})
             for section in ("smart", "proximal")
             if not getattr(self.config.train, section)
         }
-        return task.model_copy(update=off)
+        if self.config.train.loss_scaling == "log_classes" and len(task.labels) > 1:
+            changed["weight"] = task.weight / math.log(len(task.labels))
+        return task.model_copy(update=changed)
 
 
 def command_line(flags: Mapping[str, tuple[str, Any]], sets: Sequence[str]) -> Sourced:

@@ -12,11 +12,11 @@ import torch
 from mtl.batch import collate
 from mtl.data import Examples, load_tokenizer
 from mtl.errors import UserError
-from mtl.objective import Objective, Share
+from mtl.objective import Share
 from mtl.optimizer import make_optimizer
-from mtl.phases import make_accelerator, make_model, make_streams, prepare_splits
-from mtl.plan import make_plan
+from mtl.phases import get_ready, prepare_splits
 from mtl.preflight import Checked
+from mtl.processes import Processes
 from mtl.trainer import TERM_NAMES
 
 
@@ -45,25 +45,19 @@ def try_steps(checked: Checked) -> dict[str, Any]:
     Raises:
         UserError: A loss is not finite.
     """
-    run = checked.run
-    accelerator = make_accelerator(run)
-    tokenizer = load_tokenizer(checked.encoder)
-    splits = prepare_splits(checked, tokenizer)
-    streams = make_streams(run, splits)
-    plan = make_plan(run, streams)
-    model = make_model(checked).to(accelerator.device)
-    objective = Objective(model, {name: run.regularized(name) for name in run.tasks}, run.config.train.seed)
+    ready = get_ready(checked, Processes.current())
+    run, plan, objective, accelerator = ready.run, ready.plan, ready.objective, ready.accelerator
     if objective.teacher is not None:
         objective.teacher.to(accelerator.device)
-    optimizer = make_optimizer(model.named_tensors(), run.config.optimizer)
+    optimizer = make_optimizer(objective.model.named_tensors(), run.config.optimizer)
     rows, seconds = [], 0.0
-    for row, (name, stream) in zip(plan.rows, streams.items(), strict=True):
+    for row, (name, stream) in zip(plan.rows, ready.streams.items(), strict=True):
         chosen = max((stream[turn] for turn in range(stream.per_pass)), key=lambda c: _padded(stream.examples, c))
-        batch = collate(stream.examples, chosen, tokenizer.pad_token_id, run.tasks[name].type).to(accelerator.device)
+        batch = collate(stream.examples, chosen, ready.pad_id, run.tasks[name].type).to(accelerator.device)
         objective.train()
         start = time.perf_counter()
         with accelerator.autocast():
-            loss, terms = objective(name, batch, 0, Share.whole([batch]))
+            loss, terms = objective(name, batch, 0, Share.whole(batch))
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

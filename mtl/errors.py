@@ -44,6 +44,10 @@ class StorageError(Exception):
     """Something could not be written: status 1, and what stood there before is intact."""
 
 
+class ElsewhereError(Exception):
+    """Another process of the run, which tells why, cannot go on: this one stops with status 1 and says nothing."""
+
+
 class Interrupted(Exception):
     """A signal asked the run to stop; its state is on disk.
 

@@ -19,6 +19,7 @@ from mtl.batch import Batch, collate, evaluation_batches
 from mtl.data import Examples
 from mtl.files import new_file
 from mtl.metrics import baseline, compute
+from mtl.processes import Processes
 from mtl.taskdef import TaskDef
 
 Outputs: TypeAlias = npt.NDArray[np.float32]
@@ -33,6 +34,7 @@ def split_outputs(
     pad_id: int,
     batch_size: int,
     width: int | None = None,
+    processes: Processes | None = None,
 ) -> Outputs:
     """The head's raw outputs, in float32 and evaluation mode.
 
@@ -44,21 +46,25 @@ def split_outputs(
         pad_id: The tokenizer's padding id.
         batch_size: Rows at a time.
         width: C, where `forward` gives more than the task's own outputs.
+        processes: Those that share the work; each gets the outputs of all.
 
     Returns:
         (N, C), in the order of the split.
     """
-    outputs = np.zeros((len(examples), width or task.num_labels), dtype=np.float32)
     device = next(module.parameters()).device
+    outputs = torch.zeros(len(examples), width or task.num_labels, device=device)
+    rank, count = (0, 1) if processes is None else (processes.rank, processes.count)
     training = module.training
     module.eval()
     try:
-        for chosen in evaluation_batches(examples.lengths, batch_size):
+        for chosen in evaluation_batches(examples.lengths, batch_size)[rank::count]:
             batch = collate(examples, chosen, pad_id, task.type)
-            outputs[chosen] = forward(batch.to(device)).float().cpu().numpy()
+            outputs[torch.from_numpy(chosen).to(device)] = forward(batch.to(device)).float()
     finally:
         module.train(training)
-    return outputs
+    if processes is not None:
+        outputs = processes.total(outputs)  # each row is 0 but in one of them
+    return outputs.cpu().numpy()
 
 
 def score(task: TaskDef, outputs: Outputs, examples: Examples) -> dict[str, float]:

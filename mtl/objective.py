@@ -6,14 +6,17 @@ Legend: B rows, T tokens, D width of the word embedding, C outputs, N examples (
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mtl.batch import Batch
+from mtl.data import Examples, Ints
 from mtl.losses import DIVERGENCES, LOSSES
 from mtl.model import MultiTaskModel
 from mtl.sampling import derive_seed
@@ -77,12 +80,23 @@ class Share:
     examples: float
 
     @classmethod
-    def whole(cls, batches: list[Batch]) -> Share:
-        """The share that makes the sums over these micro-batches one mean."""
-        return cls(
-            labelled=max(1.0, sum(float(batch.weights.sum()) for batch in batches)),
-            examples=float(sum(len(batch.weights) for batch in batches)),
-        )
+    def whole(cls, batch: Batch) -> Share:
+        """The share of a batch that is computed in one piece."""
+        return cls(labelled=max(1.0, float(batch.weights.sum())), examples=float(len(batch.weights)))
+
+    @classmethod
+    def of(cls, examples: Examples, chosen: Ints, *, ranking: bool) -> Share:
+        """The same of a batch before it is cut into micro-batches, in whatever process these are computed."""
+        if not ranking:
+            return cls(labelled=float(len(chosen)), examples=float(len(chosen)))
+        groups = examples.groups[chosen]
+        relevant = np.unique(groups[examples.labels[chosen] > 0])
+        return cls(labelled=max(1.0, float(len(relevant))), examples=float(len(np.unique(groups))))
+
+    @classmethod
+    def nothing(cls) -> Share:
+        """The share of a process that has no row of a batch: whatever it computes counts as 0."""
+        return cls(labelled=math.inf, examples=math.inf)
 
 
 class Objective(nn.Module):

@@ -6,13 +6,13 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from tqdm import tqdm
 
 from mtl.batch import BatchStream
@@ -28,10 +28,13 @@ from mtl.objective import Objective
 from mtl.plan import Plan, make_plan
 from mtl.precision import erased_perturbations
 from mtl.preflight import Checked
+from mtl.processes import Processes, make_accelerator
 from mtl.report import evaluation_line, plan_table, results_table
-from mtl.rundir import Splits, resume_command, start_directory
-from mtl.runlog import RunLog
-from mtl.trainer import StopSignal, Trainer, TrainState
+from mtl.rundir import Splits, fingerprints, resume_command, start_directory
+from mtl.runlog import RunLog, Silence, Writer
+from mtl.state import TrainState, separate_dropout
+from mtl.stop import StopSignal
+from mtl.trainer import Hooks, Trainer
 
 RESULTS_FILE = "results.json"
 Say = Callable[[str], None]
@@ -65,37 +68,95 @@ def run_phase(
         NonFiniteError: A term became NaN or infinite, and may not be skipped.
         StorageError: Something could not be written.
     """
-    run = checked.run
+    processes = Processes.current()
+    say = say if processes.is_main else _say_nothing
     for line in data_notes(checked):
         say(line)
-    accelerator = make_accelerator(run)
-    tokenizer = load_tokenizer(checked.encoder, trust_remote_code=run.config.trust_remote_code)
-    splits = prepare_splits(checked, tokenizer)
-    streams = make_streams(run, splits)
-    plan = make_plan(run, streams)
-    say(plan_table(plan.rows, plan.steps, plan.epoch_steps))
-    for line in remarks(run, splits):
+    ready = get_ready(checked, processes)
+    say(plan_table(ready.plan.rows, ready.plan.steps, ready.plan.epoch_steps))
+    for line in remarks(ready.run, ready.splits):
         say(f"note: {line}")
+    if erased := erased_perturbations(ready.objective, ready.streams, ready.pad_id, ready.accelerator):
+        raise UserError(erased)
+    separate_dropout(ready.run.config.train.seed, processes)
+    hooks = RunHooks(ready, output, say)
+    with contextlib.ExitStack() as held:
+
+        def start() -> None:
+            held.enter_context(locked(output))
+            start_directory(checked, ready.splits, output, resume=resume, overwrite=overwrite, command=command)
+
+        processes.in_main(start)
+        state = _train(ready, hooks, output, resume=resume, command=command)
+        if processes.is_main:
+            save_model(ready.objective.model, ready.tokenizer, output / "model")
+            if ready.objective.teacher is not None:
+                save_model(ready.objective.teacher, ready.tokenizer, output / "teacher")
+        results = hooks.store_results(state, finished=True)
+    say(results_table(results, ready.run.tasks, output))
+    return results
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A run that can start.
+
+    Attributes:
+        run: Configuration and tasks.
+        processes: Who takes part.
+        accelerator: Device and precision.
+        tokenizer: The encoder's.
+        splits: Tokenised data by task and split.
+        streams: Each task's training batches.
+        plan: The steps.
+        objective: Student, on its device, and teacher.
+    """
+
+    run: Run
+    processes: Processes
+    accelerator: Accelerator
+    tokenizer: Any
+    splits: Splits
+    streams: dict[str, BatchStream]
+    plan: Plan
+    objective: Objective
+
+    @property
+    def pad_id(self) -> int:
+        return int(self.tokenizer.pad_token_id)
+
+    def trainer(self, log: Writer, hooks: Hooks) -> Trainer:
+        """The loop, which writes to a log and asks its surroundings through hooks."""
+        return Trainer(
+            self.run,
+            self.objective,
+            self.streams,
+            self.plan,
+            self.pad_id,
+            self.accelerator,
+            log,
+            hooks,
+            self.processes,
+        )
+
+
+def get_ready(checked: Checked, processes: Processes) -> Ready:
+    """Prepares data and model of a run.
+
+    Raises:
+        UserError: The data cannot be used, the encoder not be loaded, or processes have different data.
+    """
+    run = checked.run
+    accelerator = processes.together(lambda: make_accelerator(run.config.train.precision))
+    tokenizer = load_tokenizer(checked.encoder, trust_remote_code=run.config.trust_remote_code)
+    splits = processes.main_first(lambda: prepare_splits(checked, tokenizer))
+    processes.require_same(fingerprints(splits), "the data of")
+    streams = make_streams(run, splits)
     torch.manual_seed(run.config.train.seed)
     model = make_model(checked)
     objective = Objective(model, {name: run.regularized(name) for name in run.tasks}, run.config.train.seed)
     model.to(accelerator.device)
-    if erased := erased_perturbations(objective, streams, tokenizer.pad_token_id, accelerator):
-        raise UserError(erased)
-    hooks = RunHooks(run, model, tokenizer, splits, plan, output, say)
-
-    def trainer(log: RunLog) -> Trainer:
-        return Trainer(run, objective, streams, plan, tokenizer.pad_token_id, accelerator, log, hooks)
-
-    with locked(output):
-        start_directory(checked, splits, output, resume=resume, overwrite=overwrite, command=command)
-        state = _train(trainer, hooks, output, resume=resume, command=command)
-        save_model(model, tokenizer, output / "model")
-        if objective.teacher is not None:
-            save_model(objective.teacher, tokenizer, output / "teacher")
-        results = hooks.store_results(state, finished=True)
-    say(results_table(results, run.tasks, output))
-    return results
+    return Ready(run, processes, accelerator, tokenizer, splits, streams, make_plan(run, streams), objective)
 
 
 def make_streams(run: Run, splits: Splits) -> dict[str, BatchStream]:
@@ -113,11 +174,17 @@ def make_streams(run: Run, splits: Splits) -> dict[str, BatchStream]:
     }
 
 
-def _train(
-    make_trainer: Callable[[RunLog], Trainer], hooks: RunHooks, output: Path, *, resume: bool, command: list[str]
-) -> TrainState:
+def _say_nothing(line: str) -> None:
+    """What a process says that is not the main one."""
+
+
+def _train(ready: Ready, hooks: RunHooks, output: Path, *, resume: bool, command: list[str]) -> TrainState:
     """Trains from the newest checkpoint, or from the first step, to the end of the plan."""
+    processes = ready.processes
     checkpoint, damaged = load_newest(output / "checkpoints") if resume else (None, [])
+    if resume:
+        step = "none" if checkpoint is None else str(checkpoint.step)
+        processes.require_same({"newest checkpoint": step}, f"{output}, which all machines have to share")
     for line in damaged:
         hooks.say(f"warning: passed over a damaged checkpoint: {line}")
     if resume:
@@ -128,33 +195,18 @@ def _train(
     state = TrainState() if checkpoint is None else TrainState.stored(checkpoint)
     continued = f"continue with:\n  {resume_command(command)}"
     try:
-        with contextlib.closing(RunLog(output, position=state.log_position, step=state.step)) as log:
-            trainer = make_trainer(log)
+        log = RunLog(output, position=state.log_position, step=state.step) if processes.is_main else Silence()
+        with contextlib.closing(log):
+            trainer = ready.trainer(log, hooks)
             if checkpoint is not None:
-                trainer.restore(checkpoint)
-            with hooks.bar(trainer.state.step), StopSignal().installed() as stop:
+                trainer.state = trainer.tensors.restore(checkpoint)
+            with hooks.bar(trainer.state.step), StopSignal(launched=processes.count > 1).installed() as stop:
                 trainer.fit(stop)
     except Interrupted as error:
         raise Interrupted(error.signal_number, f"{error}; {continued}") from None
     except StorageError as error:
         raise StorageError(f"{error}; {continued}") from error
     return trainer.state
-
-
-def make_accelerator(run: Run) -> Accelerator:
-    """The device and precision of a run.
-
-    Raises:
-        UserError: The device cannot compute in the precision asked for, or several processes were launched.
-    """
-    precision = run.config.train.precision
-    AcceleratorState._reset_state()  # it is one for the process, and an earlier run may have had another precision
-    accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision)
-    if accelerator.num_processes > 1:
-        raise UserError.of("launch", "several processes are not supported yet; start one")
-    if precision == "fp16" and accelerator.device.type == "cpu":
-        raise UserError.of("--precision", "fp16 needs a GPU; bf16 works on the CPU")
-    return accelerator
 
 
 def prepare_splits(checked: Checked, tokenizer: Any) -> dict[str, dict[str, Examples]]:
@@ -251,11 +303,9 @@ def _make_model(checked: Checked) -> MultiTaskModel:
 class RunHooks:
     """Evaluation, files and display of a run, as `trainer.Hooks` asks for them."""
 
-    def __init__(
-        self, run: Run, model: MultiTaskModel, tokenizer: Any, splits: Splits, plan: Plan, output: Path, say: Say
-    ) -> None:
-        self.run, self.model, self.tokenizer, self.splits = run, model, tokenizer, splits
-        self.plan, self.output = plan, output
+    def __init__(self, ready: Ready, output: Path, say: Say) -> None:
+        self.run, self.splits, self.plan, self.processes = ready.run, ready.splits, ready.plan, ready.processes
+        self.model, self.tokenizer, self.output = ready.objective.model, ready.tokenizer, output
         self._bar: Any = None
         self._outputs: dict[str, dict[str, Outputs]] = {}
         self._say = say
@@ -263,7 +313,12 @@ class RunHooks:
     def bar(self, done: int) -> Any:
         """The progress bar, silent unless stderr is a terminal."""
         self._bar = tqdm(
-            total=self.plan.steps, initial=done, unit="step", disable=None, file=sys.stderr, dynamic_ncols=True
+            total=self.plan.steps,
+            initial=done,
+            unit="step",
+            disable=None if self.processes.is_main else True,
+            file=sys.stderr,
+            dynamic_ncols=True,
         )
         return self._bar
 
@@ -293,12 +348,15 @@ class RunHooks:
                     task,
                     self.tokenizer.pad_token_id,
                     self.run.config.evaluation.batch_size,
+                    processes=self.processes,
                 )
                 self._outputs[name][split] = outputs
                 results[name][split] = score(task, outputs, examples)
         return results
 
     def keep_best(self, task: str, step: int) -> None:
+        if not self.processes.is_main:
+            return
         for split, outputs in self._outputs[task].items():
             records = prediction_records(self.run.tasks[task], outputs, self.splits[task][split])
             write_predictions(self.output / "predictions" / f"{task}.{split}.jsonl", records)
@@ -309,6 +367,8 @@ class RunHooks:
         save_export(loaded, task, self.output / "best" / task, metrics, verify=False)
 
     def checkpoint(self, checkpoint: Checkpoint) -> None:
+        if not self.processes.is_main:
+            return
         save_checkpoint(self.output / "checkpoints", checkpoint, self.run.config.checkpoint.keep_last)
 
     def report(self, step: int, metrics: Mapping[str, Any], improved: Mapping[str, bool], state: TrainState) -> None:
@@ -329,7 +389,8 @@ class RunHooks:
             "nonfinite_steps": state.nonfinite,
             "finished": finished,
         }
-        write_file(self.output / RESULTS_FILE, json.dumps(results, indent=1))
+        if self.processes.is_main:
+            write_file(self.output / RESULTS_FILE, json.dumps(results, indent=1))
         return results
 
     @cached_property

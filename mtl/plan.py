@@ -1,10 +1,11 @@
 """The plan of a run: which task every step trains on, and what that comes to.
 
-Legend: S steps of the run.
+Legend: S steps of the run, K tasks of a step.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,8 +23,8 @@ class Plan:
     """Which task every step trains on, and what that comes to.
 
     Attributes:
-        sequence: Task index of every step, (S,).
-        turns: Number of earlier steps on the same task, (S,).
+        sequence: Indices of the tasks of every step, (S, K).
+        turns: Number of earlier batches of the same task, (S, K).
         epoch_steps: Steps of an epoch.
         evaluate_every: Steps between evaluations.
         rows: One row of the printed table per task.
@@ -41,17 +42,18 @@ class Plan:
 
 
 def make_plan(run: Run, streams: Mapping[str, BatchStream]) -> Plan:
-    """Lays out a run: an epoch is Σ_t ⌈n_t/b_t⌉ steps, whatever the strategy makes of them."""
+    """Lays out a run: an epoch is Σ_t ⌈n_t/b_t⌉ batches, K to a step, whatever the strategy makes of them."""
     sizes = [stream.per_pass for stream in streams.values()]
-    epoch_steps = sum(sizes)
+    together = run.config.train.tasks_per_step
+    epoch_steps = math.ceil(sum(sizes) / together)
     steps = run.config.train.max_steps or run.config.train.epochs * epoch_steps
     sampling = run.config.sampling
     sequence = task_sequence(
         sizes,
         sampling.strategy,
         run.config.train.seed,
-        steps,
-        epoch_steps=epoch_steps,
+        steps * together,
+        epoch_steps=epoch_steps * together,
         temperature=sampling.temperature,
     )
     turns = np.empty_like(sequence)
@@ -73,4 +75,5 @@ def make_plan(run: Run, streams: Mapping[str, BatchStream]) -> Plan:
             }
         )
     every = run.config.evaluation.every or min(epoch_steps, steps)
-    return Plan(sequence, turns, epoch_steps, every, rows)
+    shape = (steps, together)
+    return Plan(sequence.reshape(shape), turns.reshape(shape), epoch_steps, every, rows)

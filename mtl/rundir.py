@@ -43,15 +43,13 @@ def start_directory(
     run = checked.run
     if problems := check_output(output, resume=resume, overwrite=overwrite):  # others may have come first meanwhile
         raise UserError(problems)
-    fingerprints = {
-        f"{name}/{split}": part.fingerprint for name, parts in splits.items() for split, part in parts.items()
-    }
+    found = fingerprints(splits)
     if resume:
         refuse_links(output)
         problems = differences(run, read_run(output), str(output / RUN_FILE))
         stored = _stored_fingerprints(output / PROVENANCE_FILE)
-        for key in sorted(stored.keys() | fingerprints.keys()):
-            if stored.get(key) != fingerprints.get(key):
+        for key in sorted(stored.keys() | found.keys()):
+            if stored.get(key) != found.get(key):
                 problems.append(Problem("--resume", f"the data of {key} is not what the run began with"))
         if problems:
             raise UserError(problems)
@@ -64,13 +62,18 @@ def start_directory(
         "platform": platform.platform(),
         "versions": {package: installed_version(package) for package in RECORDED_PACKAGES},
         "git_revision": git_revision(),
-        "data": fingerprints,
+        "data": found,
         "sources": {f"{n}/{split}": str(s) for n, parts in checked.data.sources.items() for split, s in parts.items()},
         "leaks": [leak.as_json() for leak in checked.data.leaks.leaks()],
     }
     write_file(output / PROVENANCE_FILE, json.dumps(provenance, indent=1))
     write_file(output / TASKS_FILE, dump_tasks(run.tasks))
     write_file(output / RUN_FILE, dump_yaml(run.config.model_dump()))
+
+
+def fingerprints(splits: Splits) -> dict[str, str]:
+    """`TASK/SPLIT` to the fingerprint of its rows and their encoding."""
+    return {f"{name}/{split}": part.fingerprint for name, parts in splits.items() for split, part in parts.items()}
 
 
 def _stored_fingerprints(path: Path) -> dict[str, str]:

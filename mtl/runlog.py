@@ -40,6 +40,19 @@ class Writer(Protocol):
     def close(self) -> None: ...
 
 
+class Silence:
+    """The log of a process that writes none."""
+
+    def step(self, record: Mapping[str, Any]) -> None: ...
+
+    def evaluation(self, record: Mapping[str, Any]) -> None: ...
+
+    def position(self) -> int:
+        return 0
+
+    def close(self) -> None: ...
+
+
 class RunLog:
     """Appends records to the run's log files; a resumed run drops what was logged after its checkpoint.
 

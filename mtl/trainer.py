@@ -1,33 +1,33 @@
-"""The training loop of both phases and its state."""
+"""The training loop of both phases."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import math
-import signal
-import threading
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Annotated, Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
-from mtl.batch import Batch, BatchStream, collate
+from mtl.batch import BatchStream, collate, micro_batches
 from mtl.checkpoint import Checkpoint
 from mtl.config import Run
-from mtl.errors import Interrupted, NonFiniteError, UserError, listed
+from mtl.data import Examples, Ints
+from mtl.errors import Interrupted, NonFiniteError, listed
 from mtl.metrics import is_better
 from mtl.objective import Objective, Share
 from mtl.optimizer import learning_rate_factor, make_optimizer
 from mtl.plan import Plan
+from mtl.processes import Processes
 from mtl.proximal import momentum, update_teacher
 from mtl.runlog import Writer
+from mtl.state import Tensors, TrainState
+from mtl.stop import StopSignal
+from mtl.taskdef import TaskDef
 
 
 class Hooks(Protocol):
@@ -49,70 +49,6 @@ class Hooks(Protocol):
         """Shows and stores an evaluation."""
 
 
-Number = Annotated[int, Field(ge=0)]
-
-
-@dataclass
-class TrainState:
-    """What the loop remembers beside tensors.
-
-    Attributes:
-        step: Optimizer steps done.
-        best: Task to its best step and the metrics by split there.
-        last: Task to the metrics by split at the newest evaluation.
-        stale: Evaluations since any task got better.
-        skipped: Steps that a loss scaler left out because of an overflow.
-        nonfinite: Steps left out because a term or the gradient was NaN or infinite.
-        log_position: Size of the log, in bytes.
-    """
-
-    step: Number = 0
-    best: dict[str, dict[str, Any]] = field(default_factory=dict)
-    last: dict[str, dict[str, Any]] = field(default_factory=dict)
-    stale: Number = 0
-    skipped: Number = 0
-    nonfinite: Number = 0
-    log_position: Number = 0
-
-    @classmethod
-    def stored(cls, checkpoint: Checkpoint) -> TrainState:
-        """What a checkpoint holds.
-
-        Raises:
-            UserError: It is of another version.
-        """
-        try:
-            own = {key.name: checkpoint.state[key.name] for key in fields(cls)}
-            return TypeAdapter(cls).validate_json(json.dumps(own), strict=True)
-        except (KeyError, ValidationError) as error:
-            message = f"the checkpoint of step {checkpoint.step:,} is not one of this run ({type(error).__name__})"
-            raise UserError.of("--resume", message) from error
-
-
-class StopSignal:
-    """Notes SIGINT and SIGTERM, so that the loop can finish its step; a second one interrupts at once."""
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-
-    @contextlib.contextmanager
-    def installed(self) -> Iterator[StopSignal]:
-        if threading.current_thread() is not threading.main_thread():
-            yield self
-            return
-        previous = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield self
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-
-    def _note(self, number: int, frame: Any) -> None:
-        if self.received is not None:
-            raise Interrupted(number, "stopped at once; the checkpoints written before are intact")
-        self.received = number
-
-
 class Trainer:
     """Trains an objective through a plan.
 
@@ -125,6 +61,7 @@ class Trainer:
         accelerator: Device, precision and processes.
         writer: The log.
         hooks: Evaluation, files and display.
+        processes: The processes of the run; each of them has a trainer and does the same steps on its part of the rows.
     """
 
     def __init__(
@@ -137,9 +74,10 @@ class Trainer:
         accelerator: Accelerator,
         writer: Writer,
         hooks: Hooks,
+        processes: Processes,
     ) -> None:
-        self.run, self.plan, self.pad_id, self.accelerator, self.writer, self.hooks = (
-            run, plan, pad_id, accelerator, writer, hooks,
+        self.run, self.plan, self.pad_id, self.accelerator, self.writer, self.hooks, self.processes = (
+            run, plan, pad_id, accelerator, writer, hooks, processes,
         )  # fmt: skip
         self.names, self.streams = list(streams), list(streams.values())
         self.state = TrainState()
@@ -151,6 +89,15 @@ class Trainer:
         self.objective: Any
         self.objective, self.optimizer = accelerator.prepare(
             objective, make_optimizer(self.student.named_tensors(), run.config.optimizer)
+        )
+        self.tensors = Tensors(
+            self.student,
+            self.teacher,
+            self.optimizer.optimizer,
+            accelerator.scaler,
+            accelerator.device,
+            processes,
+            run.config.train.seed,
         )
         self._unwritten: list[dict[str, Any]] = []
 
@@ -165,43 +112,40 @@ class Trainer:
         while self.state.step < self.plan.steps and not self._exhausted():
             self.step(self.state.step)
             self.state.step += 1
+            asked = self.processes.agreed(stop.received or 0)
             last = self.state.step == self.plan.steps
             if self.state.step % self.run.config.train.log_every == 0 or last:
                 self._flush()
             if self.state.step % self.plan.evaluate_every == 0 or last:
                 self._evaluate()
             done = last or self._exhausted()
-            if self.state.step % every == 0 or done or stop.received is not None:
+            if self.state.step % every == 0 or done or asked:
                 self._checkpoint()
-            if stop.received is not None and not done:
-                raise Interrupted(stop.received, f"stopped by signal {stop.received} after step {self.state.step:,}")
+            if asked and not done:
+                raise Interrupted(asked, f"stopped by signal {asked} after step {self.state.step:,}")
 
     def _exhausted(self) -> bool:
         patience = self.run.config.evaluation.patience
         return patience is not None and self.state.stale >= patience
 
     def step(self, step: int) -> None:
-        """One optimizer step on one task: forward and backward by micro-batch, one clipping, one update."""
-        index = int(self.plan.sequence[step])
-        name, stream = self.names[index], self.streams[index]
-        task = self.run.tasks[name]
-        rate = task.learning_rate * learning_rate_factor(step, self.plan.steps, self.run.config.schedule)
+        """One optimizer step on the step's tasks: forward and backward by micro-batch, one clipping, one update."""
+        names = [self.names[index] for index in self.plan.sequence[step].tolist()]
+        tasks = [self.run.tasks[name] for name in names]
+        rate = float(np.mean([task.learning_rate for task in tasks]))
+        rate *= learning_rate_factor(step, self.plan.steps, self.run.config.schedule)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
-        turn = int(self.plan.turns[step])
-        micro = self._micro_batches(stream, turn, task.type)
-        share = Share.whole(micro)
         self.objective.train()
-        totals: dict[str, Tensor] = {}
-        for batch in micro:
-            loss, terms = self.objective(name, batch.to(self.accelerator.device), turn, share)
-            self.accelerator.backward(loss)
-            for key, term in terms.items():
-                totals[key] = totals[key] + term if key in totals else term
+        records = []
+        for place, (name, turn) in enumerate(zip(names, self.plan.turns[step].tolist(), strict=True)):
+            terms = self._backward(name, turn, share=1 / len(names), last=place == len(names) - 1)
+            cost = self.plain.cost(name, turn)
+            records.append({"step": step + 1, "task": name, "turn": turn, **terms, "learning_rate": rate, "cost": cost})
         norm = self._clip()
-        cost = self.plain.cost(name, turn)
-        record = {"step": step + 1, "task": name, **totals, "gradient_norm": norm, "learning_rate": rate, "cost": cost}
-        if left_out := self._is_left_out(record):
+        for record in records:
+            record["gradient_norm"] = norm
+        if left_out := self._is_left_out(records):
             self.state.nonfinite += 1
         else:
             self.optimizer.step()
@@ -209,11 +153,53 @@ class Trainer:
         if not left_out and self.accelerator.optimizer_step_was_skipped:
             left_out = True
             self.state.skipped += 1
-        elif not left_out and self.teacher is not None and (step + 1) % task.proximal.inner_steps == 0:
-            beta = momentum(step + 1, self.plan.steps, task.proximal)
+        elif not left_out:
+            self._move_teacher(step, tasks)
+        self._unwritten += [record | ({"skipped": 1} if left_out else {}) for record in records]
+        self.hooks.progress(step + 1, names[-1], None)
+
+    def _backward(self, name: str, turn: int, *, share: float, last: bool) -> dict[str, Tensor]:
+        """Adds the gradient of one task's batch, this process's part of it, and returns the part's terms.
+
+        Args:
+            name: The task.
+            turn: Number of its earlier batches.
+            share: Factor of its objective.
+            last: Whether gradients are exchanged between processes after it: once in a step.
+        """
+        task, examples, chosen = self.run.tasks[name], self._examples(name), self._batch(name, turn)
+        ranking, here = task.type == "ranking", self.run.config.train.accumulation
+        whole = Share.of(examples, chosen, ranking=ranking)
+        pieces = micro_batches(examples, chosen, here * self.processes.count, ranking=ranking)
+        own = [(piece, whole) for piece in pieces[here * self.processes.rank :][:here] if len(piece)]
+        if not own:  # fewer rows than processes: the exchange needs a gradient of everyone, be it 0
+            own = [(next(piece for piece in pieces if len(piece)), Share.nothing())]
+        totals: dict[str, Tensor] = {}
+        for number, (piece, divisors) in enumerate(own):
+            batch = collate(examples, piece, self.pad_id, task.type).to(self.accelerator.device)
+            with self._exchanging(last and number == len(own) - 1):
+                loss, terms = self.objective(name, batch, turn, divisors)
+                # The exchange makes a mean of what has to be a sum.
+                self.accelerator.backward(loss * (share * self.processes.count))
+            for key, term in terms.items():
+                totals[key] = totals[key] + term if key in totals else term
+        return totals
+
+    def _exchanging(self, exchange: bool) -> contextlib.AbstractContextManager[Any]:
+        return contextlib.nullcontext() if exchange else self.accelerator.no_sync(self.objective)
+
+    def _examples(self, name: str) -> Examples:
+        return self.streams[self.names.index(name)].examples
+
+    def _batch(self, name: str, turn: int) -> Ints:
+        return self.streams[self.names.index(name)][turn]
+
+    def _move_teacher(self, step: int, tasks: Sequence[TaskDef]) -> None:
+        """θ̃ follows by the mean β of the step's tasks that have the proximal term and update at this step."""
+        moving = [task.proximal for task in tasks if (step + 1) % task.proximal.inner_steps == 0]
+        if self.teacher is not None and moving:
+            beta = float(np.mean([momentum(step + 1, self.plan.steps, settings) for settings in moving]))
             update_teacher(self.teacher.parameters(), self.student.parameters(), beta)
-        self._unwritten.append(record | ({"skipped": 1} if left_out else {}))
-        self.hooks.progress(step + 1, name, None)
 
     def _clip(self) -> Tensor:
         """Bounds the norm of the whole gradient and returns what it was.
@@ -228,7 +214,7 @@ class Trainer:
         optimizer.grad_scale = (norm / limit).clamp(min=1.0)
         return norm
 
-    def _is_left_out(self, record: Mapping[str, Any]) -> bool:
+    def _is_left_out(self, records: list[dict[str, Any]]) -> bool:
         """Whether a step is skipped for what it came to. Under fp16 the loss scaler decides that itself.
 
         Raises:
@@ -236,8 +222,7 @@ class Trainer:
         """
         if self.run.config.train.on_nonfinite == "stop" or self.accelerator.scaler is not None:
             return False
-        values = {key: float(value) for key, value in record.items() if isinstance(value, Tensor)}
-        fault = self._fault({**record, **values})
+        fault = next(filter(None, map(self._fault, self._numbers(records))), None)
         if fault is not None and self.state.nonfinite == self.run.config.train.max_skipped:
             raise NonFiniteError(f"{fault}; that is one step more than train.max_skipped lets be skipped")
         return fault is not None
@@ -247,35 +232,32 @@ class Trainer:
         scaled = self.accelerator.scaler is not None  # an overflow is the scaler's business
         for key, value in record.items():
             if isinstance(value, float) and not math.isfinite(value) and not (scaled and key == "gradient_norm"):
-                index, turn = self.names.index(record["task"]), int(self.plan.turns[record["step"] - 1])
-                rows = np.sort(self.streams[index].examples.rows[self.streams[index][turn]]) + 1
-                where = f"task {record['task']!r}, step {record['step']:,}"
+                name = record["task"]
+                rows = np.sort(self._examples(name).rows[self._batch(name, record["turn"])]) + 1
+                where = f"task {name!r}, step {record['step']:,}"
                 return f"{where}: the {TERM_NAMES.get(key, key)} is {value}; training rows {listed(rows.tolist(), 40)}"
         return None
 
-    def _micro_batches(self, stream: BatchStream, turn: int, task_type: str) -> list[Batch]:
-        chosen = stream[turn]
-        parts = self.run.config.train.accumulation
-        if task_type == "ranking":  # a query's candidates stay together
-            groups = stream.examples.groups[chosen]
-            starts = np.flatnonzero(np.diff(groups, prepend=groups[0] - 1))
-            cuts = [starts[len(starts) * part // parts] for part in range(1, parts)]
-        else:
-            cuts = [len(chosen) * part // parts for part in range(1, parts)]
-        pieces = [piece for piece in np.split(chosen, cuts) if len(piece)]
-        return [collate(stream.examples, piece, self.pad_id, task_type) for piece in pieces]
+    def _numbers(self, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Records with numbers for tensors, summed over the processes; they leave the device here, all at once."""
+        keys = [
+            (place, key) for place, r in enumerate(records) for key, value in r.items() if isinstance(value, Tensor)
+        ]
+        tensors = [records[place][key].detach().double().reshape(()) for place, key in keys]
+        # The norm is that of the exchanged gradient, and the same everywhere.
+        parts = [
+            t / self.processes.count if key == "gradient_norm" else t for t, (_, key) in zip(tensors, keys, strict=True)
+        ]
+        numbers = [dict(record) for record in records]
+        for (place, key), value in zip(keys, self.processes.total(torch.stack(parts)).tolist(), strict=True):
+            numbers[place][key] = value
+        return numbers
 
     def _flush(self) -> None:
-        """Writes the steps since the last flush. Their numbers are fetched from the device here, all at once."""
+        """Writes the steps since the last flush."""
         if not self._unwritten:
             return
-        keys = [
-            (record, key) for record in self._unwritten for key, value in record.items() if isinstance(value, Tensor)
-        ]
-        values = torch.stack([record[key].detach().double().reshape(()) for record, key in keys]).tolist()
-        for (record, key), value in zip(keys, values, strict=True):
-            record[key] = value
-        records, self._unwritten = self._unwritten, []
+        records, self._unwritten = self._numbers(self._unwritten), []
         for record in records:
             if "skipped" not in record and (fault := self._fault(record)):
                 raise NonFiniteError(f"{fault}; the checkpoints written before are intact")
@@ -308,59 +290,7 @@ class Trainer:
     def _checkpoint(self) -> None:
         self._flush()
         self.state.log_position = self.writer.position()
-        self.hooks.checkpoint(self.snapshot())
-
-    def snapshot(self) -> Checkpoint:
-        """The complete state: student, teacher, optimizer, generators, and the rest as JSON."""
-        tensors = {
-            "model": self.student.named_tensors(),
-            "optimizer": dict(self._optimizer_tensors()),
-            "random": _random_tensors(self.accelerator.device),
-        }
-        if self.teacher is not None:
-            tensors["teacher"] = self.teacher.named_tensors()
-        scaler = None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict()
-        return Checkpoint(self.state.step, tensors, {**asdict(self.state), "scaler": scaler})
-
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Continues from a checkpoint.
-
-        Raises:
-            UserError: It is of another model or another version.
-        """
-        try:
-            self._restore(checkpoint)
-        except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
-            reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
-            message = f"the checkpoint of step {checkpoint.step:,} is not one of this run ({reason})"
-            raise UserError.of("--resume", message) from error
-
-    def _restore(self, checkpoint: Checkpoint) -> None:
-        self.student.load_tensors(checkpoint.tensors["model"])
-        if self.teacher is not None:
-            self.teacher.load_tensors(checkpoint.tensors["teacher"])
-        self._restore_optimizer(checkpoint.tensors["optimizer"])
-        if self.accelerator.scaler is not None and checkpoint.state["scaler"] is not None:
-            self.accelerator.scaler.load_state_dict(checkpoint.state["scaler"])
-        _restore_random(checkpoint.tensors["random"], self.accelerator.device)
-        self.state = TrainState.stored(checkpoint)
-
-    def _restore_optimizer(self, tensors: Mapping[str, Tensor]) -> None:
-        optimizer = self.optimizer.optimizer
-        names = {parameter: name for name, parameter in self.student.named_tensors().items()}
-        ordered = [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, tensor in tensors.items():
-            name, _, entry = key.rpartition(".")
-            state.setdefault(ordered.index(name), {})[entry] = tensor
-        # The optimizer's own loading decides which entry belongs on which device.
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-    def _optimizer_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Optimizer state named by parameter, so that it does not depend on the order of parameters."""
-        for name, parameter in self.student.named_tensors().items():
-            for key, value in self.optimizer.optimizer.state.get(parameter, {}).items():
-                yield f"{name}.{key}", value if isinstance(value, Tensor) else torch.tensor(float(value))
+        self.hooks.checkpoint(self.tensors.snapshot(self.state))
 
 
 def split_smoothness(record: Mapping[str, Any], dropout: str) -> dict[str, float]:
@@ -387,16 +317,3 @@ TERM_NAMES = {
     "proximal": "proximal term D",
     "gradient_norm": "gradient",
 }
-
-
-def _random_tensors(device: torch.device) -> dict[str, Tensor]:
-    tensors = {"cpu": torch.get_rng_state()}
-    if device.type != "cpu":
-        tensors[device.type] = torch.get_device_module(device).get_rng_state(device)
-    return tensors
-
-
-def _restore_random(tensors: Mapping[str, Tensor], device: torch.device) -> None:
-    torch.set_rng_state(tensors["cpu"])
-    if device.type in tensors and device.type != "cpu":
-        torch.get_device_module(device).set_rng_state(tensors[device.type], device)

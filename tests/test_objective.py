@@ -76,7 +76,7 @@ def gradients(objective: Objective) -> dict[str, Tensor]:
 
 
 def run(objective: Objective, name: str, batch: Batch, turn: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
-    loss, terms = objective(name, batch, turn, Share.whole([batch]))
+    loss, terms = objective(name, batch, turn, Share.whole(batch))
     objective.zero_grad()
     loss.backward()
     return loss.detach(), terms
@@ -182,7 +182,7 @@ def test_gradient_flows_through_both_sides_of_r_s(encoder: Path, kind: str) -> N
         clean, perturbed = objective.model(kind, batch), objective.model(kind, batch, delta)
         (p, mask), (q, _) = by_example(perturbed, batch), by_example(clean, batch)
         divergence = DIVERGENCES[definitions[kind].smart.divergence or ""](p, q, mask)
-        share = Share.whole([batch])
+        share = Share.whole(batch)
         loss = objective._task_loss(definitions[kind], batch, clean) / share.labelled
         return float(loss + 2.0 * divergence.sum() / share.examples)
 
@@ -266,7 +266,7 @@ def test_micro_batches_sum_to_the_whole_batch(encoder: Path, kind: str) -> None:
         return Batch(whole.input_ids[rows], whole.attention_mask[rows], None, labels, whole.rows[rows], lists)
 
     parts = [part(slice(0, 3), slice(0, 1)), part(slice(3, 4), slice(1, 2))]
-    share = Share.whole(parts)
+    share = Share.whole(whole)
     objective.zero_grad()
     losses = [objective(kind, p, 0, share)[0] for p in parts]
     torch.stack(losses).sum().backward()

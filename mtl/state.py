@@ -1,0 +1,166 @@
+"""The state of a training run: what a checkpoint holds of it, whatever the number of processes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field, TypeAdapter, ValidationError
+from torch import Tensor
+
+from mtl.checkpoint import Checkpoint
+from mtl.errors import UserError
+from mtl.model import MultiTaskModel
+from mtl.processes import Processes
+from mtl.sampling import derive_seed
+
+Number = Annotated[int, Field(ge=0)]
+
+
+@dataclass
+class TrainState:
+    """What the loop remembers beside tensors.
+
+    Attributes:
+        step: Optimizer steps done.
+        best: Task to its best step and the metrics by split there.
+        last: Task to the metrics by split at the newest evaluation.
+        stale: Evaluations since any task got better.
+        skipped: Steps that a loss scaler left out because of an overflow.
+        nonfinite: Steps left out because a term or the gradient was NaN or infinite.
+        log_position: Size of the log, in bytes.
+    """
+
+    step: Number = 0
+    best: dict[str, dict[str, Any]] = field(default_factory=dict)
+    last: dict[str, dict[str, Any]] = field(default_factory=dict)
+    stale: Number = 0
+    skipped: Number = 0
+    nonfinite: Number = 0
+    log_position: Number = 0
+
+    @classmethod
+    def stored(cls, checkpoint: Checkpoint) -> TrainState:
+        """What a checkpoint holds.
+
+        Raises:
+            UserError: It is of another version.
+        """
+        try:
+            own = {key.name: checkpoint.state[key.name] for key in fields(cls)}
+            return TypeAdapter(cls).validate_json(json.dumps(own), strict=True)
+        except (KeyError, ValidationError) as error:
+            message = f"the checkpoint of step {checkpoint.step:,} is not one of this run ({type(error).__name__})"
+            raise UserError.of("--resume", message) from error
+
+
+@dataclass
+class Tensors:
+    """Everything of a run that a checkpoint holds as tensors.
+
+    Attributes:
+        student: θ.
+        teacher: θ̃, where there is one.
+        optimizer: The optimizer itself, not what Accelerate wraps it in.
+        scaler: The loss scaler of fp16.
+        device: Where the run computes.
+        processes: The processes of the run.
+        seed: The run's seed.
+    """
+
+    student: MultiTaskModel
+    teacher: MultiTaskModel | None
+    optimizer: torch.optim.Optimizer
+    scaler: Any
+    device: torch.device
+    processes: Processes
+    seed: int
+
+    def snapshot(self, state: TrainState) -> Checkpoint:
+        """The complete state: student, teacher, optimizer, generators of all processes, and the rest as JSON.
+
+        Every process has to call it; what it returns is the same in all of them.
+        """
+        tensors = {
+            "model": self.student.named_tensors(),
+            "optimizer": dict(self._optimizer_tensors()),
+            "random": self._random_tensors(),
+        }
+        if self.teacher is not None:
+            tensors["teacher"] = self.teacher.named_tensors()
+        scaler = None if self.scaler is None else self.scaler.state_dict()
+        return Checkpoint(state.step, tensors, {**asdict(state), "scaler": scaler})
+
+    def restore(self, checkpoint: Checkpoint) -> TrainState:
+        """Continues from a checkpoint, which a run with another number of processes may have written.
+
+        Raises:
+            UserError: It is of another model or another version.
+        """
+        try:
+            return self._restore(checkpoint)
+        except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+            reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+            message = f"the checkpoint of step {checkpoint.step:,} is not one of this run ({reason})"
+            raise UserError.of("--resume", message) from error
+
+    def _restore(self, checkpoint: Checkpoint) -> TrainState:
+        self.student.load_tensors(checkpoint.tensors["model"])
+        if self.teacher is not None:
+            self.teacher.load_tensors(checkpoint.tensors["teacher"])
+        self._restore_optimizer(checkpoint.tensors["optimizer"])
+        if self.scaler is not None and checkpoint.state["scaler"] is not None:
+            self.scaler.load_state_dict(checkpoint.state["scaler"])
+        self._restore_random(checkpoint)
+        return TrainState.stored(checkpoint)
+
+    def _optimizer_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Optimizer state named by parameter, so that it does not depend on the order of parameters."""
+        for name, parameter in self.student.named_tensors().items():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                yield f"{name}.{key}", value if isinstance(value, Tensor) else torch.tensor(float(value))
+
+    def _restore_optimizer(self, tensors: Mapping[str, Tensor]) -> None:
+        names = {parameter: name for name, parameter in self.student.named_tensors().items()}
+        ordered = [names[parameter] for group in self.optimizer.param_groups for parameter in group["params"]]
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in tensors.items():
+            name, _, entry = key.rpartition(".")
+            state.setdefault(ordered.index(name), {})[entry] = tensor
+        # The optimizer's own loading decides which entry belongs on which device.
+        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+
+    def _random_tensors(self) -> dict[str, Tensor]:
+        states = {"cpu": torch.get_rng_state()}
+        if self.device.type != "cpu":
+            states[self.device.type] = torch.get_device_module(self.device).get_rng_state(self.device)
+        return {
+            f"{kind}.{rank}": state
+            for kind, own in states.items()
+            for rank, state in enumerate(self.processes.all_states(own))
+        }
+
+    def _restore_random(self, checkpoint: Checkpoint) -> None:
+        tensors, rank = checkpoint.tensors["random"], self.processes.rank
+        if f"cpu.{rank}" not in tensors:  # written by fewer processes
+            separate_dropout(self.seed, self.processes, checkpoint.step)
+            return
+        torch.set_rng_state(tensors[f"cpu.{rank}"])
+        kind = self.device.type
+        if kind != "cpu" and f"{kind}.{rank}" in tensors:
+            torch.get_device_module(self.device).set_rng_state(tensors[f"{kind}.{rank}"], self.device)
+
+
+def separate_dropout(seed: int, processes: Processes, step: int = 0) -> None:
+    """Lets every process but the main one draw dropout masks of its own.
+
+    Args:
+        seed: The run's seed.
+        processes: The processes of the run.
+        step: Step after which it begins.
+    """
+    if processes.rank > 0:
+        torch.manual_seed(derive_seed(seed, "process", processes.rank, step))

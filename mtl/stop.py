@@ -1,0 +1,44 @@
+"""Stopping when asked to: SIGINT and SIGTERM are noted, so that the loop can finish its step and save."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from mtl.errors import Interrupted
+
+ECHO = 2.0  # seconds within which a launcher passes on a signal that its processes have got already
+
+
+class StopSignal:
+    """Notes SIGINT and SIGTERM, so that the loop can finish its step; a second one interrupts at once.
+
+    Args:
+        launched: Whether a launcher passes signals on: what follows within `ECHO` seconds is then the first one again.
+    """
+
+    def __init__(self, *, launched: bool = False) -> None:
+        self.received: int | None = None
+        self._launched, self._at = launched, 0.0
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[StopSignal]:
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        previous = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield self
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _note(self, number: int, frame: Any) -> None:
+        if self.received is None:
+            self.received, self._at = number, time.monotonic()
+        elif not self._launched or time.monotonic() - self._at > ECHO:
+            raise Interrupted(number, "stopped at once; the checkpoints written before are intact")
