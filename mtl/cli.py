@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from mtl.errors import ElsewhereError, Interrupted, NonFiniteError, StorageError, UserError
+from mtl.launch import PROCESSES, RANK
 
 if TYPE_CHECKING:
     from mtl.preflight import Checked, Request
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
-# As a launcher of several processes says.
-PROCESSES, RANK = (int(os.environ.get(name, default)) for name, default in (("WORLD_SIZE", "1"), ("RANK", "0")))
 HERE = f" (in process {RANK})" if PROCESSES > 1 else ""
 
 # Flag to the key it sets; `--set KEY=VALUE` reaches every other key.

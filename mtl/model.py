@@ -74,6 +74,10 @@ class MultiTaskModel(nn.Module):
         return next(self.encoder.parameters()).device
 
     @property
+    def dtype(self) -> torch.dtype:
+        return next(self.encoder.parameters()).dtype
+
+    @property
     def word_embeddings(self) -> nn.Embedding:
         """The table that turns token ids into vectors, before positions, types and normalisation."""
         module: nn.Embedding = self.encoder.get_input_embeddings()

@@ -19,14 +19,10 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from torch import Tensor
 
 from mtl.errors import ElsewhereError, Problem, UserError
+from mtl.launch import LOCAL_RANK, PROCESSES
 
 PATIENCE = timedelta(hours=1)  # for a process that prepares data or writes; one that died is noticed at once
 T = TypeVar("T")
-
-
-def launched() -> bool:
-    """Whether a launcher started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def make_accelerator(precision: str) -> Accelerator:
@@ -39,15 +35,19 @@ def make_accelerator(precision: str) -> Accelerator:
         UserError: The device cannot compute in the precision asked for.
     """
     AcceleratorState._reset_state()  # it is one for the process, and an earlier run may have had another precision
-    # Every step leaves the other tasks' heads unused, and buffers are constants.
-    together = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
+    together = DistributedDataParallelKwargs(find_unused_parameters=True)  # a step leaves the other tasks' heads unused
     accelerator = Accelerator(
+        cpu=_on_cpu(),
         mixed_precision="no" if precision == "fp32" else precision,
         kwargs_handlers=[together, InitProcessGroupKwargs(timeout=PATIENCE)],
     )
     if precision == "fp16" and accelerator.device.type == "cpu":
         raise UserError.of("--precision", "fp16 needs a GPU; bf16 works on the CPU")
     return accelerator
+
+
+def _on_cpu() -> bool:
+    return not torch.accelerator.is_available() or os.environ.get("ACCELERATE_USE_CPU", "false").lower() == "true"
 
 
 class Processes:
@@ -59,7 +59,7 @@ class Processes:
     """
 
     def __init__(self) -> None:
-        state = PartialState(timeout=PATIENCE) if launched() else None
+        state = PartialState(cpu=_on_cpu(), timeout=PATIENCE) if PROCESSES > 1 else None
         self.rank = int(state.process_index) if state is not None else 0
         self.count = int(state.num_processes) if state is not None else 1
         # What is agreed on every step must not wait for an accelerator: a group of the hosts' own.
@@ -142,7 +142,7 @@ class Processes:
             return work()
         mine: T | None = None
         for turn in (True, False):  # one process of every machine is the first there
-            first = int(os.environ.get("LOCAL_RANK", self.rank)) == 0
+            first = LOCAL_RANK == 0
             done = self.together(work if first == turn else _nothing)
             mine = done if first == turn else mine
         return mine  # type: ignore[return-value]  # it was this process's turn once

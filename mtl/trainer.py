@@ -207,7 +207,8 @@ class Trainer:
         A fused optimizer scales gradients as it reads them, which spares a pass over all of them.
         """
         limit, optimizer = self.run.config.train.clip_norm, self.optimizer.optimizer
-        if self.accelerator.scaler is not None or not optimizer.defaults.get("fused"):
+        single = self.student.dtype == torch.float32
+        if self.accelerator.scaler is not None or not optimizer.defaults.get("fused") or not single:
             norm: Tensor = self.accelerator.clip_grad_norm_(self.student.parameters(), limit)
             return norm
         norm = get_total_norm([p.grad for p in self.student.parameters() if p.grad is not None])

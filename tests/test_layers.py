@@ -12,7 +12,7 @@ PACKAGE = ROOT / "mtl"
 
 # Data flows one way. A module may import from earlier rows, and from earlier places of its own row.
 LAYERS = (
-    ("errors", "files", "settings", "metrics", "sampling"),
+    ("errors", "launch", "files", "settings", "metrics", "sampling"),
     ("taskdef", "config"),
     ("encoder", "source", "checks", "leaks", "preflight"),
     ("data", "batch", "plan"),

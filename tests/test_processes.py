@@ -1,0 +1,294 @@
+"""Several processes of one run: the same result as one, whatever happens to them."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+from safetensors.torch import load_file
+
+LIMIT = 150.0  # seconds after which a run counts as hanging
+SHUTDOWN = 60.0  # seconds in which all processes have to end when one has
+STEPS = 50
+# The command line, in double precision where $DOUBLE is set.
+PROGRAM = """
+import os, sys
+from mtl import phases
+from mtl.cli import main
+if "DOUBLE" in os.environ:
+    make_model = phases.make_model
+    phases.make_model = lambda checked: make_model(checked).double()
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture(scope="module")
+def still_encoder(encoder_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny encoder without dropout, whose masks depend on the number of processes."""
+    folder = shutil.copytree(encoder_dir, tmp_path_factory.mktemp("still") / "encoder")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+    return port
+
+
+@contextmanager
+def started(commands: Sequence[Sequence[str]], *, double: bool = False) -> Iterator[list[subprocess.Popen[str]]]:
+    """Processes of one run, one for each command; none of them survives."""
+    shared = {"WORLD_SIZE": str(len(commands)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    base = {**os.environ, **shared, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    base |= {"DOUBLE": "1"} if double else {}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, *words],
+            env={**base, "RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(len(commands))},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        for rank, words in enumerate(commands)
+    ]
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+            process.communicate()
+
+
+def ended(processes: Sequence[subprocess.Popen[str]], limit: float = LIMIT) -> list[tuple[int, str, str]]:
+    """Status, stdout and stderr of each, once all have ended."""
+    until = time.monotonic() + limit
+    found = []
+    for process in processes:
+        out, error = process.communicate(timeout=max(0.1, until - time.monotonic()))
+        found.append((process.returncode, out, error))
+    return found
+
+
+def run(count: int, words: Sequence[str], *, double: bool = False) -> list[tuple[int, str, str]]:
+    """A run of so many processes, which has to succeed."""
+    with started([words] * count, double=double) as processes:
+        found = ended(processes)
+    assert [status for status, _, _ in found] == [0] * count, found
+    return found
+
+
+def train_words(corpus: Path, encoder: Path, output: Path, *more: str, rate: str = "1e-3") -> list[str]:
+    settings = [
+        "defaults.dropout=0", "evaluation.every=20", "checkpoint.every=10", "checkpoint.keep_last=9", "leaks=ignore",
+        "defaults.smart.epsilon=0.02", "defaults.smart.noise_std=0.01", "defaults.proximal.beta_early=0.9",
+    ]  # fmt: skip
+    return [
+        "train", str(corpus), "--encoder", str(encoder), "--output", str(output), "--batch-size", "7",
+        "--learning-rate", rate, "--max-steps", str(STEPS), *(w for s in settings for w in ("--set", s)), *more,
+    ]  # fmt: skip
+
+
+def weights(output: Path, step: int = STEPS) -> dict[str, torch.Tensor]:
+    folder = output / "checkpoints" / f"step-{step:07d}"
+    return {
+        f"{part}.{name}": tensor
+        for part in ("model", "teacher")
+        for name, tensor in load_file(folder / f"{part}.safetensors").items()
+    }
+
+
+def distance(one: Path, other: Path) -> float:
+    """‖θ − θ'‖ / ‖θ‖ of students and teachers after the last step.
+
+    The bias of a listwise ranking has no gradient but rounding, which Adam makes a step of: it is left out.
+    """
+    a, b, start = weights(one), weights(other), weights(one, 10)
+    assert a.keys() == b.keys()
+    names = [name for name in a if not name.endswith("heads.answer.classifier.bias")]
+
+    def norm(values: Iterable[torch.Tensor]) -> float:
+        return math.sqrt(sum(float(value.square().sum()) for value in values))
+
+    length = norm(a[name].double() for name in names)
+    assert norm(a[name].double() - start[name].double() for name in names) > 1e-4 * length, "nothing was learned"
+    return norm(a[name].double() - b[name].double() for name in names) / length
+
+
+def losses(output: Path) -> list[tuple[int, str, float]]:
+    events = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    return [(event["step"], event["task"], event["loss"]) for event in events if event["event"] == "step"]
+
+
+MIXED = ("--set", "train.tasks_per_step=2", "--set", "train.loss_scaling=log_classes")
+
+
+@pytest.mark.parametrize(
+    ("double", "more", "tolerance"),
+    [(True, (), 1e-12), (True, MIXED, 1e-12), (False, (), 1e-6)],
+    ids=["float64", "float64-mixed", "float32"],
+)
+def test_the_result_does_not_depend_on_the_number_of_processes(
+    corpus: Path, still_encoder: Path, tmp_path: Path, double: bool, more: tuple[str, ...], tolerance: float
+) -> None:
+    ways = {"one": (1, ()), "halves": (1, ("--set", "train.accumulation=2")), "two": (2, ())}
+    for name, (count, settings) in ways.items():
+        # Adam turns small gradients into steps of the learning rate, their rounding too: in float32 the usual one.
+        rate = "1e-3" if double else "5e-5"
+        words = train_words(corpus, still_encoder, tmp_path / name, *more, *settings, rate=rate)
+        said = run(count, words, double=double)
+        assert all(out == "" for _, out, _ in said[1:]), "only the main process talks"
+    assert distance(tmp_path / "one", tmp_path / "halves") <= tolerance
+    assert distance(tmp_path / "one", tmp_path / "two") <= tolerance
+    alone, both = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert [row[:2] for row in alone] == [row[:2] for row in both]
+    assert [row[2] for row in alone] == pytest.approx([row[2] for row in both], rel=100 * tolerance)
+    one, two = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two"))
+    assert one["best_steps"] == two["best_steps"]
+    for task in ("mood", "strength", "answer"):
+        for name in ("one", "two"):
+            text = (tmp_path / name / "predictions" / f"{task}.validation.jsonl").read_text()
+            rows = [json.loads(line)["row"] for line in text.splitlines()]
+            assert rows == list(range(len(rows))) and len(rows) == one["tasks"][task]["validation"]["n"]
+
+
+def remove_steps_after(output: Path, step: int) -> None:
+    """Leaves a run as if it had been killed after a checkpoint."""
+    for folder in (output / "checkpoints").iterdir():
+        if int(folder.name.removeprefix("step-")) > step:
+            shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_resume_with_another_number_of_processes(
+    corpus: Path, still_encoder: Path, tmp_path: Path, before: int, after: int
+) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    run(1, train_words(corpus, still_encoder, whole), double=True)
+    run(before, train_words(corpus, still_encoder, cut), double=True)
+    remove_steps_after(cut, 20)
+    said = run(after, ["train", "--output", str(cut), "--resume"], double=True)
+    assert "resuming after step 20" in said[0][1]
+    assert distance(whole, cut) <= 1e-12
+    steps = [row[:2] for row in losses(cut)]
+    assert steps == [row[:2] for row in losses(whole)] and len(steps) == STEPS
+
+
+def test_adapt_with_two_processes(corpus: Path, still_encoder: Path, tmp_path: Path) -> None:
+    run(2, train_words(corpus, still_encoder, tmp_path / "run", "--max-steps", "20"))
+    words = ["adapt", str(tmp_path / "run"), "--task", "mood", "--max-steps", "20", "--set", "checkpoint.every=10"]
+    for count, name in ((1, "one"), (2, "two")):
+        run(count, [*words, "--output", str(tmp_path / name)])
+    ends = [
+        load_file(tmp_path / name / "checkpoints" / "step-0000020" / "model.safetensors") for name in ("one", "two")
+    ]
+    for name, tensor in ends[0].items():
+        torch.testing.assert_close(tensor, ends[1][name], rtol=1e-4, atol=1e-6)
+    assert (tmp_path / "two" / "best" / "mood" / "model.safetensors").is_file()
+
+
+def test_fewer_rows_than_processes(corpus: Path, still_encoder: Path, tmp_path: Path) -> None:
+    """Batches of one row or query: one process has nothing to do but to take part."""
+    more = ("--batch-size", "1", "--max-steps", "50")
+    for count, name in ((1, "one"), (3, "three")):
+        run(count, train_words(corpus, still_encoder, tmp_path / name, *more), double=True)
+    assert distance(tmp_path / "one", tmp_path / "three") <= 1e-12
+
+
+def test_data_that_differs_stops_everyone(corpus: Path, still_encoder: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(corpus.parent, tmp_path / "other") / corpus.name
+    rows = (other.parent / "mood" / "train.jsonl").read_text().splitlines()
+    (other.parent / "mood" / "train.jsonl").write_text("\n".join([*rows[1:], rows[0]]) + "\n")
+    commands = [train_words(path, still_encoder, tmp_path / "run") for path in (corpus, other)]
+    with started(commands) as processes:
+        (status, _, error), (other_status, _, other_error) = ended(processes)
+    assert (status, other_status) == (2, 1) and other_error == ""
+    assert "the data of: mood/train is not the same as in process 0 (in process 1)" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_error_of_one_process_is_told_once(corpus: Path, still_encoder: Path, tmp_path: Path) -> None:
+    broken = shutil.copytree(corpus.parent, tmp_path / "broken") / corpus.name
+    (broken.parent / "mood" / "train.jsonl").write_text('{"text": "a", "mood": "unheard of"}\n')
+    for paths, where in (((corpus, broken), " (in process 1)"), ((broken, broken), "")):
+        with started([train_words(path, still_encoder, tmp_path / "run") for path in paths]) as processes:
+            (status, _, error), (_, out, other_error) = ended(processes)
+        assert status == 2 and out == other_error == ""
+        assert error.count("unheard of") == 1
+        assert error.rstrip().endswith(where) and (where or "in process" not in error)
+
+
+def wait_for_step(output: Path, step: int) -> None:
+    until = time.monotonic() + LIMIT
+    while not (output / "checkpoints" / f"step-{step:07d}").is_dir():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_dies_ends_the_run(corpus: Path, still_encoder: Path, tmp_path: Path, rank: int) -> None:
+    words = train_words(corpus, still_encoder, tmp_path / "run", "--max-steps", "5000")
+    with started([words] * 2) as processes:
+        wait_for_step(tmp_path / "run", 10)
+        processes[rank].kill()
+        found = ended(processes, SHUTDOWN)
+    assert found[rank][0] == -signal.SIGKILL
+    assert found[1 - rank][0] == 1
+    assert f"another process of the run, or the network, is gone (in process {1 - rank})" in found[1 - rank][2]
+    remove_steps_after(tmp_path / "run", 10)
+    with started([["train", "--output", str(tmp_path / "run"), "--resume"]] * 2) as processes:
+        wait_for_step(tmp_path / "run", 20)
+        for process in processes:
+            process.send_signal(signal.SIGINT)
+        found = ended(processes, SHUTDOWN)
+    assert "resuming after step 10" in found[0][1]
+
+
+def test_a_signal_stops_all_after_the_same_step(corpus: Path, still_encoder: Path, tmp_path: Path) -> None:
+    """As a launcher does it: everyone gets the signal, and then gets it again."""
+    words = train_words(corpus, still_encoder, tmp_path / "run", "--max-steps", "5000")
+    with started([words] * 2) as processes:
+        wait_for_step(tmp_path / "run", 10)
+        processes[1].send_signal(signal.SIGINT)
+        time.sleep(0.05)
+        for process in [*processes, *processes]:
+            process.send_signal(signal.SIGINT)
+        found = ended(processes, SHUTDOWN)
+    assert [status for status, _, _ in found] == [130, 130]
+    assert "continue with" in found[0][2] and found[1][2] == ""
+    newest = max((tmp_path / "run" / "checkpoints").iterdir())
+    assert f"after step {int(newest.name.removeprefix('step-')):,}" in found[0][2]
+
+
+@pytest.mark.slow
+def test_accelerate_launches(corpus: Path, still_encoder: Path, tmp_path: Path) -> None:
+    """The command of the README, with every feature on and dropout too."""
+    launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(free_port())]
+    words = train_words(corpus, still_encoder, tmp_path / "run", "--set", "defaults.dropout=0.1")
+    done = subprocess.run(
+        [sys.executable, *launcher, str(ROOT / "run_mtl.py"), *words],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=ROOT, timeout=LIMIT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("50 steps; an epoch is") == 1
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["finished"]
