@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from transformers.utils import logging as transformers_logging
 
 from mtl.batch import Batch
+from mtl.dropout import quicken_attention, quicken_layers
 from mtl.errors import UserError
 from mtl.sampling import derive_seed
 from mtl.taskdef import TaskDef
@@ -184,6 +185,7 @@ def build_model(
     except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError, UnpicklingError) as error:
         raise UserError.of(encoder, f"cannot be loaded as a text encoder: {str(error).splitlines()[0]}") from error
     base = loaded.base_model
+    quicken_attention(base)
     return MultiTaskModel(base, {name: _task_model(base, config, name, task, seed) for name, task in tasks.items()})
 
 
@@ -208,6 +210,7 @@ def _task_model(base: PreTrainedModel, config: Any, name: str, task: TaskDef, se
     for module in _head_of(model).modules():
         if isinstance(module, nn.Dropout):
             module.p = task.dropout
+    quicken_layers(model)
     model.float().train(base.training)
     return model
 

@@ -17,7 +17,7 @@ LAYERS = (
     ("encoder", "source", "checks", "leaks", "preflight"),
     ("data", "batch", "plan"),
     ("losses", "smart", "proximal", "optimizer"),
-    ("model", "objective", "precision", "processes"),
+    ("dropout", "model", "objective", "precision", "processes"),
     ("evaluate", "checkpoint", "state", "stop", "report", "rundir", "runlog"),
     ("export", "inference", "trainer"),
     ("phases", "dryrun"),
