@@ -31,22 +31,20 @@ import transformers
 from torch import nn
 
 from benchmarks.steps import Nothing
+from benchmarks.steps import make_trainer as ours
 from benchmarks.timing import Spread, parser, ratios, store, take_turns
-from mtl.config import command_line
 from mtl.data import load_config, load_tokenizer, usable_length
 from mtl.encoder import find_encoder
 from mtl.model import quiet_transformers
-from mtl.objective import Objective
-from mtl.phases import make_model, make_streams, prepare_splits
-from mtl.plan import make_plan
-from mtl.preflight import Request, check_train
-from mtl.processes import Processes, make_accelerator
 from mtl.report import table
 from mtl.stop import StopSignal
-from mtl.trainer import Trainer
 
 BATCH, MAX_LENGTH, RATE = 32, 128, 5e-5
 UNTIMED = 2  # steps: memory is allocated in them, the optimizer's too
+SETTINGS = (
+    *("train.epochs=1", "train.smart=false", "train.proximal=false"),
+    *(f"train.batch_size={BATCH}", f"train.max_length={MAX_LENGTH}", f"train.learning_rate={RATE}"),
+)
 OURS = "ours"
 BEST, DEFAULT = 1.0, 1.3
 PROMISES = {
@@ -143,29 +141,16 @@ def make_ours(kind: str, rows: Rows, encoder: str, folder: Path) -> tuple[Callab
     data = {"files": {split: f"{split}.jsonl" for split in ("train", "validation")}, "columns": columns}
     task = {"type": kind, "data": data} | ({"labels": ["no", "yes"]} if kind == "classification" else {})
     (folder / "tasks.yml").write_text(json.dumps({kind: task}), encoding="utf-8")
-    values = {"leaks": "ignore", "encoder": encoder, "train.epochs": 1, "train.smart": False, "train.proximal": False}
-    values |= {"train.batch_size": BATCH, "train.max_length": MAX_LENGTH, "train.learning_rate": RATE}
-    flags = {key: (key, value) for key, value in values.items()}
-    checked = check_train(Request(folder / "run", [str(folder / "tasks.yml")], typed=command_line(flags, [])))
-    run, tokenizer = checked.run, load_tokenizer(encoder)
-    streams = make_streams(run, prepare_splits(checked, tokenizer))
-    plan = make_plan(run, streams)
-    objective = Objective(make_model(checked), {kind: run.regularized(kind)}, 0)
-    clock, accelerator, log = (
-        Clock(objective.model.encoder, plan.steps),
-        make_accelerator(run.config.train.precision),
-        Nothing(),
-    )
+    make = partial(ours, encoder, None, SETTINGS, definitions=folder / "tasks.yml")
 
     def train() -> Clock:
-        hooks: Any = Hooks(clock)
-        trainer = Trainer(
-            run, objective, streams, plan, tokenizer.pad_token_id, accelerator, log, hooks, Processes.current()
-        )
+        trainer = make()
+        clock = Clock(trainer.student.encoder, trainer.plan.steps)
+        trainer.hooks = Hooks(clock)
         trainer.fit(StopSignal())
         return clock
 
-    return train, plan.steps
+    return train, make().plan.steps
 
 
 def make_trainer(rows: Rows, encoder: str, folder: Path, steps: int, **options: Any) -> Callable[[], Clock]:

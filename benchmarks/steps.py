@@ -63,16 +63,28 @@ class Nothing:
 
 
 def make_trainer(
-    encoder: str, data_root: str | None, settings: Sequence[str], tasks: Sequence[str] | None = None
+    encoder: str,
+    data_root: str | None,
+    settings: Sequence[str],
+    tasks: Sequence[str] | None = None,
+    definitions: Path | None = None,
 ) -> Trainer:
-    """A training run as `train` makes it, on the tasks named or else those of `TASKS`."""
-    file = "glue.yml" if data_root else "quickstart.yml"
-    flags = {"encoder": ("--encoder", encoder), "leaks": ("--leaks", "ignore"), "train.max_steps": ("", 400)}
+    """A training run as `train` makes it, which logs and keeps nothing.
+
+    Args:
+        encoder: Hub id, directory or `pkg:PACKAGE/SUBDIR`.
+        data_root: Mirror of the hub.
+        settings: Words of `--set`.
+        tasks: Their names; by default those of `TASKS`, or all of other definitions.
+        definitions: Their file; by default that of GLUE where there is a mirror and else that of the quickstart.
+    """
+    if definitions is None:
+        definitions = Path("task_defs", "glue.yml" if data_root else "quickstart.yml")
+        tasks, settings = tasks or TASKS[definitions.name], ("train.max_steps=400", *settings)
+    flags = {"encoder": ("--encoder", encoder), "leaks": ("--leaks", "ignore")}
     flags |= {"data_root": ("--data-root", data_root)} if data_root else {}
-    request = Request(
-        Path("unused"), [f"task_defs/{file}"], typed=command_line(flags, settings), tasks=tasks or TASKS[file]
-    )
-    checked = check_train(request)
+    typed = command_line(flags, settings)
+    checked = check_train(Request(Path("unused"), [str(definitions)], typed=typed, tasks=tasks or ()))
     log: Any = Nothing()
     return get_ready(checked, Processes.current()).trainer(log, log)
 

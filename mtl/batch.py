@@ -244,7 +244,17 @@ def micro_batches(examples: Examples, chosen: Ints, parts: int, *, ranking: bool
     return np.split(chosen, cuts)
 
 
-def evaluation_batches(lengths: Sequence[int] | Ints, batch_size: int) -> list[Ints]:
-    """All examples, longest first, so that padding is least and memory runs out at once if at all."""
-    order = np.argsort(-np.asarray(lengths), kind="stable")
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+def evaluation_batches(lengths: Sequence[int] | Ints, batch_tokens: int) -> list[Ints]:
+    """All examples, longest first, so that padding is least and memory runs out at once if at all.
+
+    Args:
+        lengths: Tokens of each example.
+        batch_tokens: Most tokens of a batch, padding included (a single example may have more).
+    """
+    lengths = np.asarray(lengths)
+    order, batches = np.argsort(-lengths, kind="stable"), []
+    while len(order):
+        rows = max(1, batch_tokens // max(1, int(lengths[order[0]])))
+        batches.append(order[:rows])
+        order = order[rows:]
+    return batches

@@ -140,6 +140,7 @@ def _evaluate_arguments(parser: Parser) -> None:
     parser.add_argument("--split", default="validation", metavar="S")
     parser.add_argument("--data-root", metavar="DIR", help="local mirror of the hub")
     parser.add_argument("--output", type=Path, metavar="FILE", help="also write the metrics as JSON")
+    _add_precision(parser)
     _add_weights(parser)
 
 
@@ -149,6 +150,7 @@ def _predict_arguments(parser: Parser) -> None:
     parser.add_argument("--task", metavar="T[,T]", type=_names, default=[], help=several)
     parser.add_argument("--input", required=True, type=Path, metavar="FILE", help="csv, tsv, jsonl or parquet")
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="JSON lines")
+    _add_precision(parser)
     _add_weights(parser)
 
 
@@ -228,6 +230,11 @@ def _add_weights(parser: Parser) -> None:
     )
 
 
+def _add_precision(parser: Parser) -> None:
+    text = "of the computation (default: fp32); bf16 is faster where the processor has it"
+    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help=text)
+
+
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
@@ -290,6 +297,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         split=arguments.split,
         data_root=arguments.data_root,
         weights=arguments.weights,
+        precision=arguments.precision,
         output=arguments.output,
     )
 
@@ -297,7 +305,14 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 def _predict(arguments: argparse.Namespace) -> None:
     from mtl.inference import predict
 
-    predict(arguments.path, arguments.task, arguments.input, arguments.output, weights=arguments.weights)
+    predict(
+        arguments.path,
+        arguments.task,
+        arguments.input,
+        arguments.output,
+        weights=arguments.weights,
+        precision=arguments.precision,
+    )
 
 
 def _export(arguments: argparse.Namespace) -> None:

@@ -18,8 +18,9 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -88,10 +89,16 @@ class Examples:
     def tokens(self, column: str, example: int) -> npt.NDArray[Any]:
         """Token ids (or token types) of one example, (V,), as a view of the mapped file."""
         chunk, offset = divmod(int(self.index[example]), CHUNK)
-        lists = self.table.column(column).chunk(chunk)
-        start, stop = lists.offsets[offset].as_py(), lists.offsets[offset + 1].as_py()
-        view: npt.NDArray[Any] = lists.values.slice(start, stop - start).to_numpy()
-        return view
+        offsets, values = self._views[column][chunk]
+        return values[offsets[offset] : offsets[offset + 1]]
+
+    @cached_property
+    def _views(self) -> dict[str, list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]]:
+        """Offsets and values of each record batch by column, made once: a view a row costs more than its copy."""
+        return {
+            column: [(part.offsets.to_numpy(), part.values.to_numpy()) for part in self.table.column(column).chunks]
+            for column in ("input_ids", "token_type_ids")
+        }
 
     @property
     def has_token_types(self) -> bool:
@@ -174,7 +181,7 @@ def prepare(
     num_proc: int = 1,
     rows: int | None = None,
 ) -> Examples:
-    """Tokenises a split, or finds it in the cache.
+    """Tokenises a split, or finds it in the cache; rows to be predicted are used once, and not kept there.
 
     Args:
         name: The task's name, for messages.
@@ -192,6 +199,11 @@ def prepare(
     Raises:
         UserError: Rows that `source.RowChecker` refuses, all together.
     """
+    few = rows is not None and rows < FEW
+    checker = RowChecker(name, task, labelled=labelled)
+    tokenisers = _tokenisers(tokenizer, max_length, 1 if few else num_proc)
+    if not labelled:
+        return _used_once(checker, source, tokenisers, rows)
     key = {
         "format": FORMAT,
         "source": source.fingerprint(),
@@ -200,7 +212,7 @@ def prepare(
         "unlabelled": sorted(map(str, task.data.unlabelled)),
         "type": task.type,
         "labels": task.labels,
-        "labelled": labelled,
+        "labelled": True,
         "tokenizer": tokenizer_fingerprint(tokenizer),
         "max_length": max_length,
     }
@@ -209,9 +221,8 @@ def prepare(
     if not folder.is_dir():
         with storing(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
-        few = rows is not None and rows < FEW
-        with _tokenisers(tokenizer, max_length, 1 if few else num_proc) as tokenise:
-            _build(folder, RowChecker(name, task, labelled=labelled), source, tokenise, rows)
+        with tokenisers as tokenise:
+            _build(folder, checker, source, tokenise, rows)
     return _open(folder, fingerprint)
 
 
@@ -259,6 +270,18 @@ def _start_worker(tokenizer: Any, max_length: int) -> None:
 
 def _tokenise_in_worker(chunk: Chunk) -> pa.RecordBatch:
     return _worker(chunk)
+
+
+def _used_once(
+    checker: RowChecker, source: Source, tokenisers: AbstractContextManager[Tokenise], total: int | None
+) -> Examples:
+    """A split in a file without a name, which is gone with the examples; it has no fingerprint."""
+    folder = cache_directory()
+    with storing(folder), tokenisers as tokenise:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".building-", dir=folder) as temporary:
+            _write(Path(temporary), checker, source, tokenise, total)
+            return _open(Path(temporary), "")
 
 
 def _build(folder: Path, checker: RowChecker, source: Source, tokenise: Tokenise, total: int | None) -> None:

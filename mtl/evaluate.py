@@ -24,19 +24,25 @@ from mtl.taskdef import TaskDef
 
 Outputs: TypeAlias = npt.NDArray[np.float32]
 
+# Tokens of a batch, padding included: what a processor's caches hold, and what keeps an accelerator busy.
+BATCH_TOKENS = {"cpu": 2_048, "accelerator": 16_384}
 
-@torch.inference_mode()
+
+@torch.no_grad()  # in inference mode autocast would convert the weights again for every batch
 def split_outputs(
     module: nn.Module,
     forward: Callable[[Batch], Tensor],
     examples: Examples,
     task: TaskDef,
     pad_id: int,
-    batch_size: int,
+    *,
+    batch_tokens: int | None = None,
     width: int | None = None,
     processes: Processes | None = None,
 ) -> Outputs:
     """The head's raw outputs, in float32 and evaluation mode.
+
+    They stay on the device until the last is there: an accelerator never waits for a copy.
 
     Args:
         module: What `forward` runs; its training mode is restored.
@@ -44,7 +50,7 @@ def split_outputs(
         examples: The split.
         task: Its task.
         pad_id: The tokenizer's padding id.
-        batch_size: Rows at a time.
+        batch_tokens: Tokens at a time, padding included; by default what `BATCH_TOKENS` says of the device.
         width: C, where `forward` gives more than the task's own outputs.
         processes: Those that share the work; each gets the outputs of all.
 
@@ -53,11 +59,12 @@ def split_outputs(
     """
     device = next(module.parameters()).device
     outputs = torch.zeros(len(examples), width or task.num_labels, device=device)
+    tokens = batch_tokens or BATCH_TOKENS["cpu" if device.type == "cpu" else "accelerator"]
     rank, count = (0, 1) if processes is None else (processes.rank, processes.count)
     training = module.training
     module.eval()
     try:
-        for chosen in evaluation_batches(examples.lengths, batch_size)[rank::count]:
+        for chosen in evaluation_batches(examples.lengths, tokens)[rank::count]:
             batch = collate(examples, chosen, pad_id, task.type)
             outputs[torch.from_numpy(chosen).to(device)] = forward(batch.to(device)).float()
     finally:

@@ -213,8 +213,8 @@ def load_tasks(path: Path, names: list[str], weights: str) -> dict[str, Loaded]:
     if not folder.is_dir():
         reason = "or ran without the proximal term" if weights == "teacher" else "it has no model yet"
         raise UserError.of(str(path), f"has no {weights} weights: it is not finished, {reason}")
-    model = load_model(folder, chosen)
-    return {name: task_of(model, name, task, load_tokenizer(str(folder))) for name, task in chosen.items()}
+    model, tokenizer = load_model(folder, chosen), load_tokenizer(str(folder))
+    return {name: task_of(model, name, task, tokenizer) for name, task in chosen.items()}
 
 
 def _require(names: list[str], present: list[str], path: Path) -> None:

@@ -13,17 +13,18 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mtl.batch import Batch
+from mtl.config import PrecisionName
 from mtl.data import Examples, prepare
 from mtl.errors import Problem, UserError, counted
 from mtl.evaluate import Outputs, prediction_records, score, split_outputs, write_predictions
 from mtl.export import Loaded, load_tasks, run_of, save_export
 from mtl.files import refuse_links, write_file
+from mtl.precision import autocast, precision_problems
 from mtl.preflight import check_data
 from mtl.report import number, read_results, table
 from mtl.source import SUFFIXES, Source
 from mtl.taskdef import NAME, TaskDef
 
-BATCH_SIZE = 64
 MEASURED = {"best": "tasks", "final": "last"}  # weights to where a run's results hold their metrics
 Say = Callable[[str], None]
 
@@ -42,14 +43,21 @@ class KnownBase(nn.Module):
         return self.output
 
 
-def outputs_of(items: Sequence[Loaded], examples: Examples) -> list[Outputs]:
-    """Raw outputs of each task, (N, C), on the accelerator if there is one.
+def best_device() -> torch.device:
+    """The accelerator if there is one."""
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return found or torch.device("cpu")
+
+
+def outputs_of(items: Sequence[Loaded], examples: Examples, precision: PrecisionName = "fp32") -> list[Outputs]:
+    """Raw outputs of each task in float32, (N, C), on the accelerator if there is one.
 
     Args:
         items: Tasks that share one base model, which runs once for each batch.
         examples: Their common input.
+        precision: That they are computed in; the models' weights stay as they are.
     """
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    device = best_device()
     models: list[PreTrainedModel] = [item.model.to(device).eval() for item in items]
     base, known = models[0].base_model, KnownBase(models[0].base_model)
 
@@ -65,7 +73,8 @@ def outputs_of(items: Sequence[Loaded], examples: Examples) -> list[Outputs]:
         for model in models[1:]:
             setattr(model, model.base_model_prefix, known)
         pad_id = first.tokenizer.pad_token_id
-        outputs = split_outputs(base, forward, examples, first.task, pad_id, BATCH_SIZE, width=sum(widths))
+        with autocast(precision, device):
+            outputs = split_outputs(base, forward, examples, first.task, pad_id, width=sum(widths))
     finally:
         handle.remove()
         for model in models[1:]:
@@ -84,6 +93,7 @@ def evaluate(
     split: str,
     data_root: str | None,
     weights: str,
+    precision: PrecisionName = "fp32",
     output: Path | None = None,
     say: Say = print,
 ) -> dict[str, dict[str, float]]:
@@ -94,7 +104,8 @@ def evaluate(
         names: Tasks; all when empty.
         split: A split of the tasks, or a split of their data set that the definition does not name.
         data_root: Local mirror of the hub; by default the run's.
-        weights: Of a run, `best` or `final`.
+        weights: Of a run, `best`, `final` or `teacher`.
+        precision: That outputs are computed in.
         output: File for the metrics as JSON.
         say: Where lines for people go.
 
@@ -103,6 +114,8 @@ def evaluate(
     """
     if not NAME.fullmatch(split):
         raise UserError.of("--split", f"{split!r} may hold letters, digits, '-' and '_' only (it names a file)")
+    if problems := precision_problems(precision, best_device()):
+        raise UserError(problems)
     loaded = load_tasks(path, names, weights)
     run = run_of(path)
     if run is not None:
@@ -114,7 +127,7 @@ def evaluate(
     results: dict[str, dict[str, float]] = {}
     for name, item in loaded.items():
         examples = _prepared(name, item, data.sources[name][split], labelled=True)
-        (outputs,) = outputs_of([item], examples)
+        (outputs,) = outputs_of([item], examples, precision)
         results[name] = score(item.task, outputs, examples)
         if run is not None and weights == "best":
             records = prediction_records(item.task, outputs, examples)
@@ -130,16 +143,25 @@ def evaluate(
     return results
 
 
-def predict(path: Path, names: list[str], file: Path, output: Path, *, weights: str, say: Say = print) -> None:
+def predict(
+    path: Path,
+    names: list[str],
+    file: Path,
+    output: Path,
+    *,
+    weights: str,
+    precision: PrecisionName = "fp32",
+    say: Say = print,
+) -> None:
     """Predicts every row of a file with some tasks' models and writes JSON lines in the order of the rows.
 
     With several tasks each line holds the row and, under the task's name, what a prediction of it alone holds. Tasks of
     one encoder (of a run's `final` or `teacher` weights) that read the same columns encode every row once.
 
     Raises:
-        UserError: No such task, or a file that can't be read or lacks a column.
+        UserError: No such task, a file that can't be read or lacks a column, or a precision the device does not know.
     """
-    problems = []
+    problems = precision_problems(precision, best_device())
     if file.suffix not in SUFFIXES:
         problems.append(Problem("--input", f"{file} is of an unknown type; allowed: {', '.join(SUFFIXES)}"))
     elif not file.is_file():
@@ -153,6 +175,12 @@ def predict(path: Path, names: list[str], file: Path, output: Path, *, weights: 
     loaded = load_tasks(path, names, weights)
     if len(loaded) > 1 and not names:
         raise UserError.of("--task", f"name one of the tasks, or several with commas: {', '.join(loaded)}")
+    rows = predict_file(loaded, file, output, precision)
+    say(f"{counted(rows, 'row')} predicted by {', '.join(loaded)}: {output}")
+
+
+def predict_file(loaded: dict[str, Loaded], file: Path, output: Path, precision: PrecisionName = "fp32") -> int:
+    """The same with tasks that are loaded; returns the number of rows."""
     together: dict[tuple[Any, ...], list[str]] = {}
     for name, item in loaded.items():
         columns = item.task.data.columns
@@ -161,11 +189,11 @@ def predict(path: Path, names: list[str], file: Path, output: Path, *, weights: 
     records: dict[str, Iterator[dict[str, Any]]] = {}
     for group in together.values():
         examples = _prepared(group[0], loaded[group[0]], Source(path=file), labelled=False)
-        outputs = outputs_of([loaded[name] for name in group], examples)
+        outputs = outputs_of([loaded[name] for name in group], examples, precision)
         for name, own in zip(group, outputs, strict=True):
             records[name] = prediction_records(loaded[name].task, own, examples)
     write_predictions(output, _merged({name: records[name] for name in loaded}))
-    say(f"{counted(len(examples), 'row')} predicted by {', '.join(loaded)}: {output}")
+    return len(examples)
 
 
 def _merged(records: dict[str, Iterator[dict[str, Any]]]) -> Iterator[dict[str, Any]]:

@@ -347,7 +347,7 @@ class RunHooks:
                     examples,
                     task,
                     self.tokenizer.pad_token_id,
-                    self.run.config.evaluation.batch_size,
+                    batch_tokens=self.run.config.evaluation.batch_tokens,
                     processes=self.processes,
                 )
                 self._outputs[name][split] = outputs

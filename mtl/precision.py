@@ -1,23 +1,41 @@
-"""Whether a perturbation survives half precision, measured in the encoder at hand after its first layer."""
+"""Half precision: where it can be used, and whether a perturbation survives it in the encoder at hand."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from mtl.batch import Batch, BatchStream, collate
+from mtl.config import PrecisionName
 from mtl.errors import Problem
-from mtl.objective import Objective
 from mtl.smart import draw_noise
 
+if TYPE_CHECKING:  # for names only: prediction needs neither
+    from accelerate import Accelerator
+
+    from mtl.objective import Objective
+
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 SURVIVES = 0.9  # least cosine between the change after the first layer in half precision and in float32
 RADII = [digit * 10.0**exponent for exponent in range(-6, 1) for digit in (1, 2, 5)]  # tried, in the task's own unit
 ROWS = 4
+
+
+def precision_problems(precision: PrecisionName, device: torch.device) -> list[Problem]:
+    """Why a device cannot compute in a precision, if so."""
+    if precision == "fp16" and device.type == "cpu":
+        return [Problem("--precision", "fp16 needs a GPU; bf16 works on the CPU")]
+    return []
+
+
+def autocast(precision: PrecisionName, device: torch.device) -> AbstractContextManager[Any]:
+    """Computes in a precision; weights stay in float32 and are converted once as long as the context lasts."""
+    return nullcontext() if precision == "fp32" else torch.autocast(device.type, HALVES[precision])
 
 
 def survival(objective: Objective, task: str, batch: Batch, radius: float, accelerator: Accelerator) -> float:

@@ -18,14 +18,16 @@ from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor
 
+from mtl.config import PrecisionName
 from mtl.errors import ElsewhereError, Problem, UserError
 from mtl.launch import LOCAL_RANK, PROCESSES
+from mtl.precision import precision_problems
 
 PATIENCE = timedelta(hours=1)  # for a process that prepares data or writes; one that died is noticed at once
 T = TypeVar("T")
 
 
-def make_accelerator(precision: str) -> Accelerator:
+def make_accelerator(precision: PrecisionName) -> Accelerator:
     """Device, precision and processes of a run.
 
     Args:
@@ -41,8 +43,8 @@ def make_accelerator(precision: str) -> Accelerator:
         mixed_precision="no" if precision == "fp32" else precision,
         kwargs_handlers=[together, InitProcessGroupKwargs(timeout=PATIENCE)],
     )
-    if precision == "fp16" and accelerator.device.type == "cpu":
-        raise UserError.of("--precision", "fp16 needs a GPU; bf16 works on the CPU")
+    if problems := precision_problems(precision, accelerator.device):
+        raise UserError(problems)
     return accelerator
 
 

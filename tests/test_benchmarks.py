@@ -72,9 +72,27 @@ def test_startup(data_root: Path, tmp_path: Path, encoder_dir: Path) -> None:
 @pytest.mark.data
 def test_prediction(data_root: Path, tmp_path: Path, encoder_dir: Path) -> None:
     words = ["--encoder", str(encoder_dir), "--data-root", str(data_root), "--repetitions", "1"]
-    figures = run("prediction", tmp_path / "f.json", *words)["figures"]
-    assert set(figures) == {"sst2", "mrpc"}
-    assert all(found["rate"]["median"] > 0 and found["second_task"] > 0 for found in figures.values())
+    check_prediction(run("prediction", tmp_path / "f.json", *words)["figures"], {"sst2", "mrpc"})
+
+
+@pytest.mark.slow
+def test_prediction_without_a_mirror(tmp_path: Path, encoder_dir: Path) -> None:
+    words = ["--encoder", str(encoder_dir), "--data-root", str(tmp_path / "none"), "--repetitions", "2"]
+    check_prediction(run("prediction", tmp_path / "f.json", *words)["figures"], {"intent", "paraphrase"})
+
+
+def check_prediction(figures: dict[str, Any], sets: set[str]) -> None:
+    assert set(figures) == sets
+    for found in figures.values():
+        assert set(found["seconds"]) == {"fp32", "bf16", "fp32, two tasks", "pipeline", "pipeline, bf16"}
+        assert set(found["model_alone"]) == {"fp32", "bf16", "pipeline", "pipeline, bf16"}
+        count = len(found["seconds"]["fp32"])
+        assert all(len(times) == count and min(times) > 0 for times in found["model_alone"].values())
+        for whole, alone in (("pipeline", "pipeline"), ("pipeline, bf16", "pipeline, bf16")):
+            pairs = zip(found["model_alone"][alone], found["seconds"][whole], strict=True)
+            assert all(inner < outer for inner, outer in pairs), "the model is a part of the pipeline"
+        assert set(found["rate"]) == {"fp32 over pipeline", "bf16 over pipeline", "bf16 over pipeline, bf16"}
+        assert found["two_tasks"]["median"] > 0 and found["second_head"] > 0
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ import pytest
 from conftest import NOUNS, write_jsonl
 
 from mtl import data
-from mtl.data import Examples, few_shot, load_tokenizer, prepare, tokenizer_fingerprint, usable_length
+from mtl.data import CHUNK, Examples, few_shot, load_tokenizer, prepare, tokenizer_fingerprint, usable_length
 from mtl.errors import UserError
 from mtl.settings import Sourced
 from mtl.source import Source
@@ -165,6 +165,23 @@ def test_without_labels_all_rows_are_kept(cache: Path, tmp_path: Path, tokenizer
     assert np.isnan(examples.labels).tolist() == [True] * 3
 
 
+def test_rows_to_be_predicted_are_those_of_training_and_leave_nothing(
+    cache: Path, tmp_path: Path, tokenizer: Any
+) -> None:
+    source = source_of(tmp_path, make_rows(CHUNK + 3))
+    examples = prepare("t", make_task(), source, tokenizer, 24, labelled=False)
+    assert list(cache.parent.iterdir()) == []
+    labelled = prepare("t", make_task(), source, tokenizer, 24)
+    for column in ("input_ids", "token_type_ids", "row", "truncated"):
+        assert examples.table.column(column).to_pylist() == labelled.table.column(column).to_pylist()
+    for example in (0, CHUNK - 1, CHUNK, CHUNK + 2):
+        assert examples.tokens("input_ids", example).tolist() == labelled.tokens("input_ids", example).tolist()
+    source_of(tmp_path, [{"other": "a"}])
+    with pytest.raises(UserError):
+        prepare("t", make_task(), source, tokenizer, 24, labelled=False)
+    assert list(cache.parent.iterdir()) == [cache], "nothing beside the prepared splits"
+
+
 def test_a_file_without_rows_has_no_examples(cache: Path, tmp_path: Path, tokenizer: Any) -> None:
     examples = prepare("t", make_task(), source_of(tmp_path, []), tokenizer, 24, labelled=False)
     assert len(examples) == 0
@@ -209,28 +226,27 @@ def test_prepared_data_is_made_anew_when_anything_changes(cache: Path, tmp_path:
     swapped = {"columns": {"text_a": "second", "text_b": "first"}}
     plain, task = source_of(tmp_path, rows), make_task()
     other = type(tokenizer).from_pretrained(tokenizer.name_or_path, do_lower_case=False)
-    ways: list[tuple[TaskDef, Source, Any, int, bool]] = [
-        (task, plain, tokenizer, 24, True),
-        (task, plain, tokenizer, 25, True),
-        (task, plain, other, 24, True),
-        (task, plain, tokenizer, 24, False),
-        (task, source_of(tmp_path / "more", [*rows, rows[0]]), tokenizer, 24, True),
-        (task, source_of(tmp_path / "edited", [{**rows[0], "label": 1}, *rows[1:]]), tokenizer, 24, True),
-        (make_task(labels=["yes", "no"]), plain, tokenizer, 24, True),
-        (make_task(pair=False), plain, tokenizer, 24, True),
-        (make_task(data=swapped), plain, tokenizer, 24, True),
-        (make_task(data={"unlabelled": [1]}), plain, tokenizer, 24, True),
-        (make_task("regression"), plain, tokenizer, 24, True),
-        (make_task("ranking"), plain, tokenizer, 24, True),
+    ways: list[tuple[TaskDef, Source, Any, int]] = [
+        (task, plain, tokenizer, 24),
+        (task, plain, tokenizer, 25),
+        (task, plain, other, 24),
+        (task, source_of(tmp_path / "more", [*rows, rows[0]]), tokenizer, 24),
+        (task, source_of(tmp_path / "edited", [{**rows[0], "label": 1}, *rows[1:]]), tokenizer, 24),
+        (make_task(labels=["yes", "no"]), plain, tokenizer, 24),
+        (make_task(pair=False), plain, tokenizer, 24),
+        (make_task(data=swapped), plain, tokenizer, 24),
+        (make_task(data={"unlabelled": [1]}), plain, tokenizer, 24),
+        (make_task("regression"), plain, tokenizer, 24),
+        (make_task("ranking"), plain, tokenizer, 24),
     ]
-    for number, (each, source, with_tokenizer, length, labelled) in enumerate(ways, 1):
+    for number, (each, source, with_tokenizer, length) in enumerate(ways, 1):
         counting = Counting(with_tokenizer)
-        prepare("t", each, source, counting, length, labelled=labelled)
+        prepare("t", each, source, counting, length)
         assert counting.texts >= 5, f"way {number} was taken from the cache"
         assert len(list(cache.iterdir())) == number
-    for each, source, with_tokenizer, length, labelled in ways:
+    for each, source, with_tokenizer, length in ways:
         counting = Counting(with_tokenizer)
-        prepare("t", each, source, counting, length, labelled=labelled)
+        prepare("t", each, source, counting, length)
         assert counting.texts == 0
 
 
