@@ -15,11 +15,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
 from benchmarks.timing import Spread, parser, peak_memory, ratios, store, take_turns
 from mtl.batch import collate
 from mtl.config import command_line
+from mtl.dropout import ATTENTION, QuickDropout
 from mtl.objective import Share
 from mtl.optimizer import learning_rate_factor
 from mtl.phases import get_ready
@@ -37,18 +40,61 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "R3F": ("train.proximal=false", "defaults.smart.preset=r3f"),
     "D": ("train.smart=false",),
     "R_s + D": (),
-    "R_s + D, every 4th step": ("defaults.smart.every=4",),
     "plain, bf16": ("train.smart=false", "train.proximal=false", "train.precision=bf16"),
     "R_s + D, bf16": ("train.precision=bf16", *EMBEDDED),
     "plain, checkpointing": ("train.smart=false", "train.proximal=false", "train.gradient_checkpointing=true"),
     "R_s + D, checkpointing": ("train.gradient_checkpointing=true",),
 }
+# Loops of a few lines: whether they clip, and whether they draw dropout masks as PyTorch does.
+BARE = {"bare loop": (False, True), "bare loop, clipping": (True, True), "bare loop, our dropout": (False, False)}
+
+
+def compile_layers(trainer: Trainer) -> None:
+    """`torch.compile`, layer by layer, for any length of text."""
+    layers = next(module for module in trainer.student.encoder.modules() if isinstance(module, nn.ModuleList))
+    for layer in layers:
+        layer.compile(dynamic=True)
+
+
+def ascend_in_half(trainer: Trainer) -> None:
+    """The ascent under bf16 autocast, all else in float32."""
+    plain: Any = trainer.plain
+    found = plain._perturbation
+
+    def perturbation(*arguments: Any) -> Any:
+        with torch.autocast(trainer.accelerator.device.type, torch.bfloat16):
+            return found(*arguments)
+
+    plain._perturbation = perturbation
+
+
+def infer_teacher(trainer: Trainer) -> None:
+    """The teacher in inference mode; its outputs are copied out of it, or no gradient could use them."""
+    teacher: Any = trainer.teacher
+    forward = teacher.forward
+
+    def inferred(*arguments: Any) -> Any:
+        with torch.inference_mode():
+            outputs = forward(*arguments)
+        return outputs.clone()
+
+    teacher.forward = inferred
+
+
+# What is not in the toolkit, because it does not pay: a variant and what is changed in its trainer.
+TRIED: dict[str, tuple[str, Callable[[Trainer], None]]] = {
+    "plain, compiled layers": ("plain", compile_layers),
+    "R_s + D, ascent in bf16": ("R_s + D", ascend_in_half),
+    "R_s + D, teacher in inference mode": ("R_s + D", infer_teacher),
+}
 # What is timed together, always with a plain step: many models at once would disturb each other.
 GROUPS = (
-    ("plain", "bare loop", "bare loop, clipping"),
-    ("plain", "R_s", "R3F", "D", "R_s + D", "R_s + D, every 4th step"),
+    ("plain", *BARE),
+    ("plain", "R_s", "R3F", "D", "R_s + D"),
+    ("plain", "R_s + D", "R_s + D, ascent in bf16", "R_s + D, teacher in inference mode"),
     ("plain", "plain, bf16", "R_s + D, bf16"),
     ("plain", "plain, checkpointing", "R_s + D, checkpointing"),
+    ("plain", "plain, compiled layers"),
 )
 WARMUP = 2
 PROMISES = {"R_s": 2.75, "R3F": 2.1, "R_s + D": 3.1}
@@ -115,16 +161,31 @@ class BareLoop:
         optimizer.zero_grad()
 
 
+def undo_dropout(trainer: Trainer) -> None:
+    """PyTorch's own dropout and attention, as whoever writes a loop of a few lines has them."""
+    for module in trainer.student.modules():
+        if isinstance(module, QuickDropout):
+            object.__setattr__(module, "__class__", nn.Dropout)
+    if trainer.student.encoder.config._attn_implementation == ATTENTION:
+        trainer.student.encoder.set_attn_implementation("sdpa")
+
+
 def times(encoder: str, data_root: str | None, group: Sequence[str], repetitions: int) -> dict[str, list[float]]:
     """Seconds of some variants' steps, in turn on the same batches."""
     steps: dict[str, Callable[[int], None]] = {}
     for name in group:
-        trainer = make_trainer(encoder, data_root, VARIANTS.get(name, VARIANTS["plain"]))
+        variant, change = TRIED.get(name, (name, None))
+        trainer = make_trainer(encoder, data_root, VARIANTS.get(variant, VARIANTS["plain"]))
         trainer.plain.train()
-        if name in VARIANTS:
-            steps[name] = trainer.step
+        if change is not None:
+            change(trainer)
+        if name in BARE:
+            clip, own_dropout = BARE[name]
+            if own_dropout:
+                undo_dropout(trainer)
+            steps[name] = BareLoop(trainer, repetitions + WARMUP, clip=clip).step
         else:
-            steps[name] = BareLoop(trainer, repetitions + WARMUP, clip=name.endswith("clipping")).step
+            steps[name] = trainer.step
     number = dict.fromkeys(group, -1)
 
     def next_step(name: str) -> Callable[[], None]:
@@ -175,12 +236,16 @@ def main() -> None:
         found = times(options.encoder, data_root, group, options.repetitions)
         for name in group[1:]:
             over_plain[name], seconds[name] = ratios(found, name, "plain"), found[name]
-            if name not in VARIANTS:
+            if name in BARE:
                 over_bare[name] = ratios(found, "plain", name)
     rows = [(name, Spread.of(seconds[name]), over_plain[name], PROMISES.get(name, "")) for name in over_plain]
     print(table(("variant", "step in s", "over a plain step", "promised"), rows))
     for name, spread in over_bare.items():
         print(f"a plain step over one of a {name}: {spread} (promised: at most {OVERHEAD})")
+    without, both = over_plain["D"].median, over_plain["R_s + D"].median
+    lazily = {every: without + (both - without) / every for every in (2, 4)}
+    for every, cost in lazily.items():
+        print(f"by these medians, a step of R_s + D with smart.every={every} is {cost:.2f} plain ones on average")
     memory = measure_memory(options.encoder, data_root)
     plain, full = memory["plain"], memory["R_s + D"]
     ratio = (full["peak"] - plain["weights"]) / plain["peak"]
@@ -188,7 +253,7 @@ def main() -> None:
         table(("variant", "peak in MiB"), [(name, f"{found['peak'] / 2**20:,.0f}") for name, found in memory.items()])
     )
     print(f"peak of a full step less one copy of the weights, over that of a plain one: {ratio:.2f} (at most {MEMORY})")
-    figures = {"seconds": seconds, "over_plain": over_plain, "over_bare": over_bare, "memory": memory}
+    figures = {"seconds": seconds, "over_plain": over_plain, "over_bare": over_bare, "memory": memory, "lazily": lazily}
     store(options.output, figures | {"memory_ratio": ratio})
 
 

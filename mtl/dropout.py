@@ -6,8 +6,6 @@ and what is kept is divided by exactly the share that is kept. On other devices 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,19 +18,19 @@ ATTENTION = "sdpa_quick_dropout"
 LEVELS = 1 << 16
 
 
-def draw_mask(shape: Sequence[int], rate: float, dtype: torch.dtype) -> Tensor:
-    """0 with probability `rate`, else 1/(1 − rate), for every number by itself, from the global generator of the CPU.
+def quick_dropout(values: Tensor, rate: float) -> Tensor:
+    """0 with probability `rate`, else v/(1 − rate), for every number by itself, from the global generator of the CPU.
 
     Args:
-        shape: Of the mask.
+        values: v, on the CPU.
         rate: Above 0 and below 1.
-        dtype: Of the mask.
     """
-    dropped = min(max(1, round(rate * LEVELS)), LEVELS - 1)
-    numbers = math.prod(shape)
+    levels = min(max(1, round(rate * LEVELS)), LEVELS - 1)
+    numbers = values.numel()
     bits = torch.empty((numbers + 3) // 4, dtype=torch.int64).random_(-(1 << 63), None)
-    kept = bits.view(torch.int16)[:numbers].view(*shape) >= dropped - LEVELS // 2
-    return kept.to(dtype).mul_(LEVELS / (LEVELS - dropped))
+    dropped = bits.view(torch.int16)[:numbers].view(values.shape) < levels - LEVELS // 2
+    # The backward pass keeps the mask as it is, a byte for a number, where a product would keep its factor.
+    return values.masked_fill(dropped, 0.0) * (LEVELS / (LEVELS - levels))
 
 
 class QuickDropout(nn.Dropout):
@@ -41,7 +39,7 @@ class QuickDropout(nn.Dropout):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or input.device.type != "cpu" or not 0 < self.p < 1:
             return super().forward(input)
-        return input * draw_mask(input.shape, self.p, input.dtype)
+        return quick_dropout(input, self.p)
 
 
 def quick_attention(
@@ -84,8 +82,7 @@ def quick_attention(
     scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
     if attention_mask is not None:
         scores = scores.masked_fill(~attention_mask, -torch.inf)
-    weights = scores.softmax(dim=-1)
-    weights = weights * draw_mask(weights.shape, dropout, weights.dtype)
+    weights = quick_dropout(scores.softmax(dim=-1), dropout)
     return (weights @ value).transpose(1, 2).contiguous(), None
 
 

@@ -9,12 +9,16 @@ import pytest
 import torch
 from torch import nn
 
-from mtl.dropout import LEVELS, QuickDropout, draw_mask, quick_attention, quicken_layers
+from mtl.dropout import LEVELS, QuickDropout, quick_attention, quick_dropout, quicken_layers
 from mtl.model import build_model
 from mtl.taskdef import TaskDef
 
 DATA = {"hub": "of/none", "columns": {"text_a": "text"}}
 TASK = TaskDef.model_validate({"type": "regression", "data": DATA, "dropout": 0.3})
+
+
+def draw_mask(shape: tuple[int, ...], rate: float, dtype: torch.dtype) -> torch.Tensor:
+    return quick_dropout(torch.ones(shape, dtype=dtype), rate)
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9, 1e-9])
