@@ -30,7 +30,7 @@ def quick_dropout(values: Tensor, rate: float) -> Tensor:
     bits = torch.empty((numbers + 3) // 4, dtype=torch.int64).random_(-(1 << 63), None)
     dropped = bits.view(torch.int16)[:numbers].view(values.shape) < levels - LEVELS // 2
     # The backward pass keeps the mask as it is, a byte for a number, where a product would keep its factor.
-    return values.masked_fill(dropped, 0.0) * (LEVELS / (LEVELS - levels))
+    return values.masked_fill(dropped, 0.0).mul_(LEVELS / (LEVELS - levels))
 
 
 class QuickDropout(nn.Dropout):
@@ -79,9 +79,9 @@ def quick_attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, is_causal=is_causal, **options
         )
         return found
-    scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    scores = (query * (query.shape[-1] ** -0.5 if scaling is None else scaling)) @ key.transpose(2, 3)
     if attention_mask is not None:
-        scores = scores.masked_fill(~attention_mask, -torch.inf)
+        scores.masked_fill_(~attention_mask, -torch.inf)
     weights = quick_dropout(scores.softmax(dim=-1), dropout)
     return (weights @ value).transpose(1, 2).contiguous(), None
 

@@ -1,0 +1,134 @@
+"""README's table of figures, from the JSON files that the benchmarks wrote.
+
+    python -m benchmarks.summary            # prints it
+    python -m benchmarks.summary --write    # puts it into README.md
+
+Each file in `benchmarks/figures/` is what `python -m benchmarks.NAME --output benchmarks/figures/NAME.json` wrote.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent / "figures"
+README = Path(__file__).parent.parent / "README.md"
+BEGIN, END = "<!-- figures: python -m benchmarks.summary --write -->\n", "<!-- end of figures -->\n"
+# What is told of each file: words, place of the figure, unit, and what was promised of it.
+ROWS: tuple[tuple[str, str, tuple[str, ...], str, str], ...] = (
+    ("plain step over a bare PyTorch loop", "steps", ("over_bare", "bare loop"), "×", "≤ 1.02"),
+    ("… that clips and draws dropout as we do", "steps", ("over_bare", "bare loop, our dropout"), "×", "≤ 1.02"),
+    ("real tokens among those computed, GLUE mix", "batches", ("figures", "32 rows/all", "real"), "%", "≥ 95 %"),
+    ("step with R_s, over a plain one", "steps", ("over_plain", "R_s"), "×", "≤ 2.75"),
+    ("step with R3F", "steps", ("over_plain", "R3F"), "×", "≤ 2.1"),
+    ("step with R_s and D", "steps", ("over_plain", "R_s + D"), "×", "≤ 3.1"),
+    ("… with `smart.every: 4`, on average", "steps", ("lazily", "4"), "×", ""),
+    ("… with `--precision bf16`", "steps", ("over_plain", "R_s + D, bf16"), "×", ""),
+    ("plain step with `--precision bf16`", "steps", ("over_plain", "plain, bf16"), "×", ""),
+    ("plain step with activation checkpointing", "steps", ("over_plain", "plain, checkpointing"), "×", ""),
+    ("memory with R_s and D less one copy of the weights, over plain", "steps", ("memory_ratio",), "×", "≤ 1.6"),
+    ("`--help`", "startup", ("seconds", "--help"), "s", "< 0.3 s"),
+    ("errors of a broken YAML", "startup", ("seconds", "a broken YAML"), "s", "< 0.3 s"),
+    ("`validate`, ten tasks, cached", "startup", ("seconds", "validate, cached"), "s", "< 2 s"),
+    ("first step of a cached run, after torch and encoder", "startup", ("over",), "s", "< 1.5 s"),
+    (
+        "`predict` over the pipeline, SST-2",
+        "prediction",
+        ("figures", "sst2", "rate", "fp32 over pipeline"),
+        "×",
+        "≥ 2.5",
+    ),
+    ("… with `--precision bf16`", "prediction", ("figures", "sst2", "rate", "bf16 over pipeline"), "×", "≥ 2.5"),
+    (
+        "`predict` over the pipeline, MRPC",
+        "prediction",
+        ("figures", "mrpc", "rate", "fp32 over pipeline"),
+        "×",
+        "≥ 2.5",
+    ),
+    ("… with `--precision bf16`", "prediction", ("figures", "mrpc", "rate", "bf16 over pipeline"), "×", "≥ 2.5"),
+    ("second task's head over encoder and first", "prediction", ("figures", "sst2", "second_head"), "%", "< 3 %"),
+    (
+        "rate over `Trainer`, defaults",
+        "peers",
+        ("figures", "classification", "over", "Trainer, defaults"),
+        "×",
+        "≥ 1.3",
+    ),
+    (
+        "rate over `Trainer`, grouped by length",
+        "peers",
+        ("figures", "classification", "over", "Trainer, group_by_length"),
+        "×",
+        "≥ 1.0",
+    ),
+    (
+        "rate over `CrossEncoderTrainer`, ListNet",
+        "peers",
+        ("figures", "ranking", "over", "CrossEncoderTrainer, ListNet, defaults"),
+        "×",
+        "≥ 1.3",
+    ),
+    (
+        "… its lists all at once",
+        "peers",
+        ("figures", "ranking", "over", "CrossEncoderTrainer, ListNet, all at once"),
+        "×",
+        "≥ 1.0",
+    ),
+    (
+        "… binary cross-entropy",
+        "peers",
+        ("figures", "ranking", "over", "CrossEncoderTrainer, binary cross-entropy"),
+        "×",
+        "≥ 1.0",
+    ),
+)
+
+
+def figure(found: Any, unit: str) -> str:
+    """A number, or the median of some with the least and the greatest."""
+    if isinstance(found, list):
+        found = sorted(found)
+        found = {"minimum": found[0], "median": found[len(found) // 2], "maximum": found[-1]}
+    if isinstance(found, dict):
+        return f"{found['median']:.2f} {unit} ({found['minimum']:.2f} – {found['maximum']:.2f})"
+    return f"{found:.2%}" if unit == "%" else f"{found:.2f} {unit}"
+
+
+def markdown(folder: Path = FOLDER) -> str:
+    """The table, and the machine that its figures are of."""
+    files = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+    lines = ["| what | median (least – greatest) | aim | `benchmarks.` |", "|---|---|---|---|"]
+    for words, name, path, unit, aim in ROWS:
+        if name in files:
+            found = files[name]
+            for key in path:
+                found = found[key]
+            lines.append(f"| {words} | {figure(found, unit)} | {aim} | `{name}` |")
+    if "profiles" in files:
+        shares = files["profiles"]["shares"]["R_s + D"]
+        parts = ", ".join(f"{kind} {share:.0%}" for kind, share in shares.items() if share >= 0.03)
+        lines += ["", f"A step with R_s and D spends its time in {parts} (`benchmarks.profiles`)."]
+    machine = files["steps"]["machine"]
+    versions = ", ".join(f"{package} {number}" for package, number in machine["versions"].items())
+    lines += ["", f"Measured on {machine['cores']} cores of a {machine['processor']}, {versions}.", ""]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.summary")
+    parser.add_argument("--write", action="store_true", help="put it into README.md")
+    if not parser.parse_args().write:
+        print(markdown(), end="")
+        return
+    text = README.read_text(encoding="utf-8")
+    before, rest = text.split(BEGIN)
+    README.write_text(f"{before}{BEGIN}{markdown()}{END}{rest.split(END)[1]}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
