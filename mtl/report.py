@@ -32,6 +32,10 @@ def number(value: Any) -> str:
     return "–" if value is None else f"{value:.4f}" if isinstance(value, float) else f"{value:,}"
 
 
+def interval(bounds: Sequence[float] | None) -> str:
+    return "–" if bounds is None else f"[{bounds[0]:.4f}, {bounds[1]:.4f}]"
+
+
 def plan_table(rows: Sequence[Mapping[str, Any]], steps: int, epoch_steps: int) -> str:
     """The plan of a run: what each task gets."""
     header = ("task", "type", "rows", "batch", "steps", "share", "passes", "tokens")
@@ -80,7 +84,7 @@ def evaluation_line(
 
 
 def results_table(results: Mapping[str, Any], tasks: Mapping[str, TaskDef], output: Path) -> str:
-    """The end of a run: every metric at the task's best step, beside a guess that reads no text."""
+    """The end of a run: every metric at the task's best step with its interval, beside a guess that reads no text."""
     rows = []
     for name, splits in results["tasks"].items():
         for split, values in splits.items():
@@ -91,12 +95,13 @@ def results_table(results: Mapping[str, Any], tasks: Mapping[str, TaskDef], outp
                         split if index == 0 else "",
                         metric,
                         number(values[metric]),
+                        interval(results.get("intervals", {}).get(name, {}).get(split, {}).get(metric)),
                         number(results["baselines"][name][split][metric]),
                         f"{results['best_steps'][name]:,}" if index == 0 else "",
                         str(output / "best" / name) if index == 0 and split == "validation" else "",
                     )
                 )
-    return "\n" + table(("task", "split", "metric", "value", "baseline", "best step", "model"), rows)
+    return "\n" + table(("task", "split", "metric", "value", "95% interval", "baseline", "best step", "model"), rows)
 
 
 def read_results(run_dir: Path) -> dict[str, Any]:

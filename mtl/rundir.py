@@ -65,6 +65,9 @@ def start_directory(
         "versions": {package: installed_version(package) for package in RECORDED_PACKAGES},
         "git_revision": git_revision(),
         "data": fingerprints,
+        "contents": {
+            f"{n}/{split}": s.fingerprint() for n, p in checked.data.sources.items() for split, s in p.items()
+        },
         "sources": {f"{n}/{split}": str(s) for n, parts in checked.data.sources.items() for split, s in parts.items()},
         "leaks": [leak.as_json() for leak in checked.data.leaks.leaks()],
     }

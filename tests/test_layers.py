@@ -12,9 +12,9 @@ PACKAGE = ROOT / "mtl"
 
 # Data flows one way. A module may import from earlier rows, and from earlier places of its own row.
 LAYERS = (
-    ("errors", "files", "settings", "metrics", "sampling"),
+    ("errors", "files", "settings", "metrics", "sampling", "intervals"),
     ("taskdef", "config"),
-    ("encoder", "source", "checks", "leaks", "preflight"),
+    ("encoder", "source", "checks", "predictions", "leaks", "preflight"),
     ("data", "batch", "plan"),
     ("losses", "smart", "proximal", "optimizer"),
     ("model", "objective", "precision"),
