@@ -130,7 +130,7 @@ def evaluate(
     ]
     say(table(("task", "split", "rows", "metric", "value", "95% interval"), rows))
     if output is not None:
-        found = {"tasks": results, "intervals": spread}
+        found: dict[str, dict[str, Any]] = {"tasks": results, "intervals": spread}
         nested = {key: {name: {split: values} for name, values in parts.items()} for key, parts in found.items()}
         write_file(output, json.dumps(nested, indent=1))
     return results

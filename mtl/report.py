@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Len
+from pydantic import BaseModel, ValidationError
 
 from mtl.errors import UserError, printable
 from mtl.taskdef import TaskDef
@@ -117,9 +120,44 @@ def read_results(run_dir: Path) -> dict[str, Any]:
         raise UserError.of(str(run_dir), "holds no results.json: it is no run, or was never evaluated") from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError.of(str(path), f"cannot be read: {error}") from None
-    if not isinstance(results, dict) or not isinstance(results.get("tasks"), dict):
-        raise UserError.of(str(path), "is not a run's results")
+    try:
+        _Results.model_validate(results)
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        raise UserError.of(
+            str(path), f"is not a run's results: {where or 'it'} is missing or of another kind"
+        ) from None
     return results
+
+
+_BySplit = dict[str, dict[str, dict[str, float | None]]]
+
+
+class _PlanRow(BaseModel, strict=True):
+    task: str
+    rows: int
+    batch: int | None
+    batch_tokens: int | None
+    steps: int
+    passes: float
+    tokens: int
+
+
+class _Results(BaseModel, strict=True):
+    """What readers of `results.json` rely on."""
+
+    tasks: _BySplit
+    intervals: dict[str, dict[str, dict[str, Annotated[list[float], Len(2, 2)]]]] = {}
+    best_steps: dict[str, int] = {}
+    last: _BySplit = {}
+    baselines: _BySplit = {}
+    data: dict[str, dict[str, dict[str, int]]] = {}
+    plan: list[_PlanRow] = []
+    steps: int
+    planned_steps: int
+    skipped_steps: int = 0
+    nonfinite_steps: int = 0
+    finished: bool
 
 
 def compare_runs(runs: Mapping[str, Mapping[str, Any]]) -> str:

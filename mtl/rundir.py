@@ -57,6 +57,7 @@ def start_directory(
             raise UserError(problems)
         return
     empty_directory(output)
+    sources = {f"{n}/{split}": source for n, parts in checked.data.sources.items() for split, source in parts.items()}
     provenance = {
         "command": command,
         "seed": run.config.train.seed,
@@ -65,10 +66,8 @@ def start_directory(
         "versions": {package: installed_version(package) for package in RECORDED_PACKAGES},
         "git_revision": git_revision(),
         "data": fingerprints,
-        "contents": {
-            f"{n}/{split}": s.fingerprint() for n, p in checked.data.sources.items() for split, s in p.items()
-        },
-        "sources": {f"{n}/{split}": str(s) for n, parts in checked.data.sources.items() for split, s in parts.items()},
+        "contents": {place: source.fingerprint() for place, source in sources.items()},
+        "sources": {place: str(source) for place, source in sources.items()},
         "leaks": [leak.as_json() for leak in checked.data.leaks.leaks()],
     }
     write_file(output / PROVENANCE_FILE, json.dumps(provenance, indent=1))
