@@ -182,6 +182,10 @@ def _prepare_arguments(parser: Parser) -> None:
 
 def _report_arguments(parser: Parser) -> None:
     parser.add_argument("run_dirs", nargs="+", metavar="RUN_DIR", type=Path)
+    where = "default: report.html in the directory of a single run, else in the current one"
+    parser.add_argument("--output", type=Path, metavar="FILE.html", help=where)
+    parser.add_argument("--png", type=Path, metavar="DIR", help="also write every chart as a PNG file")
+    parser.add_argument("--data-root", metavar="DIR", help="local mirror of the hub (default: each run's)")
 
 
 def _init_arguments(parser: Parser) -> None:
@@ -336,9 +340,12 @@ def _prepare(arguments: argparse.Namespace) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
+    from mtl.html_report import write_report
     from mtl.report import compare_runs, read_results
 
     print(compare_runs({str(run_dir): read_results(run_dir) for run_dir in arguments.run_dirs}))
+    data_root, png = arguments.data_root, arguments.png
+    print(f"report: {write_report(arguments.run_dirs, arguments.output, data_root=data_root, png=png)}")
 
 
 def _init(arguments: argparse.Namespace) -> None:
@@ -357,6 +364,6 @@ COMMANDS: dict[str, Command] = {
     "export": (_export, _export_arguments, "Write standalone Transformers models, one directory per task."),
     "validate": (_validate, _validate_arguments, "Check definitions and data, and tell everything that is wrong."),
     "prepare": (_prepare, _prepare_arguments, "Tokenise all data now, so that training starts at once."),
-    "report": (_report, _report_arguments, "Compare the results of runs."),
+    "report": (_report, _report_arguments, "Write a report of runs as one HTML file, and print their results."),
     "init": (_init, _init_arguments, "Propose a task definition for a data file of your own."),
 }

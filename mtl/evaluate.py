@@ -17,8 +17,11 @@ from torch import Tensor, nn
 
 from mtl.batch import Batch, collate, evaluation_batches
 from mtl.data import Examples
+from mtl.errors import UserError
 from mtl.files import new_file
+from mtl.intervals import Interval, intervals
 from mtl.metrics import baseline, compute
+from mtl.predictions import Predictions
 from mtl.processes import Processes
 from mtl.taskdef import TaskDef
 
@@ -83,6 +86,18 @@ def score(task: TaskDef, outputs: Outputs, examples: Examples) -> dict[str, floa
     labels = examples.labels if task.type != "classification" else examples.labels.astype(np.int64)
     groups = examples.groups if task.type == "ranking" else None
     return counts(task, examples) | compute(task.metrics, task.type, outputs, labels, groups)
+
+
+def score_intervals(task: TaskDef, predictions: Predictions, examples: Examples) -> dict[str, Interval]:
+    """95 % intervals of what `score` gives, from predictions that were written.
+
+    Raises:
+        UserError: They are of other rows.
+    """
+    if not np.array_equal(predictions.rows, examples.rows):
+        raise UserError.of("predictions", f"are of {len(predictions.rows):,} rows, not of those that were evaluated")
+    groups = examples.groups if task.type == "ranking" else None
+    return intervals(task.metrics, task.type, predictions.outputs, examples.labels, groups)
 
 
 def counts(task: TaskDef, examples: Examples) -> dict[str, float]:

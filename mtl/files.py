@@ -86,11 +86,24 @@ def new_directory(final: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def new_file(final: Path) -> Iterator[IO[str]]:
     """Yields a text file that takes its name when the block ends without error."""
+    with _new(final, {"mode": "w", "encoding": "utf-8"}) as file:
+        yield file
+
+
+@contextlib.contextmanager
+def new_bytes(final: Path) -> Iterator[IO[bytes]]:
+    """The same for a file of bytes."""
+    with _new(final, {"mode": "wb"}) as file:
+        yield file
+
+
+@contextlib.contextmanager
+def _new(final: Path, how: dict[str, Any]) -> Iterator[Any]:
     temporary = final.with_name(TEMPORARY + final.name)
     with storing(final):
         try:
             final.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("w", encoding="utf-8") as file:
+            with temporary.open(**how) as file:
                 yield file
             sync(temporary)
             temporary.replace(final)

@@ -16,12 +16,14 @@ from mtl.batch import Batch
 from mtl.config import PrecisionName
 from mtl.data import Examples, prepare
 from mtl.errors import Problem, UserError, counted
-from mtl.evaluate import Outputs, prediction_records, score, split_outputs, write_predictions
+from mtl.evaluate import Outputs, prediction_records, score, score_intervals, split_outputs, write_predictions
 from mtl.export import Loaded, load_tasks, run_of, save_export
 from mtl.files import refuse_links, write_file
+from mtl.intervals import Interval
 from mtl.precision import autocast, precision_problems
+from mtl.predictions import Predictions, predictions_file
 from mtl.preflight import check_data
-from mtl.report import number, read_results, table
+from mtl.report import interval, number, read_results, table
 from mtl.source import SUFFIXES, Source
 from mtl.taskdef import NAME, TaskDef
 
@@ -125,21 +127,25 @@ def evaluate(
     if data.problems:
         raise UserError(data.problems)
     results: dict[str, dict[str, float]] = {}
+    spread: dict[str, dict[str, Interval]] = {}
     for name, item in loaded.items():
         examples = _prepared(name, item, data.sources[name][split], labelled=True)
         (outputs,) = outputs_of([item], examples, precision)
         results[name] = score(item.task, outputs, examples)
+        spread[name] = score_intervals(item.task, Predictions(examples.rows, outputs), examples)
         if run is not None and weights == "best":
             records = prediction_records(item.task, outputs, examples)
-            write_predictions(path / "predictions" / f"{name}.{split}.jsonl", records)
+            write_predictions(predictions_file(path, name, split), records)
     rows = [
-        (name, split, f"{values['n']:,}", metric, number(values[metric]))
+        (name, split, f"{values['n']:,}", metric, number(values[metric]), interval(spread[name][metric]))
         for name, values in results.items()
         for metric in loaded[name].task.metrics
     ]
-    say(table(("task", "split", "rows", "metric", "value"), rows))
+    say(table(("task", "split", "rows", "metric", "value", "95% interval"), rows))
     if output is not None:
-        write_file(output, json.dumps({"tasks": {name: {split: values} for name, values in results.items()}}, indent=1))
+        found: dict[str, dict[str, Any]] = {"tasks": results, "intervals": spread}
+        nested = {key: {name: {split: values} for name, values in parts.items()} for key, parts in found.items()}
+        write_file(output, json.dumps(nested, indent=1))
     return results
 
 

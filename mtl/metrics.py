@@ -29,6 +29,7 @@ class Metric:
     task_type: TaskType
     higher_is_better: bool
     binary_only: bool = False  # the task must have exactly two labels
+    per_query: Callable[..., np.ndarray] | None = None  # ranking: what the metric is the mean of, (Q,)
 
 
 # Classification: predictions int (n,), labels int (n,), both indices into the task's `labels`.
@@ -133,7 +134,8 @@ def mean_absolute_error(predictions: np.ndarray, labels: np.ndarray) -> float:
     return metrics.mean_absolute_error(labels, predictions)
 
 
-# Ranking: scores float (n,), relevance float (n,) graded with > 0 relevant, groups int (n,). Rows in any order.
+# Ranking: scores float (n,), relevance float (n,) graded with > 0 relevant, groups int (n,). Rows in any order; queries
+# ascending. A metric is the mean over the queries of one of these.
 # Values are those of trec_eval 9, which counts a query without a relevant candidate as 0 (its change log, 2006-04-05).
 
 
@@ -156,35 +158,45 @@ def _ranked(scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray) -> tu
     return gains, rows - np.searchsorted(queries, queries) + 1, queries
 
 
-def _mean_ratio(values: np.ndarray, whole: np.ndarray) -> float:
-    """Mean over queries of value / whole, 0 for a query whose whole is 0."""
+def _ratios(values: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """value / whole of every query, 0 where its whole is 0."""
     import numpy as np
 
-    return float(np.divide(values, whole, out=np.zeros_like(values), where=whole > 0).mean())
+    return np.divide(values, whole, out=np.zeros_like(values), where=whole > 0)
 
 
-def mean_average_precision(scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray) -> float:
-    """Mean over queries of 1/R Σ_{i relevant} (relevant in top r_i) / r_i, R of them in the query; trec_eval `map`."""
+def average_precision(scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """1/R Σ_{i relevant} (relevant in top r_i) / r_i of every query, R of them in it, (Q,)."""
     import numpy as np
 
     gains, ranks, queries = _ranked(scores, relevance, groups)
     relevant = gains > 0
     totals = np.bincount(queries, weights=relevant)  # (Q,)
     found = np.cumsum(relevant) - (np.cumsum(totals) - totals)[queries]  # relevant candidates down to this rank
-    return _mean_ratio(np.bincount(queries, weights=relevant * found / ranks), totals)
+    return _ratios(np.bincount(queries, weights=relevant * found / ranks), totals)
 
 
-def mean_reciprocal_rank(scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray) -> float:
-    """Mean over queries of 1 / rank of the first relevant candidate; trec_eval `recip_rank`."""
+def first_relevant_rank(scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Rank of the first relevant candidate of every query, 0 where there is none, (Q,)."""
     import numpy as np
 
     gains, ranks, queries = _ranked(scores, relevance, groups)
-    first = np.unique(queries[gains > 0], return_index=True)[1]
-    return float((1 / ranks[gains > 0][first]).sum() / (queries[-1] + 1))
+    found, first = np.unique(queries[gains > 0], return_index=True)
+    result = np.zeros(queries[-1] + 1, dtype=np.int64)
+    result[found] = ranks[gains > 0][first]
+    return result
 
 
-def ndcg(scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray, *, k: int) -> float:
-    """Mean over queries of DCG@k / ideal DCG@k, with DCG@k = Σ_{r <= k} gain_r / log2(r + 1) and gain = relevance.
+def reciprocal_rank(scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """1 / rank of the first relevant candidate of every query, (Q,)."""
+    import numpy as np
+
+    ranks = first_relevant_rank(scores, relevance, groups)
+    return _ratios(np.ones(len(ranks)), ranks)
+
+
+def ndcg(scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray, *, k: int) -> np.ndarray:
+    """DCG@k / ideal DCG@k of every query, with DCG@k = Σ_{r <= k} gain_r / log2(r + 1) and gain = relevance, (Q,).
 
     The ideal order is that of all candidates of the query, cut at k. Gains are linear, not 2^relevance - 1.
     Source: Järvelin & Kekäläinen 2002, with the discount of trec_eval `ndcg_cut`.
@@ -195,15 +207,24 @@ def ndcg(scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray, *, k: in
         gains, ranks, queries = _ranked(order_by, relevance, groups)
         return np.bincount(queries, weights=gains * (ranks <= k) / np.log2(ranks + 1))  # (Q,)
 
-    return _mean_ratio(dcg(scores), dcg(relevance))
+    return _ratios(dcg(scores), dcg(relevance))
 
 
-def precision_at(scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray, *, k: int) -> float:
-    """Mean over queries of (relevant in top k) / k, also where there are fewer than k candidates; trec_eval `P`."""
+def precision_at(scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray, *, k: int) -> np.ndarray:
+    """(Relevant in top k) / k of every query, also where there are fewer than k candidates; trec_eval `P`, (Q,)."""
     import numpy as np
 
     gains, ranks, queries = _ranked(scores, relevance, groups)
-    return float(np.bincount(queries, weights=(gains > 0) & (ranks <= k)).mean() / k)
+    return np.bincount(queries, weights=(gains > 0) & (ranks <= k)) / k
+
+
+def _mean(per_query: Callable[..., np.ndarray], *columns: np.ndarray) -> float:
+    """Mean of a ranking metric over the queries."""
+    return float(per_query(*columns).mean())
+
+
+def _ranking(per_query: Callable[..., np.ndarray]) -> Metric:
+    return Metric(partial(_mean, per_query), "ranking", higher_is_better=True, per_query=per_query)
 
 
 def compute(
@@ -292,10 +313,10 @@ METRICS: dict[str, Metric] = {
     "mse": Metric(mean_squared_error, "regression", higher_is_better=False),
     "rmse": Metric(root_mean_squared_error, "regression", higher_is_better=False),
     "mae": Metric(mean_absolute_error, "regression", higher_is_better=False),
-    "map": Metric(mean_average_precision, "ranking", higher_is_better=True),
-    "mrr": Metric(mean_reciprocal_rank, "ranking", higher_is_better=True),
-    "ndcg@1": Metric(partial(ndcg, k=1), "ranking", higher_is_better=True),
-    "ndcg@5": Metric(partial(ndcg, k=5), "ranking", higher_is_better=True),
-    "ndcg@10": Metric(partial(ndcg, k=10), "ranking", higher_is_better=True),
-    "p@1": Metric(partial(precision_at, k=1), "ranking", higher_is_better=True),
+    "map": _ranking(average_precision),
+    "mrr": _ranking(reciprocal_rank),
+    "ndcg@1": _ranking(partial(ndcg, k=1)),
+    "ndcg@5": _ranking(partial(ndcg, k=5)),
+    "ndcg@10": _ranking(partial(ndcg, k=10)),
+    "p@1": _ranking(partial(precision_at, k=1)),
 }

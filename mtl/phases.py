@@ -20,13 +20,23 @@ from mtl.checkpoint import Checkpoint, load_newest, save_checkpoint
 from mtl.config import Run
 from mtl.data import Examples, few_shot, load_config, load_tokenizer, prepare, usable_length, without_leaks
 from mtl.errors import Interrupted, StorageError, UserError, counted
-from mtl.evaluate import Outputs, counts, prediction_records, score, score_baseline, split_outputs, write_predictions
+from mtl.evaluate import (
+    Outputs,
+    counts,
+    prediction_records,
+    score,
+    score_baseline,
+    score_intervals,
+    split_outputs,
+    write_predictions,
+)
 from mtl.export import save_export, save_model, task_of
 from mtl.files import locked, write_file
 from mtl.model import MultiTaskModel, build_model, load_model
 from mtl.objective import Objective
 from mtl.plan import Plan, make_plan
 from mtl.precision import erased_perturbations
+from mtl.predictions import predictions_file, read_predictions
 from mtl.preflight import Checked
 from mtl.processes import Processes, make_accelerator
 from mtl.report import evaluation_line, plan_table, results_table
@@ -92,7 +102,7 @@ def run_phase(
             save_model(ready.objective.model, ready.tokenizer, output / "model")
             if ready.objective.teacher is not None:
                 save_model(ready.objective.teacher, ready.tokenizer, output / "teacher")
-        results = hooks.store_results(state, finished=True)
+        results = hooks.store_results(state, intervals=hooks.intervals() if processes.is_main else {})
     say(results_table(results, ready.run.tasks, output))
     return results
 
@@ -359,7 +369,7 @@ class RunHooks:
             return
         for split, outputs in self._outputs[task].items():
             records = prediction_records(self.run.tasks[task], outputs, self.splits[task][split])
-            write_predictions(self.output / "predictions" / f"{task}.{split}.jsonl", records)
+            write_predictions(predictions_file(self.output, task, split), records)
         metrics = {
             split: score(self.run.tasks[task], o, self.splits[task][split]) for split, o in self._outputs[task].items()
         }
@@ -373,21 +383,44 @@ class RunHooks:
 
     def report(self, step: int, metrics: Mapping[str, Any], improved: Mapping[str, bool], state: TrainState) -> None:
         self.say(evaluation_line(step, self.plan.steps, metrics, improved, self.run.tasks))
-        self.store_results(state, finished=False)
+        self.store_results(state)
 
-    def store_results(self, state: TrainState, *, finished: bool) -> dict[str, Any]:
-        """Writes `results.json`: each task's metrics at its best step, and what they compare to."""
+    def intervals(self) -> dict[str, dict[str, Any]]:
+        """Intervals of the metrics at each task's best step: of the predictions written there, as a continued run has
+        no others."""
+        found: dict[str, dict[str, Any]] = {}
+        for name, task in self.run.tasks.items():
+            found[name] = {}
+            for split in self.splits[name]:
+                if split == "train":
+                    continue
+                try:
+                    predictions = read_predictions(predictions_file(self.output, name, split), task)
+                    found[name][split] = score_intervals(task, predictions, self.splits[name][split])
+                except UserError as error:
+                    self.say(f"warning: no intervals of {name}/{split}: {error}")
+        return found
+
+    def store_results(self, state: TrainState, intervals: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Writes `results.json`: each task's metrics at its best step, and what they compare to.
+
+        Args:
+            state: Of the run.
+            intervals: Of a finished run.
+        """
         results = {
             "tasks": {name: best["splits"] for name, best in state.best.items()},
+            **({} if intervals is None else {"intervals": intervals}),
             "best_steps": {name: best["step"] for name, best in state.best.items()},
             "last": state.last,
             "baselines": self._baselines,
             "data": {name: self._data_facts(name) for name in self.run.tasks},
+            "plan": self.plan.rows,
             "steps": state.step,
             "planned_steps": self.plan.steps,
             "skipped_steps": state.skipped,
             "nonfinite_steps": state.nonfinite,
-            "finished": finished,
+            "finished": intervals is not None,
         }
         if self.processes.is_main:
             write_file(self.output / RESULTS_FILE, json.dumps(results, indent=1))

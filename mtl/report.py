@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Len
+from pydantic import BaseModel, ValidationError
 
 from mtl.errors import UserError, printable
 from mtl.taskdef import TaskDef
@@ -30,6 +33,10 @@ def _is_number(cell: str) -> bool:
 
 def number(value: Any) -> str:
     return "–" if value is None else f"{value:.4f}" if isinstance(value, float) else f"{value:,}"
+
+
+def interval(bounds: Sequence[float] | None) -> str:
+    return "–" if bounds is None else f"[{bounds[0]:.4f}, {bounds[1]:.4f}]"
 
 
 def plan_table(rows: Sequence[Mapping[str, Any]], steps: int, epoch_steps: int) -> str:
@@ -80,7 +87,7 @@ def evaluation_line(
 
 
 def results_table(results: Mapping[str, Any], tasks: Mapping[str, TaskDef], output: Path) -> str:
-    """The end of a run: every metric at the task's best step, beside a guess that reads no text."""
+    """The end of a run: every metric at the task's best step with its interval, beside a guess that reads no text."""
     rows = []
     for name, splits in results["tasks"].items():
         for split, values in splits.items():
@@ -91,12 +98,13 @@ def results_table(results: Mapping[str, Any], tasks: Mapping[str, TaskDef], outp
                         split if index == 0 else "",
                         metric,
                         number(values[metric]),
+                        interval(results.get("intervals", {}).get(name, {}).get(split, {}).get(metric)),
                         number(results["baselines"][name][split][metric]),
                         f"{results['best_steps'][name]:,}" if index == 0 else "",
                         str(output / "best" / name) if index == 0 and split == "validation" else "",
                     )
                 )
-    return "\n" + table(("task", "split", "metric", "value", "baseline", "best step", "model"), rows)
+    return "\n" + table(("task", "split", "metric", "value", "95% interval", "baseline", "best step", "model"), rows)
 
 
 def read_results(run_dir: Path) -> dict[str, Any]:
@@ -112,9 +120,44 @@ def read_results(run_dir: Path) -> dict[str, Any]:
         raise UserError.of(str(run_dir), "holds no results.json: it is no run, or was never evaluated") from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError.of(str(path), f"cannot be read: {error}") from None
-    if not isinstance(results, dict) or not isinstance(results.get("tasks"), dict):
-        raise UserError.of(str(path), "is not a run's results")
+    try:
+        _Results.model_validate(results)
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        raise UserError.of(
+            str(path), f"is not a run's results: {where or 'it'} is missing or of another kind"
+        ) from None
     return results
+
+
+_BySplit = dict[str, dict[str, dict[str, float | None]]]
+
+
+class _PlanRow(BaseModel, strict=True):
+    task: str
+    rows: int
+    batch: int | None
+    batch_tokens: int | None
+    steps: int
+    passes: float
+    tokens: int
+
+
+class _Results(BaseModel, strict=True):
+    """What readers of `results.json` rely on."""
+
+    tasks: _BySplit
+    intervals: dict[str, dict[str, dict[str, Annotated[list[float], Len(2, 2)]]]] = {}
+    best_steps: dict[str, int] = {}
+    last: _BySplit = {}
+    baselines: _BySplit = {}
+    data: dict[str, dict[str, dict[str, int]]] = {}
+    plan: list[_PlanRow] = []
+    steps: int
+    planned_steps: int
+    skipped_steps: int = 0
+    nonfinite_steps: int = 0
+    finished: bool
 
 
 def compare_runs(runs: Mapping[str, Mapping[str, Any]]) -> str:

@@ -55,6 +55,7 @@ def start_directory(
             raise UserError(problems)
         return
     empty_directory(output)
+    sources = {f"{n}/{split}": source for n, parts in checked.data.sources.items() for split, source in parts.items()}
     provenance = {
         "command": command,
         "seed": run.config.train.seed,
@@ -63,7 +64,8 @@ def start_directory(
         "versions": {package: installed_version(package) for package in RECORDED_PACKAGES},
         "git_revision": git_revision(),
         "data": found,
-        "sources": {f"{n}/{split}": str(s) for n, parts in checked.data.sources.items() for split, s in parts.items()},
+        "contents": {place: source.fingerprint() for place, source in sources.items()},
+        "sources": {place: str(source) for place, source in sources.items()},
         "leaks": [leak.as_json() for leak in checked.data.leaks.leaks()],
     }
     write_file(output / PROVENANCE_FILE, json.dumps(provenance, indent=1))

@@ -15,6 +15,7 @@ from conftest import write_jsonl
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from mtl.cli import main
+from mtl.intervals import intervals
 
 TASKS = ("mood", "strength", "answer")
 
@@ -73,11 +74,35 @@ def test_training_beats_the_baseline_of_every_task(run_dir: Path) -> None:
         assert value > baseline + 0.2, (task, value, baseline)
 
 
+def test_results_hold_an_interval_for_every_metric_and_say_what_was_planned(run_dir: Path) -> None:
+    results = json.loads((run_dir / "results.json").read_text())
+    assert results["intervals"].keys() == results["tasks"].keys() == set(TASKS)
+    counts = {"n", "queries", "queries_without_relevant"}
+    for task, splits in results["tasks"].items():
+        assert results["intervals"][task].keys() == splits.keys()
+        for split, values in splits.items():
+            found = results["intervals"][task][split]
+            assert found.keys() == values.keys() - counts
+            for metric, (low, high) in found.items():
+                assert low <= values[metric] <= high, (task, metric)
+    mood = read(run_dir / "predictions" / "mood.validation.jsonl")
+    outputs = np.array([[record["probabilities"][label] for label in ("bad", "neutral", "good")] for record in mood])
+    labels = np.arange(24) % 3  # as the corpus is made
+    expected = intervals(["accuracy", "macro_f1"], "classification", outputs, labels)
+    assert results["intervals"]["mood"]["validation"] == {name: list(bounds) for name, bounds in expected.items()}
+    assert [row["task"] for row in results["plan"]] == list(TASKS)
+    assert sum(row["steps"] for row in results["plan"]) == results["planned_steps"]
+
+
 def test_evaluate_agrees_with_the_runs_results(run_dir: Path, exports: Path, tmp_path: Path) -> None:
     expected = json.loads((run_dir / "results.json").read_text())["tasks"]
     assert main(["evaluate", str(run_dir), "--output", str(tmp_path / "run.json")]) == 0
-    measured = json.loads((tmp_path / "run.json").read_text())["tasks"]
+    evaluated = json.loads((tmp_path / "run.json").read_text())
+    measured, spread = evaluated["tasks"], json.loads((run_dir / "results.json").read_text())["intervals"]
     for task in TASKS:
+        assert evaluated["intervals"][task]["validation"].keys() == spread[task]["validation"].keys()
+        for metric, bounds in spread[task]["validation"].items():
+            assert evaluated["intervals"][task]["validation"][metric] == pytest.approx(bounds, abs=1e-6)
         assert measured[task]["validation"] == pytest.approx(expected[task]["validation"], abs=1e-6)
         assert main(["evaluate", str(exports / task), "--output", str(tmp_path / f"{task}.json")]) == 0
         of_export = json.loads((tmp_path / f"{task}.json").read_text())["tasks"]

@@ -12,13 +12,14 @@ PACKAGE = ROOT / "mtl"
 
 # Data flows one way. A module may import from earlier rows, and from earlier places of its own row.
 LAYERS = (
-    ("errors", "launch", "files", "settings", "metrics", "sampling"),
+    ("errors", "launch", "files", "settings", "metrics", "sampling", "intervals"),
     ("taskdef", "config"),
-    ("encoder", "source", "checks", "leaks", "preflight"),
+    ("encoder", "source", "checks", "predictions", "leaks", "preflight"),
     ("data", "batch", "plan"),
     ("losses", "smart", "proximal", "optimizer"),
     ("dropout", "model", "objective", "precision", "processes"),
-    ("evaluate", "checkpoint", "state", "stop", "report", "rundir", "runlog"),
+    ("evaluate", "checkpoint", "state", "stop", "report", "rundir", "runlog", "runrecord", "judged"),
+    ("markup", "drawing", "charts", "pictures", "html_task", "html_report"),
     ("export", "inference", "trainer"),
     ("phases", "dryrun"),
     ("propose", "validate"),

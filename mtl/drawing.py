@@ -1,0 +1,149 @@
+"""A drawing as a list of marks, and the marks as inline SVG. `pictures` draws the same as PNG.
+
+Lengths are in pixels of a drawing `WIDTH` wide. A mark's style is a name: the page's style sheet and
+`pictures.STYLES` say what it looks like.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from mtl.markup import Html, element
+
+Point: TypeAlias = tuple[float, float]
+
+WIDTH = 360.0
+FONT = 11
+LETTER = 6.4  # width of an average letter of that size, generously
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line through points; style and dash come with the name."""
+
+    points: tuple[Point, ...]
+    style: str
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A filled rectangle."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    style: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dot:
+    """A circle, or a diamond."""
+
+    x: float
+    y: float
+    radius: float
+    style: str
+    diamond: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """A text; `anchor` (start, middle, end) says which part of it stands at x."""
+
+    x: float
+    y: float
+    text: str
+    anchor: str = "start"
+    style: str = "words"
+    turned: bool = False  # read upwards
+
+
+Mark: TypeAlias = "Line | Box | Dot | Words"
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A drawing with its texts.
+
+    Attributes:
+        name: For files and ids: letters, digits, dashes.
+        title: What is shown.
+        description: The same in words, for whoever cannot see it.
+        height: In pixels.
+        marks: From back to front.
+    """
+
+    name: str
+    title: str
+    description: str
+    height: float
+    marks: tuple[Mark, ...]
+
+
+def width_of(text: str) -> float:
+    """Width of a text, estimated from above."""
+    return sum(FONT + 1 if unicodedata.east_asian_width(c) in "WF" else LETTER for c in text)
+
+
+def fit(text: str, width: float) -> str:
+    """A text cut to a width, with an ellipsis."""
+    if width_of(text) <= width:
+        return text
+    while text and width_of(text) > width - LETTER:
+        text = text[:-1]
+    return text + "…"
+
+
+def svg(chart: Chart, place: str) -> Html:
+    """A figure with the chart inline.
+
+    Args:
+        chart: What to draw.
+        place: Makes its ids unique on the page.
+    """
+    base = f"{place}-{chart.name}"
+    drawn = element(
+        "svg",
+        element("title", chart.title, id=f"{base}-title"),
+        element("desc", chart.description, id=f"{base}-desc"),
+        [_DRAW[type(mark)](mark) for mark in chart.marks],
+        viewBox=f"0 0 {WIDTH:g} {chart.height:g}",
+        role="img",
+        aria_labelledby=f"{base}-title",
+        aria_describedby=f"{base}-desc",
+    )
+    return element("figure", element("figcaption", chart.title), drawn, class_="chart")
+
+
+def _n(value: float) -> str:
+    return f"{value:.1f}".removesuffix(".0")
+
+
+def _line(mark: Line) -> Html:
+    return element("polyline", points=" ".join(f"{_n(x)},{_n(y)}" for x, y in mark.points), class_=f"line {mark.style}")
+
+
+def _box(mark: Box) -> Html:
+    sizes = {"x": _n(mark.x), "y": _n(mark.y), "width": _n(mark.width), "height": _n(mark.height)}
+    return element("rect", class_=f"fill {mark.style}", **sizes)
+
+
+def _dot(mark: Dot) -> Html:
+    if mark.diamond:
+        corners = [(0, -mark.radius), (mark.radius, 0), (0, mark.radius), (-mark.radius, 0)]
+        points = " ".join(f"{_n(mark.x + dx)},{_n(mark.y + dy)}" for dx, dy in corners)
+        return element("polygon", points=points, class_=f"fill {mark.style}")
+    return element("circle", cx=_n(mark.x), cy=_n(mark.y), r=_n(mark.radius), class_=f"fill {mark.style}")
+
+
+def _words(mark: Words) -> Html:
+    turn = f"rotate(-90 {_n(mark.x)} {_n(mark.y)})" if mark.turned else None
+    options = {"x": _n(mark.x), "y": _n(mark.y), "text_anchor": mark.anchor, "class_": mark.style, "transform": turn}
+    return element("text", mark.text, **options)
+
+
+_DRAW: dict[type, Callable[..., Html]] = {Line: _line, Box: _box, Dot: _dot, Words: _words}

@@ -1,0 +1,369 @@
+"""The report of one run or several: one HTML file that needs no network, no script and nothing beside it.
+
+The same runs and data give the same file to the byte: it holds no time of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from mtl.charts import Measured, forest_chart, strip_chart
+from mtl.drawing import Chart
+from mtl.errors import UserError, counted
+from mtl.files import refuse_links, write_file
+from mtl.html_task import COUNTS, Place, data_table, results_rows, task_section
+from mtl.judged import Judged, compared, judge
+from mtl.markup import Html, element, group, page, style_sheet
+from mtl.metrics import METRICS
+from mtl.pictures import write_png
+from mtl.report import interval, number
+from mtl.runrecord import RunRecord, read_record
+
+REPORT_FILE = "report.html"
+POLICY = "default-src 'none'; style-src 'unsafe-inline'"  # the browser loads and runs nothing
+BASELINE_NOTE = "The baseline reads no text: it is the majority class, the mean value or a random order."
+INTERVAL_NOTE = (
+    "Intervals are 95 % bootstrap percentile intervals over the evaluated rows (ranking: queries): how much a value "
+    "would vary with other rows of the same kind. They say nothing of other seeds of training or other kinds of text, "
+    "and the best step was chosen on these validation rows, so values there are slightly too good."
+)
+
+
+@dataclass
+class Told:
+    """A run and what was found of its predictions.
+
+    Attributes:
+        record: The run.
+        judged: Task to split to predictions beside the truth, or why there are none.
+        spread: Task to split to metric to interval: the run's own, else computed here.
+    """
+
+    record: RunRecord
+    judged: dict[str, dict[str, Judged | str]]
+    spread: dict[str, dict[str, Mapping[str, Sequence[float]]]]
+
+
+def write_report(
+    run_dirs: Sequence[Path], output: Path | None = None, *, data_root: str | None = None, png: Path | None = None
+) -> Path:
+    """Writes the report of some runs.
+
+    Args:
+        run_dirs: Run directories.
+        output: The file; by default `report.html` in the directory of a single run, else in the current one.
+        data_root: Local mirror of the hub, by default each run's own.
+        png: Directory for the charts as PNG files, if they are wanted.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: A directory is no run, a file of it is damaged, or the output cannot be what was asked for.
+    """
+    run_dirs = list(dict.fromkeys(run_dirs))
+    if output is None:
+        output = (run_dirs[0] if len(run_dirs) == 1 else Path()) / REPORT_FILE
+        if len(run_dirs) == 1:
+            refuse_links(run_dirs[0])
+    if output.suffix not in (".html", ".htm"):
+        raise UserError.of("--output", f"the report is HTML: name the file {output.with_suffix('.html')}")
+    if output.is_dir():
+        raise UserError.of("--output", f"{output} is a directory; name a file")
+    if png is not None and png.exists() and not png.is_dir():
+        raise UserError.of("--png", f"{png} is a file; name a directory")
+    document, charts = report_page([_told(read_record(run_dir), data_root) for run_dir in run_dirs])
+    write_file(output, document)
+    if png is not None:
+        for name, chart in charts.items():
+            write_png(chart, png / f"{name}.png")
+    return output
+
+
+def _told(record: RunRecord, data_root: str | None) -> Told:
+    judged: dict[str, dict[str, Judged | str]] = {}
+    spread: dict[str, dict[str, Mapping[str, Sequence[float]]]] = {}
+    own = record.results.get("intervals", {})
+    for name, splits in record.results["tasks"].items():
+        judged[name] = {split: judge(record, name, split, data_root) for split in splits}
+        spread[name] = {}
+        for split, found in judged[name].items():
+            kept = own.get(name, {}).get(split)
+            if kept is None and isinstance(found, Judged):
+                kept = found.intervals()
+            spread[name][split] = kept or {}
+    return Told(record, judged, spread)
+
+
+def report_page(runs: Sequence[Told]) -> tuple[Html, dict[str, Chart]]:
+    """The document, and its charts by the names of their files."""
+    charts: dict[str, Chart] = {}
+    several = len(runs) > 1
+    title = f"Comparison of {len(runs)} runs" if several else f"Run {runs[0].record.path}"
+    names = [f"run {number}: {told.record.path}" for number, told in enumerate(runs, 1)]
+    sections, links = [], []
+    if several:
+        sections.append(element("section", element("h2", "Comparison"), _comparison(runs), id="comparison"))
+        links.append(("comparison", "Comparison"))
+    for index, told in enumerate(runs, 1):
+        level = 3 if several else 2
+        parts, below = _run(told, f"r{index}", level, charts)
+        if several:
+            below = [(f"r{index}", names[index - 1])]
+            sections.append(element("section", element("h2", names[index - 1]), parts, id=f"r{index}"))
+        else:
+            sections.append(parts)
+        links += below
+    document = page(
+        element(
+            "html",
+            element(
+                "head",
+                element("meta", charset="utf-8"),
+                element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+                element("meta", name="color-scheme", content="light dark"),
+                element("meta", http_equiv="Content-Security-Policy", content=POLICY),
+                element("title", title),
+                style_sheet(files("mtl").joinpath("report.css").read_text(encoding="utf-8")),
+            ),
+            element(
+                "body",
+                element("a", "Skip to the results", href="#content", class_="skip"),
+                element("header", element("h1", title), _contents(links)),
+                element("main", sections, id="content", tabindex=-1),
+                element("footer", element("p", INTERVAL_NOTE)),
+            ),
+            lang="en",
+        )
+    )
+    return document, charts
+
+
+def _contents(links: Sequence[tuple[str, str]]) -> Html:
+    items = [element("li", element("a", text, href=f"#{anchor}")) for anchor, text in links]
+    return element("nav", element("ul", items), aria_label="Contents")
+
+
+def _run(told: Told, id: str, level: int, charts: dict[str, Chart]) -> tuple[Html, list[tuple[str, str]]]:
+    """The sections of one run, and where they stand."""
+    record = told.record
+    sections = [
+        ("results", "Results", lambda place: _results(told, place)),
+        ("sampling", "Plan and what happened", lambda place: _sampling(record, place)),
+        ("tasks", "Tasks", lambda place: _tasks(told, place)),
+        ("provenance", "Where it comes from", lambda place: _provenance(record, place)),
+    ]
+    parts, links = [], []
+    for key, title, content in sections:
+        place = Place(f"{id}-{key}", level, [])
+        parts.append(element("section", place.heading(title), content(place), id=place.id))
+        links.append((place.id, title))
+        charts |= {f"{place.id}-{chart.name}": chart for chart in place.charts}
+        if key == "tasks":
+            for number, name in enumerate(record.tasks, 1):
+                links.append((f"{place.id}-{number}", name))
+    return group(parts), links
+
+
+def _status(record: RunRecord) -> Html:
+    results = record.results
+    done = f"{results['steps']:,} of {results['planned_steps']:,} steps"
+    if results["finished"]:
+        words = f"Finished after {done}."
+    else:
+        words = f"Unfinished: {done} so far. Values are of the best evaluation until then."
+    left_out = results.get("skipped_steps", 0) + results.get("nonfinite_steps", 0)
+    more = (
+        f" {counted(left_out, 'step')} left out because of an overflow or a value that was not finite."
+        if left_out
+        else ""
+    )
+    return element("p", element("strong", words), more, class_="status" if results["finished"] else "status unfinished")
+
+
+def _results(told: Told, place: Place) -> Html:
+    record = told.record
+    rows = [
+        Measured(f"{row[0]} {row[1]}: {row[2]}", *_measured(told, *row[:3]))
+        for row in results_rows(record, told.spread)
+        if row[2] in METRICS and METRICS[row[2]].higher_is_better and _value(record, *row[:3]) is not None
+    ]
+    header = ("task", "split", "metric", "value", "95 % interval", "baseline", "last step")
+    drawn = place.draw(forest_chart("results", "Metrics at each task's best step", rows)) if rows else None
+    return group(
+        _status(record),
+        [element("p", note, class_="note") for note in record.notes],
+        drawn,
+        data_table("Metrics at each task's best step", header, results_rows(record, told.spread), titles=3),
+        element("p", BASELINE_NOTE, class_="muted"),
+    )
+
+
+def _value(record: RunRecord, name: str, split: str, metric: str) -> Any:
+    return record.results["tasks"][name][split][metric]
+
+
+def _measured(told: Told, name: str, split: str, metric: str) -> tuple[float, tuple[float, float] | None, float | None]:
+    bounds = told.spread.get(name, {}).get(split, {}).get(metric)
+    guess = told.record.results.get("baselines", {}).get(name, {}).get(split, {}).get(metric)
+    return _value(told.record, name, split, metric), None if bounds is None else (bounds[0], bounds[1]), guess
+
+
+def _sampling(record: RunRecord, place: Place) -> Html:
+    plan = {row["task"]: row for row in record.results.get("plan", [])}
+    names = list(dict.fromkeys([*plan, *record.log.steps]))
+    if not names:
+        return element("p", "Neither a plan nor a log of the training is there.", class_="note")
+    rows: list[tuple[Any, ...]] = []
+    for name in names:
+        planned, done = plan.get(name), len(record.log.steps.get(name, []))
+        if planned is None:
+            rows.append((name, "–", "–", "–", f"{done:,}", "–", "–", "–"))
+            continue
+        part = done / planned["steps"] if planned["steps"] else 0.0
+        about = "" if done == planned["steps"] else "about "
+        batch = planned["batch"] or f"{planned['batch_tokens']:,} tokens"
+        passes = f"{about}{planned['passes'] * part:.2f}"
+        tokens = f"{about}{planned['tokens'] * part:,.0f}"
+        skipped = record.log.skipped.get(name, 0)
+        rows.append(
+            (name, f"{planned['rows']:,}", batch, f"{planned['steps']:,}", f"{done:,}", passes, tokens, skipped)
+        )
+    header = ("task", "rows", "batch", "steps planned", "done", "passes done", "tokens done", "left out")
+    drawn = None
+    if record.log.steps:
+        done_steps = [(step, index) for index, name in enumerate(names) for step in record.log.steps.get(name, [])]
+        end = max(record.results["planned_steps"], max(step for step, _ in done_steps))
+        drawn = place.draw(strip_chart("strip", "Which task was trained when", names, done_steps, end))
+    strategy = None
+    if record.run is not None:
+        strategy = element("p", f"Sampler: {record.run.config.sampling.strategy}.", class_="facts")
+    return group(strategy, drawn, data_table("Steps, passes and tokens of each task", header, rows))
+
+
+def _tasks(told: Told, place: Place) -> Html:
+    parts = []
+    for index, name in enumerate(told.record.tasks, 1):
+        found = told.judged[name].get("validation", "it was not evaluated")
+        own = Place(f"{place.id}-{index}", place.level + 1, [])
+        parts.append(task_section(told.record, name, found, own))
+        place.charts += [
+            Chart(f"{index}-{chart.name}", chart.title, chart.description, chart.height, chart.marks)
+            for chart in own.charts
+        ]
+    return group(parts)
+
+
+def _provenance(record: RunRecord, place: Place) -> Html:
+    found, config = record.provenance, record.run.config if record.run else None
+    rows = [
+        ("command", " ".join(found.command)),
+        ("encoder", config.encoder if config else None),
+        ("phase", config.phase if config else None),
+        ("seed", found.seed),
+        ("git revision", found.git_revision),
+        ("Python", found.python),
+        ("platform", found.platform),
+        *found.versions.items(),
+        *((f"data {place}", source) for place, source in found.sources.items()),
+    ]
+    shown = [(key, value) for key, value in rows if value not in (None, "")]
+    leaks = [tuple(str(leak.get(key, "–")) for key in ("train", "evaluation", "rows", "kind")) for leak in found.leaks]
+    return group(
+        data_table("The run", ("what", "value"), shown) if shown else element("p", "Nothing is known.", class_="note"),
+        data_table(
+            "Evaluation rows found in training rows", ("training", "evaluation", "rows", "kind"), leaks, titles=2
+        )
+        if leaks
+        else None,
+    )
+
+
+# Several runs
+
+
+def _comparison(runs: Sequence[Told]) -> Html:
+    summary = [
+        (
+            f"run {index}",
+            str(told.record.path),
+            f"{told.record.results['steps']:,} of {told.record.results['planned_steps']:,}",
+            "yes" if told.record.results["finished"] else "no",
+            "–" if told.record.provenance.seed is None else told.record.provenance.seed,
+        )
+        for index, told in enumerate(runs, 1)
+    ]
+    keys = dict.fromkeys(
+        (name, split, metric)
+        for told in runs
+        for name, splits in told.record.results["tasks"].items()
+        for split, values in splits.items()
+        for metric in values
+        if metric not in COUNTS
+    )
+    rows = []
+    for name, split, metric in keys:
+        cells = []
+        for told in runs:
+            value = told.record.results["tasks"].get(name, {}).get(split, {}).get(metric)
+            bounds = told.spread.get(name, {}).get(split, {}).get(metric)
+            cells.append("–" if value is None else f"{number(value)} {interval(bounds)}")
+        rows.append((name, split, metric, *cells))
+    header = ("task", "split", "metric", *(f"run {index}" for index in range(1, len(runs) + 1)))
+    return group(
+        data_table("The runs", ("", "directory", "steps", "finished", "seed"), summary),
+        data_table("Values with 95 % intervals", header, rows, titles=3),
+        _paired(runs),
+    )
+
+
+def _paired(runs: Sequence[Told]) -> Html:
+    """Differences of all pairs of runs on the same rows, and which pairs have none, and why."""
+    rows, reasons = [], []
+    for (i, first), (j, second) in combinations(enumerate(runs, 1), 2):
+        for name, splits in first.judged.items():
+            for split, before in splits.items():
+                after = second.judged.get(name, {}).get(split)
+                if after is None:
+                    reasons.append(f"{name}/{split}, runs {i} and {j}: run {j} did not evaluate it")
+                    continue
+                found = compared(first.record, second.record, name, split, (before, after))
+                if isinstance(found, str):
+                    reasons.append(f"{name}/{split}, runs {i} and {j}: {found}")
+                    continue
+                for metric, difference in found.items():
+                    rows.append(
+                        (
+                            name,
+                            split,
+                            metric,
+                            f"run {j} − run {i}",
+                            f"{difference.value:+.4f}",
+                            f"[{difference.low:+.4f}, {difference.high:+.4f}]",
+                            _verdict(difference, metric, i, j),
+                        )
+                    )
+        for name in second.judged:
+            if name not in first.judged:
+                reasons.append(f"{name}, runs {i} and {j}: run {i} did not evaluate it")
+    header = ("task", "split", "metric", "difference", "value", "95 % interval", "reads as")
+    explained = "Differences on the same rows (paired bootstrap). An interval that holds 0 shows no difference."
+    return group(
+        element("h3", "Differences"),
+        element("p", explained, class_="muted"),
+        data_table("Paired differences", header, rows, titles=4) if rows else None,
+        element("p", "Not compared row by row:") if reasons else None,
+        element("ul", [element("li", reason) for reason in reasons], class_="note") if reasons else None,
+    )
+
+
+def _verdict(difference: Any, metric: str, first: int, second: int) -> str:
+    if not difference.excludes_zero:
+        return "no clear difference"
+    better = (difference.value > 0) == METRICS[metric].higher_is_better
+    return f"run {second if better else first} is better"

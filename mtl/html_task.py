@@ -1,0 +1,304 @@
+"""The part of a report that is about one task: how it learned, what it predicts, and where it is most wrong."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mtl.charts import Series, bar_chart, line_chart, scatter_chart
+from mtl.checks import Row
+from mtl.drawing import Chart, svg
+from mtl.judged import Hard, Judged, confusion, first_ranks, hardest, texts
+from mtl.markup import Html, element, group
+from mtl.report import interval, number
+from mtl.runrecord import Points, RunRecord
+
+MOST_CLASSES = 15  # shown as a matrix; of more, the commonest confusions are listed
+MOST_CONFUSIONS = 20
+MOST_POINTS = 200  # of a line
+LONGEST_TEXT = 600  # characters of an example's text
+COUNTS = ("n", "queries", "queries_without_relevant")  # what a split's metrics hold beside metrics
+RANKS = 10  # shown one by one
+
+# Terms of the regularizers: charts of one or more of them, with the label of each and of the axis.
+TELEMETRY: tuple[tuple[str, str, dict[str, str], str, bool], ...] = (
+    (
+        "smoothness",
+        "Smoothness R_s and its parts",
+        {"smart": "R_s", "smart_adversarial": "of the perturbation", "smart_dropout": "of dropout"},
+        "R_s",
+        False,
+    ),
+    ("gain", "Gain of the ascent over its noise", {"smart_gain": "R_s / R_s at the noise"}, "factor", True),
+    ("length", "Length of the perturbation", {"smart_length": "‖δ‖ / ε"}, "radii", False),
+    ("boundary", "Coordinates at the boundary", {"smart_boundary": "share"}, "share", False),
+    ("proximal", "Divergence from the slow average D", {"proximal": "D"}, "D", False),
+)
+
+
+@dataclass
+class Place:
+    """Where on the page something stands: its id, the level of its headings, and the charts drawn so far."""
+
+    id: str
+    level: int
+    charts: list[Chart]
+
+    def heading(self, text: str, *, below: int = 0, id: str | None = None) -> Html:
+        return element(f"h{min(6, self.level + below)}", text, id=id)
+
+    def draw(self, *charts: Chart) -> Html:
+        self.charts += charts
+        return element("div", [svg(chart, self.id) for chart in charts], class_="charts")
+
+
+def data_table(caption: str, header: Sequence[str], rows: Sequence[Sequence[Any]], *, titles: int = 1) -> Html:
+    """A table in a region that scrolls by itself; the first `titles` cells of a row are its headers."""
+    head = element("tr", [element("th", cell, scope="col") for cell in header])
+    body = [
+        element(
+            "tr",
+            [element("th", cell, scope="row") if i < titles else element("td", cell) for i, cell in enumerate(row)],
+        )
+        for row in rows
+    ]
+    inner = element("table", element("caption", caption), element("thead", head), element("tbody", body))
+    return element("div", inner, class_="scroll", role="region", aria_label=caption, tabindex=0)
+
+
+def task_section(record: RunRecord, name: str, judged: Judged | str, place: Place) -> Html:
+    """All about one task of a run."""
+    task = record.run.tasks.get(name) if record.run else None
+    best = record.results.get("best_steps", {}).get(name)
+    facts = [task.type if task else None, None if best is None else f"best step {best:,}"]
+    return element(
+        "section",
+        place.heading(name),
+        element("p", ", ".join(fact for fact in facts if fact), class_="facts"),
+        _learning(record, name, place),
+        _regularizers(record, name, place),
+        place.heading("What it predicts on validation", below=1),
+        element("p", f"Not shown: {judged}.", class_="note")
+        if isinstance(judged, str)
+        else _predicted(name, judged, place),
+        _examples(judged, place) if isinstance(judged, Judged) else None,
+        id=place.id,
+    )
+
+
+def thinned(points: Points) -> Points:
+    """At most `MOST_POINTS` points, each the mean of its neighbours."""
+    size = -(-len(points) // MOST_POINTS)
+    if size <= 1:
+        return points
+    array = np.array(points)
+    return [tuple(array[start : start + size].mean(axis=0).tolist()) for start in range(0, len(array), size)]
+
+
+def smoothed(points: Points, window: int) -> Points:
+    """The mean of each value and those around it, `window` in all (fewer at the ends)."""
+    found = []
+    for i, (step, _) in enumerate(points):
+        around = [value for _, value in points[max(0, i - window // 2) : i + window // 2 + 1] if value == value]
+        found.append((step, sum(around) / len(around) if around else float("nan")))
+    return found
+
+
+def _learning(record: RunRecord, name: str, place: Place) -> Html:
+    charts = []
+    steps = record.results["planned_steps"]
+    loss = thinned(record.log.terms.get(name, {}).get("loss", []))
+    if loss:
+        window = max(3, len(loss) // 10) | 1
+        series = [
+            Series("each step" if len(loss) <= MOST_POINTS else "means", loss, "faint", dots=len(loss) < 30),
+            Series(f"mean of {window} around", smoothed(loss, window), 0),
+        ]
+        charts.append(line_chart("loss", f"{name}: training loss", series, y_label="loss", steps=steps))
+    splits = record.log.metrics.get(name, {})
+    metric = _selecting(record, name, splits.get("validation", {}))
+    if metric is not None:
+        series = [
+            Series(split, values[metric], i, dots=len(values[metric]) < 40)
+            for i, (split, values) in enumerate(splits.items())
+            if metric in values
+        ]
+        guess = record.results.get("baselines", {}).get(name, {}).get("validation", {}).get(metric)
+        best_step = record.results.get("best_steps", {}).get(name)
+        best = next((point for point in splits["validation"][metric] if point[0] == best_step), None)
+        chart = line_chart(
+            "metric",
+            f"{name}: {metric} at each evaluation",
+            series[:4],
+            y_label=metric,
+            steps=steps,
+            reference=None if guess is None else ("baseline", guess),
+            best=best,
+        )
+        charts.append(chart)
+    drawn = place.draw(*charts) if charts else element("p", "Nothing was logged of its training.", class_="note")
+    return group(place.heading("How it learned", below=1), drawn)
+
+
+def _selecting(record: RunRecord, name: str, metrics: Mapping[str, Any]) -> str | None:
+    if record.run and name in record.run.tasks and record.run.tasks[name].metrics[0] in metrics:
+        return record.run.tasks[name].metrics[0]
+    return next((metric for metric in metrics if metric not in COUNTS), None)
+
+
+def _regularizers(record: RunRecord, name: str, place: Place) -> Html | None:
+    """Telemetry of R_s and D, where there is some."""
+    terms = record.log.terms.get(name, {})
+    charts, rows = [], []
+    for key, title, labels, axis, log in TELEMETRY:
+        present = [(term, label) for term, label in labels.items() if terms.get(term)]
+        if not present:
+            continue
+        series = [Series(label, thinned(terms[term]), i) for i, (term, label) in enumerate(present)]
+        steps = record.results["planned_steps"]
+        charts.append(line_chart(key, f"{name}: {title}", series, y_label=axis, steps=steps, log=log))
+        for term, label in present:
+            values = np.array([value for _, value in terms[term]])
+            finite = values[np.isfinite(values)]
+            if len(finite):
+                numbers = (finite.mean(), np.median(finite), finite[-1])
+                rows.append((f"{title}: {label}", f"{len(finite):,}", *(f"{float(n):.3g}" for n in numbers)))
+    if not charts:
+        return None
+    header = ("term", "steps", "mean", "median", "last")
+    return group(
+        place.heading("What its regularizers did", below=1),
+        place.draw(*charts),
+        data_table(f"{name}: regularizers over the run", header, rows),
+    )
+
+
+def _predicted(name: str, judged: Judged, place: Place) -> Html:
+    if judged.task.type == "classification":
+        return _confusion_table(judged)
+    if judged.task.type == "regression":
+        points = list(zip(judged.labels.tolist(), judged.predictions.outputs.tolist(), strict=True))
+        return place.draw(scatter_chart("scatter", f"{name}: predicted against true", points))
+    ranks = first_ranks(judged)
+    numbers = Counter(ranks.tolist())
+    bars = [(str(rank), numbers[rank]) for rank in range(1, RANKS + 1)]
+    bars += [(f">{RANKS}", int((ranks > RANKS).sum())), ("none", numbers[0])]
+    label = "rank of the first relevant candidate (none: there is none)"
+    return place.draw(bar_chart("ranks", f"{name}: queries by first relevant rank", bars, x_label=label))
+
+
+def _confusion_table(judged: Judged) -> Html:
+    counts, labels = confusion(judged), judged.task.labels
+    if len(labels) > MOST_CLASSES:
+        wrong = counts.copy()
+        np.fill_diagonal(wrong, 0)
+        order = np.argsort(-wrong.ravel(), kind="stable")[:MOST_CONFUSIONS]
+        pairs = [(divmod(int(cell), len(labels)), int(wrong.ravel()[cell])) for cell in order]
+        rows = [(labels[true], labels[predicted], f"{n:,}") for (true, predicted), n in pairs if n]
+        return data_table("The commonest confusions", ("true", "predicted", "rows"), rows, titles=2)
+    head = element(
+        "tr",
+        element("th", "true ↓ predicted →", scope="col"),
+        [element("th", element("bdi", label), scope="col") for label in labels],
+        element("th", "recall", scope="col"),
+    )
+    body = []
+    for true, label in enumerate(labels):
+        whole = int(counts[true].sum())
+        cells = [
+            element(
+                "td",
+                f"{int(count):,}",
+                class_="hit" if true == predicted else "miss",
+                style=f"--share:{int(count) / max(whole, 1):.3f}",
+            )
+            for predicted, count in enumerate(counts[true])
+        ]
+        share = f"{counts[true, true] / whole:.1%}" if whole else "–"
+        body.append(element("tr", element("th", element("bdi", label), scope="row"), cells, element("td", share)))
+    precision = [f"{counts[i, i] / total:.1%}" if (total := counts[:, i].sum()) else "–" for i in range(len(labels))]
+    foot = element("tr", element("th", "precision", scope="row"), [element("td", p) for p in precision], element("td"))
+    caption = "Confusion matrix: rows of each true class (down) by predicted class (across); darker is a larger share"
+    table = element(
+        "table",
+        element("caption", caption),
+        element("thead", head),
+        element("tbody", body),
+        element("tfoot", foot),
+        class_="confusion",
+    )
+    return element("div", table, class_="scroll", role="region", aria_label="Confusion matrix", tabindex=0)
+
+
+def _examples(judged: Judged, place: Place) -> Html | None:
+    """The hardest examples with their texts."""
+    found = hardest(judged)
+    if not found:
+        return None
+    rows = texts(judged, {row for example in found for row in example.rows})
+    return group(
+        place.heading(f"The {len(found)} hardest validation examples", below=1),
+        element("ol", [element("li", _example(example, rows, judged)) for example in found], class_="hard"),
+    )
+
+
+def _example(example: Hard, rows: Mapping[int, Row], judged: Judged) -> Html:
+    facts = element(
+        "p",
+        [group(element("span", f"{key}: "), element("bdi", value), " ") for key, value in example.facts],
+        element("span", f"(row {', '.join(f'{row + 1:,}' for row in dict.fromkeys(example.rows))})", class_="muted"),
+        class_="facts",
+    )
+    columns = judged.task.data.columns
+    first = rows[example.rows[0]]
+    if judged.task.type != "ranking":
+        return group(facts, _text(columns.text_a, first.text_a), _text(columns.text_b, first.text_b))
+    top = rows[example.rows[1]]
+    if columns.text_b is None:
+        shown = [_text("first relevant", first.text_a), _text("ranked first", top.text_a)]
+    else:
+        shown = [
+            _text(columns.text_a, first.text_a),
+            _text("first relevant", first.text_b),
+            _text("ranked first", top.text_b),
+        ]
+    return group(facts, shown)
+
+
+def _text(label: str | None, text: str | None) -> Html | None:
+    if label is None or text is None:
+        return None
+    more = None
+    if len(text) > LONGEST_TEXT:
+        more = element("span", f" … ({len(text):,} characters in all)", class_="muted")
+        text = text[:LONGEST_TEXT]
+    return element("p", element("span", f"{label} ", class_="muted"), element("bdi", text), more, class_="text")
+
+
+def results_rows(record: RunRecord, spread: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """Every metric with its interval, its baseline and what it was at the last evaluation.
+
+    Args:
+        record: The run.
+        spread: Intervals by task and split.
+    """
+    results = record.results
+    rows: list[tuple[str, ...]] = []
+    for name, splits in results["tasks"].items():
+        for split, values in splits.items():
+            for metric, value in values.items():
+                others = [
+                    results.get(key, {}).get(name, {}).get(split, {}).get(metric) for key in ("baselines", "last")
+                ]
+                shown: tuple[str, ...]
+                if metric in COUNTS:
+                    shown = ("", "", number(others[1]))
+                else:
+                    bounds = spread.get(name, {}).get(split, {}).get(metric)
+                    shown = (interval(bounds), *map(number, others))
+                rows.append((name, split, metric, number(value), *shown))
+    return rows

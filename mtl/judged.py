@@ -1,0 +1,216 @@
+"""A run's predictions beside the truth: labels and texts are read from the data again, where it is still there.
+
+Legend: N rows, Q queries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mtl.checks import Row, RowChecker
+from mtl.errors import UserError
+from mtl.intervals import Difference, differences, intervals
+from mtl.metrics import first_relevant_rank
+from mtl.predictions import Predictions, predictions_file, read_predictions
+from mtl.runrecord import RunRecord
+from mtl.source import Source, locate, read_rows
+from mtl.taskdef import TaskDef
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Predictions of one split, and what would have been right.
+
+    Attributes:
+        task: The task's definition.
+        source: Where the rows are.
+        predictions: Of all rows.
+        labels: Class index, value or relevance, (N,).
+        groups: Number of each row's query, in order of appearance, (N,); None outside ranking.
+    """
+
+    task: TaskDef
+    source: Source
+    predictions: Predictions
+    labels: Floats
+    groups: Ints | None
+
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        return intervals(self.task.metrics, self.task.type, self.predictions.outputs, self.labels, self.groups)
+
+
+def judge(record: RunRecord, name: str, split: str, data_root: str | None) -> Judged | str:
+    """Puts predictions and labels together, or says in words why that cannot be.
+
+    Raises:
+        UserError: The predictions are damaged: they are the run's own, unlike the data.
+    """
+    if record.run is None or name not in record.run.tasks:
+        return "the run's task definitions are missing"
+    task = record.run.tasks[name]
+    if split not in task.evaluation_splits:
+        return "the run's task definitions know no such split"
+    path = predictions_file(record.path, name, split)
+    if not path.is_file():
+        return f"there are no predictions ({path.name})"
+    predictions = read_predictions(path, task)
+    try:
+        source = locate(task, split, data_root or record.run.config.data_root)
+        if not isinstance(source, Source):
+            return f"the data is not there: {source}"
+        before = record.provenance.contents.get(f"{name}/{split}")
+        if before is not None and source.fingerprint() != before:
+            return f"the data is not what the run was evaluated on: {source} has changed"
+        rows, labels, groups = _read_labels(name, task, source)
+    except (UserError, OSError) as error:
+        return f"the data cannot be read: {error}"
+    if not np.array_equal(rows, predictions.rows):
+        return f"the data has other rows than the predictions: {source}"
+    return Judged(task, source, predictions, labels, groups if task.type == "ranking" else None)
+
+
+def _read_labels(name: str, task: TaskDef, source: Source) -> tuple[Ints, Floats, Ints]:
+    checker = RowChecker(name, task)
+    rows: list[int] = []
+    labels: list[float] = []
+    groups: list[int] = []
+    numbers: dict[str | None, int] = {}
+    for row in checker.check(read_rows(source)):
+        assert row.label is not None
+        rows.append(row.position)
+        labels.append(float(row.label))
+        groups.append(numbers.setdefault(row.group, len(numbers)))
+    if checker.findings.faults:
+        raise UserError(checker.findings.problems())
+    return np.array(rows, dtype=np.int64), np.array(labels), np.array(groups, dtype=np.int64)
+
+
+def texts(judged: Judged, positions: Collection[int]) -> dict[int, Row]:
+    """The rows at some positions of the source."""
+    wanted = set(positions)
+    checker = RowChecker("", judged.task)
+    return {row.position: row for row in checker.check(read_rows(judged.source)) if row.position in wanted}
+
+
+def confusion(judged: Judged) -> Ints:
+    """Rows by [true class, predicted class]."""
+    number = judged.task.num_labels
+    cells = judged.labels.astype(np.int64) * number + judged.predictions.outputs.argmax(axis=1)
+    return np.bincount(cells, minlength=number * number).reshape(number, number)
+
+
+def first_ranks(judged: Judged) -> Ints:
+    """Rank of each query's first relevant candidate, 0 without one, (Q,)."""
+    assert judged.groups is not None
+    found: Ints = first_relevant_rank(judged.predictions.outputs, judged.labels, judged.groups)
+    return found
+
+
+@dataclass(frozen=True)
+class Hard:
+    """An example that the model gets most wrong.
+
+    Attributes:
+        rows: Positions in the source: the row; in ranking that of the best relevant candidate and that ranked first.
+        facts: What was true and what was predicted, in words.
+    """
+
+    rows: tuple[int, ...]
+    facts: tuple[tuple[str, str], ...]
+
+
+def hardest(judged: Judged, number: int = 10) -> list[Hard]:
+    """The examples with the lowest probability of the true class, the largest error, or the lowest rank of the first
+    relevant candidate (queries without one are left out); among equals the earlier first."""
+    outputs, rows = judged.predictions.outputs, judged.predictions.rows
+    if judged.task.type == "ranking":
+        return _hardest_queries(judged, number)
+    labels = judged.task.labels
+    if judged.task.type == "regression":
+        errors = np.abs(outputs - judged.labels)
+        return [
+            Hard(
+                (int(rows[i]),),
+                (
+                    ("true", f"{judged.labels[i]:.4g}"),
+                    ("predicted", f"{outputs[i]:.4g}"),
+                    ("off by", f"{errors[i]:.4g}"),
+                ),
+            )
+            for i in np.argsort(-errors, kind="stable")[:number]
+        ]
+    true = judged.labels.astype(np.int64)
+    right = outputs[np.arange(len(true)), true]
+    return [
+        Hard(
+            (int(rows[i]),),
+            (
+                ("true", f"{labels[true[i]]} ({right[i]:.1%})"),
+                ("predicted", f"{labels[outputs[i].argmax()]} ({outputs[i].max():.1%})"),
+            ),
+        )
+        for i in np.argsort(right, kind="stable")[:number]
+    ]
+
+
+def _hardest_queries(judged: Judged, number: int) -> list[Hard]:
+    assert judged.groups is not None
+    ranks, scores = first_ranks(judged), judged.predictions.outputs
+    found = []
+    for query in np.argsort(-ranks, kind="stable")[:number]:
+        if ranks[query] == 0:
+            continue
+        members = np.flatnonzero(judged.groups == query)
+        ordered = members[np.lexsort((-members, -scores[members]))]  # ties as the metrics break them
+        relevant, top = ordered[ranks[query] - 1], ordered[0]
+        facts = (
+            ("first relevant candidate", f"rank {ranks[query]} of {len(members)}, score {scores[relevant]:.4g}"),
+            ("ranked first", f"score {scores[top]:.4g}"),
+        )
+        found.append(Hard((int(judged.predictions.rows[relevant]), int(judged.predictions.rows[top])), facts))
+    return found
+
+
+def compared(first: RunRecord, second: RunRecord, name: str, split: str, judged: Sequence[Any]) -> Any:
+    """Differences of two runs on a split, metric by metric, or why there are none.
+
+    Args:
+        first, second: The runs.
+        name, split: What to compare.
+        judged: What `judge` made of either.
+
+    Returns:
+        Metric to `Difference`, second less first; or the reason in words.
+    """
+    place = f"{name}/{split}"
+    for one in judged:
+        if isinstance(one, str):
+            return one
+    prints = [(r.provenance.contents.get(place), r.provenance.data.get(place)) for r in (first, second)]
+    if not any(a is not None and a == b for a, b in zip(*prints, strict=True)):
+        unknown = any(pair == (None, None) for pair in prints)
+        return "no fingerprint of the data was kept" if unknown else "the runs were evaluated on different data"
+    before, after = judged
+    same = before.task.type == after.task.type and before.task.labels == after.task.labels
+    if not same or not np.array_equal(before.predictions.rows, after.predictions.rows):
+        return "the runs have other rows or labels"
+    if not np.array_equal(before.labels, after.labels) or not _same(before.groups, after.groups):
+        return "the runs read other labels from the data"
+    metrics = [metric for metric in before.task.metrics if metric in after.task.metrics]
+    if not metrics:
+        return "the runs have no metric in common"
+    outputs = before.predictions.outputs, after.predictions.outputs
+    found: dict[str, Difference] = differences(metrics, before.task.type, *outputs, before.labels, before.groups)
+    return found
+
+
+def _same(one: Ints | None, other: Ints | None) -> bool:
+    return one is other or (one is not None and other is not None and np.array_equal(one, other))

@@ -1,0 +1,183 @@
+"""What a run directory tells of itself, read by whoever does not trust it: nothing is executed, everything is checked.
+
+A file that is missing is a note, as a run may be unfinished or was moved in parts; a damaged one is an error that names
+it. Needs neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+
+from mtl.config import Run
+from mtl.errors import UserError
+from mtl.preflight import PROVENANCE_FILE, RUN_FILE, TASKS_FILE, read_run
+from mtl.report import read_results
+from mtl.source import MAX_LINE
+
+METRICS_FILE = "metrics.jsonl"
+LARGEST = 1e100  # a greater number is damage, and would overflow the charts
+MAX_STEP = 1 << 40
+
+Points = list[tuple[float, float]]
+
+
+class Provenance(BaseModel):
+    """What of `provenance.json` is shown."""
+
+    command: list[str] = []
+    seed: int | None = None
+    python: str | None = None
+    platform: str | None = None
+    versions: dict[str, str | None] = {}
+    git_revision: str | None = None
+    data: dict[str, str] = {}
+    contents: dict[str, str] = {}
+    sources: dict[str, str] = {}
+    leaks: list[dict[str, Any]] = Field(default_factory=list)
+
+
+@dataclass
+class Log:
+    """What `metrics.jsonl` holds.
+
+    Attributes:
+        steps: Task to the steps done on it, ascending.
+        terms: Task to term (loss, smart, …) to its (step, value).
+        metrics: Task to split to metric to its (step, value).
+        skipped: Task to its steps that were left out.
+    """
+
+    steps: dict[str, list[int]] = field(default_factory=dict)
+    terms: dict[str, dict[str, Points]] = field(default_factory=dict)
+    metrics: dict[str, dict[str, dict[str, Points]]] = field(default_factory=dict)
+    skipped: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class RunRecord:
+    """A run, as its directory describes it.
+
+    Attributes:
+        path: The directory.
+        results: `results.json`, checked by `report.read_results`.
+        run: Configuration and tasks, if they are there.
+        provenance: Where the run comes from, if that is there.
+        log: Steps and evaluations.
+        notes: What is missing.
+    """
+
+    path: Path
+    results: dict[str, Any]
+    run: Run | None
+    provenance: Provenance
+    log: Log
+    notes: list[str]
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names of the tasks that have results, in the order of the run."""
+        return list(self.results["tasks"])
+
+
+def read_record(run_dir: Path) -> RunRecord:
+    """Reads a run directory.
+
+    Raises:
+        UserError: It is no run, or a file of it is damaged.
+    """
+    results, notes = read_results(run_dir), []
+    run = None
+    if (run_dir / RUN_FILE).is_file() and (run_dir / TASKS_FILE).is_file():
+        run = read_run(run_dir)
+    else:
+        notes.append(f"{RUN_FILE} or {TASKS_FILE} is missing: tasks and data of this run are unknown")
+    provenance = Provenance()
+    if (run_dir / PROVENANCE_FILE).is_file():
+        provenance = _read_provenance(run_dir / PROVENANCE_FILE)
+    else:
+        notes.append(f"{PROVENANCE_FILE} is missing: where this run comes from is unknown")
+    log = Log()
+    if (run_dir / METRICS_FILE).is_file():
+        log = read_log(run_dir / METRICS_FILE)
+    else:
+        notes.append(f"{METRICS_FILE} is missing: there is nothing to draw of the training")
+    if not results["tasks"]:
+        notes.append("nothing was evaluated yet")
+    return RunRecord(run_dir, results, run, provenance, log, notes)
+
+
+def _read_provenance(path: Path) -> Provenance:
+    try:
+        return TypeAdapter(Provenance).validate_python(json.loads(path.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError.of(str(path), f"is damaged: {where or 'it'} is of another kind ({first['msg']})") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError.of(str(path), f"cannot be read: {error}") from None
+
+
+def read_log(path: Path) -> Log:
+    """Reads a run's log. A last line without its end is one that a killed run was about to write, and is left out.
+
+    Raises:
+        UserError: A line is damaged.
+    """
+    log = Log()
+    try:
+        with path.open(encoding="utf-8") as file:
+            number = 0
+            while line := file.readline(MAX_LINE):
+                number += 1
+                if not line.endswith("\n"):
+                    if len(line) == MAX_LINE:
+                        raise UserError.of(f"{path}:{number}", f"is longer than {MAX_LINE:,} characters")
+                    break
+                try:
+                    _add(log, json.loads(line))
+                except (ValueError, KeyError, TypeError, RecursionError):
+                    raise UserError.of(f"{path}:{number}", "is no record of a run's log: it is damaged") from None
+    except (OSError, UnicodeError) as error:
+        raise UserError.of(str(path), f"cannot be read: {error}") from None
+    return log
+
+
+def _add(log: Log, record: Mapping[str, Any]) -> None:
+    """Takes in one record.
+
+    Raises:
+        ValueError, KeyError, TypeError: It is none.
+    """
+    event, step, task = record["event"], record["step"], record["task"]
+    if not isinstance(step, int) or isinstance(step, bool) or not 0 < step < MAX_STEP or not isinstance(task, str):
+        raise ValueError
+    if event == "step":
+        steps = log.steps.setdefault(task, [])
+        if steps and steps[-1] >= step:
+            raise ValueError
+        steps.append(step)
+        log.skipped[task] = log.skipped.get(task, 0) + ("skipped" in record)
+        for key, value in record.items():
+            if key not in ("event", "step", "task") and value is not None:
+                log.terms.setdefault(task, {}).setdefault(key, []).append((step, _number(value)))
+    elif event == "evaluation":
+        if not isinstance(record["split"], str):
+            raise ValueError
+        split = log.metrics.setdefault(task, {}).setdefault(record["split"], {})
+        for key, value in dict(record["metrics"]).items():
+            split.setdefault(key, []).append((step, _number(value)))
+    else:
+        raise ValueError
+
+
+def _number(value: Any) -> float:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or (abs(value) >= LARGEST):
+        raise ValueError
+    return float(value) if math.isfinite(value) else math.nan
