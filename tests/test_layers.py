@@ -18,10 +18,10 @@ LAYERS = (
     ("data", "batch", "plan"),
     ("losses", "smart", "proximal", "optimizer"),
     ("dropout", "model", "objective", "precision", "processes"),
-    ("evaluate", "checkpoint", "state", "stop", "report", "rundir", "runlog"),
+    ("evaluate", "checkpoint", "state", "stop", "report", "display", "rundir", "runlog"),
     ("export", "inference", "trainer"),
     ("phases", "dryrun"),
-    ("propose", "validate"),
+    ("propose", "validate", "api"),
     ("cli",),
 )
 ORDER = [module for layer in LAYERS for module in layer]
