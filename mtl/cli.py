@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
 HERE = f" (in process {RANK})" if PROCESSES > 1 else ""
+SHELLS = ("bash", "zsh", "fish")
 
 
 class Parser(argparse.ArgumentParser):
@@ -84,10 +85,10 @@ def _show_traceback(arguments: argparse.Namespace) -> None:
         traceback.print_exc()
 
 
-def make_parser() -> Parser:
+def make_parser(program: str = "run_mtl.py") -> Parser:
     """The parser of all commands."""
     description = "Multi-task learning: one shared encoder, one standalone model per task."
-    parser = Parser(prog="run_mtl.py", description=description)
+    parser = Parser(prog=program, description=description)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     for name, (function, add_arguments, help_text) in COMMANDS.items():
         command = commands.add_parser(name, help=help_text, description=help_text)
@@ -158,6 +159,22 @@ def _prepare_arguments(parser: Parser) -> None:
     parser.add_argument("--data-root", metavar="DIR", help="local mirror of the hub")
     parser.add_argument("--max-length", type=int, metavar="N", help="tokens of one input")
     parser.add_argument("--num-proc", type=int, metavar="N", help="processes that tokenise")
+
+
+def _tasks_arguments(parser: Parser) -> None:
+    parser.add_argument("task_defs", nargs="+", metavar="TASK_DEFS")
+    parser.add_argument("--tasks", metavar="A,B", type=_names, default=[], help="tasks to list (default: all)")
+    parser.add_argument("--data-root", metavar="DIR", help="local mirror of the hub, whose rows are counted too")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _schema_arguments(parser: Parser) -> None:
+    pass
+
+
+def _completion_arguments(parser: Parser) -> None:
+    parser.add_argument("shell", choices=SHELLS)
+    parser.add_argument("--program", metavar="NAME", default="run-mtl", help="what is typed (default: run-mtl)")
 
 
 def _report_arguments(parser: Parser) -> None:
@@ -328,6 +345,25 @@ def _init(arguments: argparse.Namespace) -> None:
     print(propose(arguments.file), end="")
 
 
+def _tasks(arguments: argparse.Namespace) -> None:
+    from mtl.describe import list_tasks, tasks_table
+
+    tasks = list_tasks(arguments.task_defs, arguments.tasks, arguments.data_root)
+    print(json.dumps(tasks) if arguments.json else tasks_table(tasks))
+
+
+def _schema(arguments: argparse.Namespace) -> None:
+    from mtl.describe import schema_text
+
+    print(schema_text(), end="")
+
+
+def _completion(arguments: argparse.Namespace) -> None:
+    from mtl.completion import completion_script
+
+    print(completion_script(make_parser(arguments.program), arguments.shell))
+
+
 Command = tuple[Callable[[argparse.Namespace], "int | None"], Callable[[Parser], None], str]
 
 COMMANDS: dict[str, Command] = {
@@ -339,5 +375,8 @@ COMMANDS: dict[str, Command] = {
     "validate": (_validate, _validate_arguments, "Check definitions and data, and tell everything that is wrong."),
     "prepare": (_prepare, _prepare_arguments, "Tokenise all data now, so that training starts at once."),
     "report": (_report, _report_arguments, "Compare the results of runs."),
+    "tasks": (_tasks, _tasks_arguments, "List tasks with their types, metrics and sizes."),
     "init": (_init, _init_arguments, "Propose a task definition for a data file of your own."),
+    "schema": (_schema, _schema_arguments, "Print the JSON Schema of task definitions, for editors."),
+    "completion": (_completion, _completion_arguments, "Print a completion script for a shell."),
 }

@@ -21,8 +21,8 @@ LAYERS = (
     ("evaluate", "checkpoint", "state", "stop", "report", "display", "rundir", "runlog"),
     ("export", "inference", "trainer"),
     ("phases", "dryrun"),
-    ("propose", "validate", "api"),
-    ("cli",),
+    ("describe", "propose", "validate", "api"),
+    ("completion", "cli"),
 )
 ORDER = [module for layer in LAYERS for module in layer]
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
