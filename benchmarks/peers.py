@@ -94,9 +94,8 @@ class Hooks(Nothing):
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
 
-    def progress(self, step: int, task: str, loss: float | None) -> None:
-        if loss is None:
-            self.clock.done(step)
+    def progress(self, step: int, task: str) -> None:
+        self.clock.done(step)
 
 
 def read_rows(kind: str, data_root: Path, count: int) -> Rows:

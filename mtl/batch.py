@@ -51,6 +51,12 @@ class Batch:
         return len(self.rows)
 
     @property
+    def inputs(self) -> dict[str, Tensor]:
+        """What a Transformers model takes."""
+        inputs = {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
+        return inputs if self.token_type_ids is None else inputs | {"token_type_ids": self.token_type_ids}
+
+    @property
     def weights(self) -> Tensor:
         """1 for every example that carries a task loss, 0 for a query without a relevant candidate, (B,) or (Q,)."""
         if self.lists is None:

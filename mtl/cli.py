@@ -18,32 +18,13 @@ from mtl.errors import ElsewhereError, Interrupted, NonFiniteError, StorageError
 from mtl.launch import PROCESSES, RANK
 
 if TYPE_CHECKING:
-    from mtl.preflight import Checked, Request
+    from mtl.display import Level
+    from mtl.preflight import Request
+    from mtl.settings import Sourced
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
 HERE = f" (in process {RANK})" if PROCESSES > 1 else ""
-
-# Flag to the key it sets; `--set KEY=VALUE` reaches every other key.
-FLAGS = {
-    "encoder": "encoder",
-    "data_root": "data_root",
-    "head": "head",
-    "leaks": "leaks",
-    "num_proc": "num_proc",
-    "epochs": "train.epochs",
-    "max_steps": "train.max_steps",
-    "learning_rate": "train.learning_rate",
-    "batch_size": "train.batch_size",
-    "max_length": "train.max_length",
-    "precision": "train.precision",
-    "seed": "train.seed",
-    "train_size": "train.train_size",
-    "train_fraction": "train.train_fraction",
-    "smart": "train.smart",
-    "proximal": "train.proximal",
-    "sampler": "sampling.strategy",
-    "trust_remote_code": "trust_remote_code",
-}
+SHELLS = ("bash", "zsh", "fish")
 
 
 class Parser(argparse.ArgumentParser):
@@ -104,10 +85,10 @@ def _show_traceback(arguments: argparse.Namespace) -> None:
         traceback.print_exc()
 
 
-def make_parser() -> Parser:
+def make_parser(program: str = "run_mtl.py") -> Parser:
     """The parser of all commands."""
     description = "Multi-task learning: one shared encoder, one standalone model per task."
-    parser = Parser(prog="run_mtl.py", description=description)
+    parser = Parser(prog=program, description=description)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     for name, (function, add_arguments, help_text) in COMMANDS.items():
         command = commands.add_parser(name, help=help_text, description=help_text)
@@ -180,6 +161,22 @@ def _prepare_arguments(parser: Parser) -> None:
     parser.add_argument("--num-proc", type=int, metavar="N", help="processes that tokenise")
 
 
+def _tasks_arguments(parser: Parser) -> None:
+    parser.add_argument("task_defs", nargs="+", metavar="TASK_DEFS")
+    parser.add_argument("--tasks", metavar="A,B", type=_names, default=[], help="tasks to list (default: all)")
+    parser.add_argument("--data-root", metavar="DIR", help="local mirror of the hub, whose rows are counted too")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _schema_arguments(parser: Parser) -> None:
+    pass
+
+
+def _completion_arguments(parser: Parser) -> None:
+    parser.add_argument("shell", choices=SHELLS)
+    parser.add_argument("--program", metavar="NAME", default="run-mtl", help="what is typed (default: run-mtl)")
+
+
 def _report_arguments(parser: Parser) -> None:
     parser.add_argument("run_dirs", nargs="+", metavar="RUN_DIR", type=Path)
     where = "default: report.html in the directory of a single run, else in the current one"
@@ -197,6 +194,9 @@ def _add_run_options(parser: Parser) -> None:
     _add_settings(parser)
     parser.add_argument("--resume", action="store_true", help="continue the run in --output")
     parser.add_argument("--overwrite", action="store_true", help="replace the run in --output")
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument("--quiet", action="store_true", help="print warnings, errors and the final table only")
+    shown.add_argument("--verbose", action="store_true", help="also print a line each time the log is written")
 
 
 def _add_settings(parser: Parser) -> None:
@@ -243,53 +243,51 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _request(arguments: argparse.Namespace, **more: Any) -> Request:
+def _typed(arguments: argparse.Namespace) -> Sourced:
+    """The settings among the words."""
+    from mtl.api import FLAGS
     from mtl.config import command_line
-    from mtl.preflight import Request
 
     flags = {
         key: (f"--{'no-' if getattr(arguments, name, None) is False else ''}{name.replace('_', '-')}", value)
         for name, key in FLAGS.items()
         if (value := getattr(arguments, name, None)) is not None
     }
-    return Request(
-        task_defs=arguments.task_defs,
-        typed=command_line(flags, getattr(arguments, "set", [])),
-        config=getattr(arguments, "config", None),
-        tasks=getattr(arguments, "tasks", []),
-        resume=getattr(arguments, "resume", False),
-        overwrite=getattr(arguments, "overwrite", False),
-        **more,
-    )
+    return command_line(flags, getattr(arguments, "set", []))
+
+
+def _request(arguments: argparse.Namespace) -> Request:
+    """What `validate` and `prepare` are asked, which write no run."""
+    from mtl.preflight import Request
+
+    config, names = getattr(arguments, "config", None), arguments.tasks
+    return Request(Path(), arguments.task_defs, config, _typed(arguments), names)
+
+
+def _run_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What `train` and `adapt` have in common."""
+    from mtl.display import Display
+
+    names = ("task_defs", "output", "config", "resume", "overwrite")
+    level: Level = "quiet" if arguments.quiet else "verbose" if arguments.verbose else "normal"
+    options = {name: getattr(arguments, name) for name in names}
+    return options | {
+        "settings": _typed(arguments),
+        "display": Display(level),
+        "command": arguments.command_words,
+    }
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from mtl.preflight import check_train
+    from mtl.api import train
 
-    _run(_checked(lambda: check_train(_request(arguments, output=arguments.output))), arguments)
-
-
-def _checked(check: Callable[[], Checked]) -> Checked:
-    """What a check gives, in all processes or in none; nothing heavy is imported for a single one."""
-    if PROCESSES == 1:
-        return check()
-    from mtl.processes import Processes
-
-    return Processes.current().together(check)
-
-
-def _run(checked: Checked, arguments: argparse.Namespace) -> None:
-    from mtl.phases import run_phase
-
-    words = arguments.command_words
-    run_phase(checked, arguments.output, resume=arguments.resume, overwrite=arguments.overwrite, command=words)
+    train(tasks=arguments.tasks, **_run_options(arguments))
 
 
 def _adapt(arguments: argparse.Namespace) -> None:
-    from mtl.preflight import check_adapt
+    from mtl.api import adapt
 
-    request = _request(arguments, output=arguments.output, run_dir=arguments.run_dir)
-    _run(_checked(lambda: check_adapt(request, arguments.task)), arguments)
+    adapt(arguments.run_dir, task=arguments.task, **_run_options(arguments))
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -328,7 +326,7 @@ def _export(arguments: argparse.Namespace) -> None:
 def _validate(arguments: argparse.Namespace) -> int:
     from mtl.validate import validate
 
-    findings = validate(_request(arguments, output=Path()), dry_run=arguments.dry_run)
+    findings = validate(_request(arguments), dry_run=arguments.dry_run)
     print(json.dumps(findings.as_json()) if arguments.json else findings.as_text())
     return WRONG_INPUT if findings.errors else DONE
 
@@ -336,7 +334,7 @@ def _validate(arguments: argparse.Namespace) -> int:
 def _prepare(arguments: argparse.Namespace) -> None:
     from mtl.validate import prepare_all
 
-    print(prepare_all(_request(arguments, output=Path())))
+    print(prepare_all(_request(arguments)))
 
 
 def _report(arguments: argparse.Namespace) -> None:
@@ -354,6 +352,25 @@ def _init(arguments: argparse.Namespace) -> None:
     print(propose(arguments.file), end="")
 
 
+def _tasks(arguments: argparse.Namespace) -> None:
+    from mtl.describe import list_tasks, tasks_table
+
+    tasks = list_tasks(arguments.task_defs, arguments.tasks, arguments.data_root)
+    print(json.dumps(tasks) if arguments.json else tasks_table(tasks))
+
+
+def _schema(arguments: argparse.Namespace) -> None:
+    from mtl.describe import schema_text
+
+    print(schema_text(), end="")
+
+
+def _completion(arguments: argparse.Namespace) -> None:
+    from mtl.completion import completion_script
+
+    print(completion_script(make_parser(arguments.program), arguments.shell))
+
+
 Command = tuple[Callable[[argparse.Namespace], "int | None"], Callable[[Parser], None], str]
 
 COMMANDS: dict[str, Command] = {
@@ -365,5 +382,8 @@ COMMANDS: dict[str, Command] = {
     "validate": (_validate, _validate_arguments, "Check definitions and data, and tell everything that is wrong."),
     "prepare": (_prepare, _prepare_arguments, "Tokenise all data now, so that training starts at once."),
     "report": (_report, _report_arguments, "Write a report of runs as one HTML file, and print their results."),
+    "tasks": (_tasks, _tasks_arguments, "List tasks with their types, metrics and sizes."),
     "init": (_init, _init_arguments, "Propose a task definition for a data file of your own."),
+    "schema": (_schema, _schema_arguments, "Print the JSON Schema of task definitions, for editors."),
+    "completion": (_completion, _completion_arguments, "Print a completion script for a shell."),
 }

@@ -16,7 +16,7 @@ import yaml
 from pydantic import Field
 
 from mtl.errors import Problem, UserError, listed, nearest
-from mtl.settings import Settings, Sourced, check, parse_yaml, read_yaml, scalar
+from mtl.settings import Settings, Sourced, check, parse_yaml, plain, read_yaml, scalar
 from mtl.taskdef import (
     Count,
     Defaults,
@@ -197,6 +197,26 @@ class Run:
         if self.config.train.loss_scaling == "log_classes" and len(task.labels) > 1:
             changed["weight"] = task.weight / math.log(len(task.labels))
         return task.model_copy(update=changed)
+
+
+def from_mapping(settings: Mapping[str, Any]) -> Sourced:
+    """Turns a program's settings, by dotted key (`train.max_steps`) or nested, into settings with places.
+
+    Raises:
+        UserError: A value is not plain data.
+    """
+    result, problems = Sourced(), list[Problem]()
+    for key, value in settings.items():
+        place = f"settings[{key!r}]"
+        if not isinstance(key, str) or not all(key.split(".")):
+            problems.append(Problem(place, "expected a dotted key, such as 'train.max_steps'"))
+            continue
+        data, found = plain(value, place)
+        problems += found
+        result = Sourced(data, {(): place}).below(*key.split(".")).over(result)
+    if problems:
+        raise UserError(problems)
+    return result
 
 
 def command_line(flags: Mapping[str, tuple[str, Any]], sets: Sequence[str]) -> Sourced:

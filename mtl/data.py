@@ -16,7 +16,7 @@ import signal
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -180,6 +180,7 @@ def prepare(
     labelled: bool = True,
     num_proc: int = 1,
     rows: int | None = None,
+    bar: bool = True,
 ) -> Examples:
     """Tokenises a split, or finds it in the cache; rows to be predicted are used once, and not kept there.
 
@@ -192,6 +193,7 @@ def prepare(
         labelled: Whether rows carry labels; False for prediction.
         num_proc: Processes that tokenise; with 1 the tokenizer's own threads do. The result is the same.
         rows: How many there are, for the progress bar.
+        bar: Whether there is one where stderr is a terminal.
 
     Returns:
         The examples, in the order of the source.
@@ -203,7 +205,7 @@ def prepare(
     checker = RowChecker(name, task, labelled=labelled)
     tokenisers = _tokenisers(tokenizer, max_length, 1 if few else num_proc)
     if not labelled:
-        return _used_once(checker, source, tokenisers, rows)
+        return _used_once(_shown(checker, source, rows, bar), checker, tokenisers)
     key = {
         "format": FORMAT,
         "source": source.fingerprint(),
@@ -222,7 +224,7 @@ def prepare(
         with storing(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
         with tokenisers as tokenise:
-            _build(folder, checker, source, tokenise, rows)
+            _build(folder, _shown(checker, source, rows, bar), checker, tokenise)
     return _open(folder, fingerprint)
 
 
@@ -272,24 +274,28 @@ def _tokenise_in_worker(chunk: Chunk) -> pa.RecordBatch:
     return _worker(chunk)
 
 
-def _used_once(
-    checker: RowChecker, source: Source, tokenisers: AbstractContextManager[Tokenise], total: int | None
-) -> Examples:
+def _shown(checker: RowChecker, source: Source, total: int | None, bar: bool) -> Iterator[Row]:
+    """Checked rows; a progress bar goes with them, if one is wanted and stderr is a terminal."""
+    options: dict[str, Any] = {"desc": f"preparing {checker.name}", "total": total, "unit": " rows", "leave": False}
+    yield from tqdm(checker.check(read_rows(source)), file=sys.stderr, disable=None if bar else True, **options)
+
+
+def _used_once(rows: Iterator[Row], checker: RowChecker, tokenisers: AbstractContextManager[Tokenise]) -> Examples:
     """A split in a file without a name, which is gone with the examples; it has no fingerprint."""
     folder = cache_directory()
     with storing(folder), tokenisers as tokenise:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".building-", dir=folder) as temporary:
-            _write(Path(temporary), checker, source, tokenise, total)
+            _write(Path(temporary), rows, checker, tokenise)
             return _open(Path(temporary), "")
 
 
-def _build(folder: Path, checker: RowChecker, source: Source, tokenise: Tokenise, total: int | None) -> None:
+def _build(folder: Path, rows: Iterator[Row], checker: RowChecker, tokenise: Tokenise) -> None:
     """Writes a prepared split under a temporary name and renames it, so that the name stands for a whole one only."""
     with storing(folder):
         temporary = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
         try:
-            _write(temporary, checker, source, tokenise, total)
+            _write(temporary, rows, checker, tokenise)
             for path in temporary.iterdir():
                 sync(path)  # or the name might outlive the content when the machine stops
             try:
@@ -301,12 +307,9 @@ def _build(folder: Path, checker: RowChecker, source: Source, tokenise: Tokenise
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write(temporary: Path, checker: RowChecker, source: Source, tokenise: Tokenise, total: int | None) -> None:
-    rows = checker.check(read_rows(source))
-    shown = f"preparing {checker.name}"
-    bar = tqdm(rows, shown, total, unit=" rows", disable=None, leave=False, file=sys.stderr)
+def _write(temporary: Path, rows: Iterator[Row], checker: RowChecker, tokenise: Tokenise) -> None:
     with pa.OSFile(str(temporary / "examples.arrow"), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
-        for batch in tokenise(_chunks(iter(bar))):
+        for batch in tokenise(_chunks(rows)):
             writer.write_batch(batch)
     if checker.findings.faults:
         raise UserError(checker.findings.problems())
@@ -359,7 +362,10 @@ def _encode(rows: Sequence[Row], tokenizer: Any, max_length: int | None) -> tupl
 def _open(folder: Path, fingerprint: str) -> Examples:
     with pa.memory_map(str(folder / "examples.arrow")) as source:
         table = pa.ipc.open_file(source).read_all()
-    info = json.loads((folder / "info.json").read_text())
+    return _examples(table, fingerprint, json.loads((folder / "info.json").read_text())["unlabelled"])
+
+
+def _examples(table: pa.Table, fingerprint: str, unlabelled: int) -> Examples:
     lengths = [np.diff(chunk.offsets.to_numpy()) for chunk in table.column("input_ids").chunks]
     return Examples(
         table=table,
@@ -369,9 +375,15 @@ def _open(folder: Path, fingerprint: str) -> Examples:
         groups=table.column("group").to_numpy(),
         rows=table.column("row").to_numpy(),
         fingerprint=fingerprint,
-        unlabelled=info["unlabelled"],
+        unlabelled=unlabelled,
         truncated=table.column("truncated").to_numpy(),
     )
+
+
+def encode(rows: Iterable[Row], tokenizer: Any, max_length: int) -> Examples:
+    """Tokenises rows in memory, past the cache; see `prepare`."""
+    batches = [_tokenise(tokenizer, max_length, chunk) for chunk in _chunks(iter(rows))]
+    return _examples(pa.Table.from_batches(batches, SCHEMA), "", 0)
 
 
 def without_leaks(task: TaskDef, examples: Examples, leaked: Collection[int]) -> Examples:

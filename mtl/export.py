@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 
 from mtl.config import Run, dump_tasks
 from mtl.data import load_tokenizer, usable_length
@@ -234,6 +234,23 @@ def _load_export(path: Path, task: TaskDef) -> Loaded:
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError.of(str(path), f"cannot be loaded: {str(error).splitlines()[0]}") from error
     return Loaded(task, model, load_tokenizer(str(path)))
+
+
+def load_encoder(run_dir: Path) -> tuple[PreTrainedModel, Any]:
+    """A run's shared encoder after the last step, with its tokenizer.
+
+    Raises:
+        UserError: There is none.
+    """
+    folder = run_dir / WEIGHTS["final"]
+    if not folder.is_dir():
+        raise UserError.of(str(run_dir), "has no shared encoder yet: it is not finished")
+    try:
+        with quiet_transformers():
+            encoder = AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise UserError.of(str(folder), f"cannot be loaded: {str(error).splitlines()[0]}") from error
+    return encoder, load_tokenizer(str(folder))
 
 
 def run_of(path: Path) -> Run | None:

@@ -64,10 +64,7 @@ def outputs_of(items: Sequence[Loaded], examples: Examples, precision: Precision
     base, known = models[0].base_model, KnownBase(models[0].base_model)
 
     def forward(batch: Batch) -> Tensor:
-        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-        if batch.token_type_ids is not None:
-            inputs["token_type_ids"] = batch.token_type_ids
-        return torch.cat([model(**inputs).logits for model in models], dim=1)
+        return torch.cat([model(**batch.inputs).logits for model in models], dim=1)
 
     first, widths = items[0], [item.task.num_labels for item in items]
     handle = base.register_forward_hook(known.note)

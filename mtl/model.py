@@ -105,9 +105,7 @@ class MultiTaskModel(nn.Module):
         Returns:
             (B, C).
         """
-        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-        if batch.token_type_ids is not None:
-            inputs["token_type_ids"] = batch.token_type_ids
+        inputs = batch.inputs
         if delta is None:
             logits: Tensor = self._task_models[task](**inputs).logits
             return logits

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -13,12 +12,12 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from tqdm import tqdm
 
 from mtl.batch import BatchStream
 from mtl.checkpoint import Checkpoint, load_newest, save_checkpoint
 from mtl.config import Run
 from mtl.data import Examples, few_shot, load_config, load_tokenizer, prepare, usable_length, without_leaks
+from mtl.display import Display
 from mtl.errors import Interrupted, StorageError, UserError, counted
 from mtl.evaluate import (
     Outputs,
@@ -39,7 +38,7 @@ from mtl.precision import erased_perturbations
 from mtl.predictions import predictions_file, read_predictions
 from mtl.preflight import Checked
 from mtl.processes import Processes, make_accelerator
-from mtl.report import evaluation_line, plan_table, results_table
+from mtl.report import plan_table, results_table
 from mtl.rundir import Splits, fingerprints, resume_command, start_directory
 from mtl.runlog import RunLog, Silence, Writer
 from mtl.state import TrainState, separate_dropout
@@ -47,7 +46,6 @@ from mtl.stop import StopSignal
 from mtl.trainer import Hooks, Trainer
 
 RESULTS_FILE = "results.json"
-Say = Callable[[str], None]
 
 
 def run_phase(
@@ -55,9 +53,9 @@ def run_phase(
     output: Path,
     *,
     resume: bool,
-    command: list[str],
+    command: Sequence[str] | None = None,
     overwrite: bool = False,
-    say: Say = print,
+    display: Display | None = None,
 ) -> dict[str, Any]:
     """Trains (or continues) a run and finishes its directory.
 
@@ -65,9 +63,9 @@ def run_phase(
         checked: The run, as `preflight` left it.
         output: Its directory, which this process alone writes to.
         resume: Whether to continue from its newest checkpoint.
-        command: The command line, for the record.
+        command: The command line, for the record; None from a program.
         overwrite: Whether an earlier run in the directory may be replaced.
-        say: Where lines for people go.
+        display: What shows the run; by default as the command line does.
 
     Returns:
         What `results.json` holds.
@@ -79,17 +77,16 @@ def run_phase(
         StorageError: Something could not be written.
     """
     processes = Processes.current()
-    say = say if processes.is_main else _say_nothing
-    for line in data_notes(checked):
-        say(line)
-    ready = get_ready(checked, processes)
-    say(plan_table(ready.plan.rows, ready.plan.steps, ready.plan.epoch_steps))
+    display = (display or Display()) if processes.is_main else Display("silent")
+    show_data_notes(checked, display)
+    ready = get_ready(checked, processes, bar=display.shows("normal"))
+    display.say(plan_table(ready.plan.rows, ready.plan.steps, ready.plan.epoch_steps))
     for line in remarks(ready.run, ready.splits):
-        say(f"note: {line}")
+        display.say(f"note: {line}")
     if erased := erased_perturbations(ready.objective, ready.streams, ready.pad_id, ready.accelerator):
         raise UserError(erased)
     separate_dropout(ready.run.config.train.seed, processes)
-    hooks = RunHooks(ready, output, say)
+    hooks = RunHooks(ready, output, display)
     with contextlib.ExitStack() as held:
 
         def start() -> None:
@@ -103,7 +100,7 @@ def run_phase(
             if ready.objective.teacher is not None:
                 save_model(ready.objective.teacher, ready.tokenizer, output / "teacher")
         results = hooks.store_results(state, intervals=hooks.intervals() if processes.is_main else {})
-    say(results_table(results, ready.run.tasks, output))
+    display.say(results_table(results, ready.run.tasks, output), "quiet")
     return results
 
 
@@ -150,7 +147,7 @@ class Ready:
         )
 
 
-def get_ready(checked: Checked, processes: Processes) -> Ready:
+def get_ready(checked: Checked, processes: Processes, *, bar: bool = True) -> Ready:
     """Prepares data and model of a run.
 
     Raises:
@@ -159,7 +156,7 @@ def get_ready(checked: Checked, processes: Processes) -> Ready:
     run = checked.run
     accelerator = processes.together(lambda: make_accelerator(run.config.train.precision))
     tokenizer = load_tokenizer(checked.encoder, trust_remote_code=run.config.trust_remote_code)
-    splits = processes.main_first(lambda: prepare_splits(checked, tokenizer))
+    splits = processes.main_first(lambda: prepare_splits(checked, tokenizer, bar=bar))
     processes.require_same(fingerprints(splits), "the data of")
     streams = make_streams(run, splits)
     torch.manual_seed(run.config.train.seed)
@@ -184,11 +181,7 @@ def make_streams(run: Run, splits: Splits) -> dict[str, BatchStream]:
     }
 
 
-def _say_nothing(line: str) -> None:
-    """What a process says that is not the main one."""
-
-
-def _train(ready: Ready, hooks: RunHooks, output: Path, *, resume: bool, command: list[str]) -> TrainState:
+def _train(ready: Ready, hooks: RunHooks, output: Path, *, resume: bool, command: Sequence[str] | None) -> TrainState:
     """Trains from the newest checkpoint, or from the first step, to the end of the plan."""
     processes = ready.processes
     checkpoint, damaged = load_newest(output / "checkpoints") if resume else (None, [])
@@ -196,21 +189,23 @@ def _train(ready: Ready, hooks: RunHooks, output: Path, *, resume: bool, command
         step = "none" if checkpoint is None else str(checkpoint.step)
         processes.require_same({"newest checkpoint": step}, f"{output}, which all machines have to share")
     for line in damaged:
-        hooks.say(f"warning: passed over a damaged checkpoint: {line}")
+        hooks.display.warn(f"passed over a damaged checkpoint: {line}")
     if resume:
         found = (
             f"resuming after step {checkpoint.step:,}" if checkpoint else "no checkpoint: starting from the first step"
         )
-        hooks.say(found)
+        hooks.display.say(found)
     state = TrainState() if checkpoint is None else TrainState.stored(checkpoint)
-    continued = f"continue with:\n  {resume_command(command)}"
+    continued = f"continue with{resume_command(command)}"
     try:
         log = RunLog(output, position=state.log_position, step=state.step) if processes.is_main else Silence()
         with contextlib.closing(log):
             trainer = ready.trainer(log, hooks)
             if checkpoint is not None:
                 trainer.state = trainer.tensors.restore(checkpoint)
-            with hooks.bar(trainer.state.step), StopSignal(launched=processes.count > 1).installed() as stop:
+            hooks.display.continued(trainer.state.last)
+            bar = hooks.display.bar(ready.plan.steps, trainer.state.step)
+            with bar, StopSignal(launched=processes.count > 1).installed() as stop:
                 trainer.fit(stop)
     except Interrupted as error:
         raise Interrupted(error.signal_number, f"{error}; {continued}") from None
@@ -219,7 +214,7 @@ def _train(ready: Ready, hooks: RunHooks, output: Path, *, resume: bool, command
     return trainer.state
 
 
-def prepare_splits(checked: Checked, tokenizer: Any) -> dict[str, dict[str, Examples]]:
+def prepare_splits(checked: Checked, tokenizer: Any, *, bar: bool = True) -> dict[str, dict[str, Examples]]:
     """Tokenised splits of every task; training data cut to the size asked for."""
     run = checked.run
     config = load_config(checked.encoder, trust_remote_code=run.config.trust_remote_code)
@@ -235,6 +230,7 @@ def prepare_splits(checked: Checked, tokenizer: Any) -> dict[str, dict[str, Exam
                 min(task.max_length, limit),
                 num_proc=run.config.num_proc,
                 rows=checked.data.summaries[name][split].rows,
+                bar=bar,
             )
             for split, source in checked.data.sources[name].items()
         }
@@ -247,14 +243,18 @@ def prepare_splits(checked: Checked, tokenizer: Any) -> dict[str, dict[str, Exam
     return splits
 
 
-def data_notes(checked: Checked) -> list[str]:
-    """What was found of the data before it was tokenised."""
-    lines = [f"note: {note}" for note in checked.data.notes]
-    warn = checked.run.config.leaks == "warn"
-    leaks = [f"{'warning' if warn else 'note'}: {leak}" for leak in checked.data.leaks.leaks()]
+def show_data_notes(checked: Checked, display: Display) -> None:
+    """Tells what was found of the data before it was tokenised."""
+    for note in checked.data.notes:
+        display.say(f"note: {note}")
+    leaks, warn = checked.data.leaks.leaks(), checked.run.config.leaks == "warn"
+    for leak in leaks:
+        if warn:
+            display.warn(str(leak))
+        else:
+            display.say(f"note: {leak}")
     if warn and leaks:
-        leaks.append("note: --leaks drop leaves such training rows out, --leaks ignore does not look for them")
-    return lines + leaks
+        display.say("note: --leaks drop leaves such training rows out, --leaks ignore does not look for them")
 
 
 def remarks(run: Run, splits: Splits) -> list[str]:
@@ -313,35 +313,17 @@ def _make_model(checked: Checked) -> MultiTaskModel:
 class RunHooks:
     """Evaluation, files and display of a run, as `trainer.Hooks` asks for them."""
 
-    def __init__(self, ready: Ready, output: Path, say: Say) -> None:
+    def __init__(self, ready: Ready, output: Path, display: Display) -> None:
         self.run, self.splits, self.plan, self.processes = ready.run, ready.splits, ready.plan, ready.processes
         self.model, self.tokenizer, self.output = ready.objective.model, ready.tokenizer, output
-        self._bar: Any = None
+        self.display = display
         self._outputs: dict[str, dict[str, Outputs]] = {}
-        self._say = say
 
-    def bar(self, done: int) -> Any:
-        """The progress bar, silent unless stderr is a terminal."""
-        self._bar = tqdm(
-            total=self.plan.steps,
-            initial=done,
-            unit="step",
-            disable=None if self.processes.is_main else True,
-            file=sys.stderr,
-            dynamic_ncols=True,
-        )
-        return self._bar
+    def progress(self, step: int, task: str) -> None:
+        self.display.step(step, task)
 
-    def say(self, line: str) -> None:
-        if self._bar is not None and not self._bar.disable:
-            self._bar.clear()
-        self._say(line)
-
-    def progress(self, step: int, task: str, loss: float | None) -> None:
-        if loss is None:
-            self._bar.update(step - self._bar.n)
-        else:
-            self._bar.set_postfix_str(f"{task} loss {loss:.3f}")
+    def logged(self, records: Sequence[Mapping[str, Any]]) -> None:
+        self.display.logged(records, self.plan.steps)
 
     def evaluate(self, step: int) -> dict[str, dict[str, dict[str, float]]]:
         self._outputs = {}
@@ -382,7 +364,7 @@ class RunHooks:
         save_checkpoint(self.output / "checkpoints", checkpoint, self.run.config.checkpoint.keep_last)
 
     def report(self, step: int, metrics: Mapping[str, Any], improved: Mapping[str, bool], state: TrainState) -> None:
-        self.say(evaluation_line(step, self.plan.steps, metrics, improved, self.run.tasks))
+        self.display.evaluation(step, self.plan.steps, metrics, state.best, self.run.tasks)
         self.store_results(state)
 
     def intervals(self) -> dict[str, dict[str, Any]]:
@@ -398,7 +380,7 @@ class RunHooks:
                     predictions = read_predictions(predictions_file(self.output, name, split), task)
                     found[name][split] = score_intervals(task, predictions, self.splits[name][split])
                 except UserError as error:
-                    self.say(f"warning: no intervals of {name}/{split}: {error}")
+                    self.display.warn(f"no intervals of {name}/{split}: {error}")
         return found
 
     def store_results(self, state: TrainState, intervals: dict[str, Any] | None = None) -> dict[str, Any]:

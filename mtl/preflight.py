@@ -18,7 +18,7 @@ from mtl.files import TEMPORARY, cache_directory, entries, write_file
 from mtl.leaks import LeakSearch
 from mtl.settings import Sourced, check
 from mtl.source import Source, locate
-from mtl.taskdef import TaskDef, read_task_defs
+from mtl.taskdef import TaskDef, TaskDefs, read_task_defs
 
 RUN_FILE = "run.yml"
 CHECKED_FORMAT = 1  # raise when more is checked, or facts are others
@@ -32,7 +32,7 @@ class Request:
     """What the user asked for, as typed.
 
     Attributes:
-        task_defs: Definition files.
+        task_defs: Definition files, or definitions as plain data.
         config: Run configuration file.
         typed: Settings of flags and `--set`.
         tasks: Tasks to take, in order.
@@ -43,7 +43,7 @@ class Request:
     """
 
     output: Path
-    task_defs: Sequence[str] = ()
+    task_defs: Sequence[TaskDefs] = ()
     config: str | None = None
     typed: Sourced = field(default_factory=Sourced)
     tasks: Sequence[str] = ()

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from mtl.describe import schema_comment
 from mtl.errors import UserError, counted, listed
 from mtl.source import SUFFIXES, Source, marked_encoding, read_rows
 
@@ -257,6 +258,8 @@ def _fitting(table: Table, kind: str, columns: dict[str, Column], encoding: str 
 
 
 def _lines(table: Table, kind: str, columns: dict[str, Column], held_out: Table, remark: str) -> Iterator[str]:
+    if comment := schema_comment():
+        yield comment
     path, label, numbers = table.path, columns["label"], columns["label"].numbers()
     later = " (first ones only: `run_mtl.py validate` finds labels further down)" if table.more else ""
     yield f"# Proposed from {counted(table.rows, 'row')}{later} of {word(path.name)}; comments explain the guesses."

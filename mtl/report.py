@@ -74,18 +74,6 @@ def dry_run_text(facts: Mapping[str, Any]) -> str:
     )
 
 
-def evaluation_line(
-    step: int, steps: int, metrics: Mapping[str, Any], improved: Mapping[str, bool], tasks: Mapping[str, TaskDef]
-) -> str:
-    """One line per evaluation: each task's selecting metric, starred where it is its best so far."""
-    parts = []
-    for name, splits in metrics.items():
-        metric = tasks[name].metrics[0]
-        values = " / ".join(number(values[metric]) for values in splits.values())
-        parts.append(f"{name} {metric} {values}{'*' if improved[name] else ''}")
-    return f"step {step:,}/{steps:,}  " + "   ".join(parts)
-
-
 def results_table(results: Mapping[str, Any], tasks: Mapping[str, TaskDef], output: Path) -> str:
     """The end of a run: every metric at the task's best step with its interval, beside a guess that reads no text."""
     rows = []

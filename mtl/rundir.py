@@ -6,7 +6,7 @@ import json
 import platform
 import shlex
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ Splits = Mapping[str, Mapping[str, Examples]]
 
 
 def start_directory(
-    checked: Checked, splits: Splits, output: Path, *, resume: bool, overwrite: bool, command: list[str]
+    checked: Checked, splits: Splits, output: Path, *, resume: bool, overwrite: bool, command: Sequence[str] | None
 ) -> None:
     """Writes what describes the run, or checks that a resumed one is described the same.
 
@@ -57,7 +57,7 @@ def start_directory(
     empty_directory(output)
     sources = {f"{n}/{split}": source for n, parts in checked.data.sources.items() for split, source in parts.items()}
     provenance = {
-        "command": command,
+        "command": None if command is None else list(command),
         "seed": run.config.train.seed,
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -106,9 +106,12 @@ def differences(new: Run, old: Run, where: str) -> list[Problem]:
     ]
 
 
-def resume_command(command: list[str]) -> str:
+def resume_command(command: Sequence[str] | None) -> str:
+    """What continues a run, after "continue with"."""
+    if command is None:
+        return " resume=True"
     words = [word for word in command if word not in ("--overwrite", "--resume")]
-    return shlex.join([*words, "--resume"])
+    return ":\n  " + shlex.join([*words, "--resume"])
 
 
 def installed_version(package: str) -> str | None:

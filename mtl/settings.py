@@ -7,6 +7,7 @@ Nothing in a file can run code, and size, depth and aliases are bounded.
 from __future__ import annotations
 
 import copy
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -121,7 +122,7 @@ def scalar(text: str) -> Any:
     return text
 
 
-def read_yaml(path: str | Path) -> tuple[Sourced, list[Problem]]:
+def read_yaml(path: str | os.PathLike[str]) -> tuple[Sourced, list[Problem]]:
     """Reads a YAML file whose top level is a mapping.
 
     Returns:
@@ -130,7 +131,7 @@ def read_yaml(path: str | Path) -> tuple[Sourced, list[Problem]]:
     Raises:
         UserError: Nothing can be made of the file: it is missing, not YAML, no mapping, or too large.
     """
-    shown = str(path)
+    shown = os.fspath(path)
     try:
         raw = Path(path).read_bytes()
     except OSError as error:
@@ -164,6 +165,50 @@ def parse_yaml(text: str, name: str) -> tuple[Sourced, list[Problem]]:
         problem = Problem(f"{name}:1", f"expected a mapping at the top level, got {kind(data)}")
         raise UserError([*builder.problems, problem])
     return Sourced(data, builder.places), builder.problems
+
+
+def plain(value: Any, name: str) -> tuple[Any, list[Problem]]:
+    """A program's own data as a file would hold it: paths become text, tuples lists, keys are text.
+
+    Args:
+        value: Mappings, sequences and scalars.
+        name: Where it stands, for messages.
+
+    Returns:
+        A copy, and every value that is not plain.
+    """
+    problems: list[Problem] = []
+
+    def copied(value: Any, path: KeyPath) -> Any:
+        if len(path) > MAX_DEPTH:
+            raise UserError.of(name, f"has more than {MAX_DEPTH} levels")
+        if value is None or isinstance(value, bool):
+            return value
+        for scalar_type in (int, float, str):
+            if isinstance(value, scalar_type):
+                return scalar_type(value)  # not a subclass of it, such as NumPy's
+        if isinstance(value, os.PathLike):
+            return os.fspath(value)
+        if isinstance(value, (list, tuple)):
+            return [copied(item, (*path, index)) for index, item in enumerate(value)]
+        if isinstance(value, Mapping):
+            for key in value:
+                if not isinstance(key, str):
+                    problems.append(Problem(name, f"the key {key!r} of {dotted(path) or 'the mapping'} is no text"))
+            return {key: copied(item, (*path, key)) for key, item in value.items() if isinstance(key, str)}
+        problems.append(Problem(name, f"{dotted(path)} is of the type {type(value).__name__}; {PLAIN_TYPES}"))
+        return None
+
+    return copied(value, ()), problems
+
+
+def read_plain(data: Mapping[str, Any], name: str) -> tuple[Sourced, list[Problem]]:
+    """The same of a mapping, as `read_yaml` reads one."""
+    copied, problems = plain(data, name)
+    return Sourced(copied, {(): name}), problems
+
+
+PLAIN_TYPES = "expected text, a number, True, False, None, a list or a mapping"
 
 
 class _Builder:

@@ -127,6 +127,24 @@ def read_rows(source: Source) -> Iterator[tuple[str, dict[str, Any]]]:
         raise UserError.of(str(source.path), f"cannot be read: {error.strerror or error}") from None
 
 
+def count_rows(source: Source) -> int:
+    """Rows of a file, counted without reading more than that takes."""
+    assert source.path is not None
+    if source.path.suffix == ".parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            return int(pq.read_metadata(source.path).num_rows)
+        except pa.ArrowInvalid as error:
+            raise UserError.of(str(source.path), f"is not a Parquet file: {str(error).splitlines()[0]}") from None
+    encoding = source.encoding or marked_encoding(source.path)
+    if source.path.suffix == ".jsonl" and encoding.startswith("utf-8"):
+        with source.path.open("rb") as file:
+            return sum(1 for line in file if line.strip())
+    return sum(1 for _ in read_rows(source))
+
+
 def marked_encoding(path: Path) -> str:
     """What the byte-order mark of a file says, else UTF-8."""
     with path.open("rb") as file:

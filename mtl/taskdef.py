@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, field_validator
 
 from mtl.errors import Problem, UserError, listed, nearest
 from mtl.metrics import METRICS, TaskType
-from mtl.settings import KeyPath, Settings, Sourced, check, kind, read_yaml
+from mtl.settings import KeyPath, Settings, Sourced, check, kind, read_plain, read_yaml
 
 DivergenceName = Literal["sym_kl", "kl", "js", "hellinger", "mse"]
 LossName = Literal["cross_entropy", "mse", "listwise", "pairwise"]
@@ -243,8 +244,15 @@ DIVERGENCES_OF: dict[str, tuple[DivergenceName, ...]] = {
 }
 
 
-def read_task_defs(files: Iterable[str | Path]) -> tuple[dict[str, Sourced], list[Problem]]:
-    """Reads definition files into one partial definition per task, file paths made absolute.
+# A definition file, or what one holds: task name to definition.
+TaskDefs: TypeAlias = "str | os.PathLike[str] | Mapping[str, Any]"
+
+
+def read_task_defs(files: Iterable[TaskDefs]) -> tuple[dict[str, Sourced], list[Problem]]:
+    """Reads definitions into one partial definition per task, file paths made absolute.
+
+    Args:
+        files: YAML files, or the same as plain data (whose file paths are relative to the working directory).
 
     Returns:
         Task name to its settings, in the order of the files, and every problem found.
@@ -253,7 +261,7 @@ def read_task_defs(files: Iterable[str | Path]) -> tuple[dict[str, Sourced], lis
     problems: list[Problem] = []
     for file in files:
         try:
-            document, found = read_yaml(file)
+            document, found = read_plain(file, "task_defs") if isinstance(file, Mapping) else read_yaml(file)
         except UserError as error:
             problems.extend(error.problems)
             continue
@@ -270,7 +278,8 @@ def read_task_defs(files: Iterable[str | Path]) -> tuple[dict[str, Sourced], lis
                 message = f"the task {name!r} is {kind(source.data)}; expected a mapping with type, data, …"
                 problems.append(Problem(source.place(()), message))
             else:
-                tasks[name] = _with_absolute_files(source, Path(file).resolve().parent)
+                folder = Path() if isinstance(file, Mapping) else Path(file).resolve().parent
+                tasks[name] = _with_absolute_files(source, folder.absolute())
     return tasks, problems
 
 

@@ -42,8 +42,11 @@ class Hooks(Protocol):
     def checkpoint(self, checkpoint: Checkpoint) -> None:
         """Writes a checkpoint."""
 
-    def progress(self, step: int, task: str, loss: float | None) -> None:
+    def progress(self, step: int, task: str) -> None:
         """Shows a step."""
+
+    def logged(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Shows steps whose terms are known."""
 
     def report(self, step: int, metrics: Mapping[str, Any], improved: Mapping[str, bool], state: TrainState) -> None:
         """Shows and stores an evaluation."""
@@ -156,7 +159,7 @@ class Trainer:
         elif not left_out:
             self._move_teacher(step, tasks)
         self._unwritten += [record | ({"skipped": 1} if left_out else {}) for record in records]
-        self.hooks.progress(step + 1, names[-1], None)
+        self.hooks.progress(step + 1, names[-1])
 
     def _backward(self, name: str, turn: int, *, share: float, last: bool) -> dict[str, Tensor]:
         """Adds the gradient of one task's batch, this process's part of it, and returns the part's terms.
@@ -263,7 +266,7 @@ class Trainer:
             if "skipped" not in record and (fault := self._fault(record)):
                 raise NonFiniteError(f"{fault}; the checkpoints written before are intact")
             self.writer.step(record | split_smoothness(record, self.run.tasks[record["task"]].smart.dropout))
-        self.hooks.progress(records[-1]["step"], records[-1]["task"], records[-1]["loss"])
+        self.hooks.logged(records)
 
     def _evaluate(self) -> None:
         self._flush()

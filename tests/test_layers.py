@@ -18,12 +18,12 @@ LAYERS = (
     ("data", "batch", "plan"),
     ("losses", "smart", "proximal", "optimizer"),
     ("dropout", "model", "objective", "precision", "processes"),
-    ("evaluate", "checkpoint", "state", "stop", "report", "rundir", "runlog", "runrecord", "judged"),
+    ("evaluate", "checkpoint", "state", "stop", "report", "display", "rundir", "runlog", "runrecord", "judged"),
     ("markup", "drawing", "charts", "pictures", "html_task", "html_report"),
     ("export", "inference", "trainer"),
     ("phases", "dryrun"),
-    ("propose", "validate"),
-    ("cli",),
+    ("describe", "propose", "validate", "api"),
+    ("completion", "cli"),
 )
 ORDER = [module for layer in LAYERS for module in layer]
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")

@@ -445,7 +445,7 @@ def test_only_the_first_rows_are_read(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(module, "LIMIT", 6)
     path = tmp_path / "rows.csv"
     path.write_text("text,label\n" + "it is good,a\nit is bad,b\n" * 4 + "a broken row,with,cells\n")
-    assert propose(path).startswith("# Proposed from 6 rows (first ones only")
+    assert "\n# Proposed from 6 rows (first ones only" in "\n" + propose(path)
     assert "run_mtl.py validate" in propose(path)
     path.write_text("text,label\n" + "it is good,a\n" * 7)
     with pytest.raises(UserError, match="in the first 6 rows: add others, shuffle"):

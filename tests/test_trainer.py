@@ -90,10 +90,10 @@ def signal_at_step(number: int, received: signal.Signals) -> Iterator[None]:
     """Sends this process a signal while it is in a step."""
     progress = phases.RunHooks.progress
 
-    def interrupt(self: Any, step: int, task: str, loss: float | None) -> None:
-        if step == number and loss is None:
+    def interrupt(self: Any, step: int, task: str) -> None:
+        if step == number:
             signal.raise_signal(received)
-        progress(self, step, task, loss)
+        progress(self, step, task)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(phases.RunHooks, "progress", interrupt)
@@ -343,7 +343,7 @@ def test_a_second_signal_stops_at_once(
     output = tmp_path / "run"
     steps: list[int] = []
 
-    def twice(self: Any, step: int, task: str, loss: float | None) -> None:
+    def twice(self: Any, step: int, task: str) -> None:
         steps.append(step)
         if step == 8:
             signal.raise_signal(signal.SIGTERM)

@@ -1,0 +1,119 @@
+"""What a person sees of a run while it goes: lines, and a progress bar where stderr is a terminal."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from tqdm import tqdm
+
+from mtl.report import number
+from mtl.taskdef import TaskDef
+
+Level = Literal["silent", "quiet", "normal", "verbose"]
+LEVELS: tuple[Level, ...] = ("silent", "quiet", "normal", "verbose")
+
+SMOOTHING = 0.1  # share of the newest value in a smoothed loss; the first ten values are averaged
+
+
+class Display:
+    """Shows a run.
+
+    Args:
+        level: `silent` shows nothing, `quiet` warnings and the final table, `normal` also the plan, notes, evaluations
+            and the bar, `verbose` also a line each time the log is written.
+        write: Where lines go.
+
+    Attributes:
+        warnings: All warnings, shown or not.
+    """
+
+    def __init__(self, level: Level = "normal", write: Callable[[str], None] = print) -> None:
+        self.level, self.warnings = level, list[str]()
+        self._write = write
+        self._bar: Any = None
+        self._losses: dict[str, tuple[float, int]] = {}  # task to its smoothed loss, and of how many values
+        self._before: Mapping[str, Any] = {}  # the last evaluation
+
+    def shows(self, level: Level) -> bool:
+        return LEVELS.index(self.level) >= LEVELS.index(level)
+
+    def say(self, line: str, level: Level = "normal") -> None:
+        """Shows a line from a level on."""
+        if self.shows(level):
+            if self._bar is not None and not self._bar.disable:
+                self._bar.clear()
+            self._write(line)
+
+    def warn(self, line: str) -> None:
+        self.warnings.append(line)
+        self.say(f"warning: {line}", "quiet")
+
+    def bar(self, steps: int, done: int) -> Any:
+        """The progress bar with the time left; there is none unless stderr is a terminal."""
+        hidden = None if self.shows("normal") else True
+        options: dict[str, Any] = {"unit": "step", "file": sys.stderr, "dynamic_ncols": True, "disable": hidden}
+        self._bar = tqdm(total=steps, initial=done, **options)
+        return self._bar
+
+    def step(self, step: int, task: str) -> None:
+        self._bar.set_description_str(task, refresh=False)
+        self._bar.update(step - self._bar.n)
+
+    def logged(self, records: Sequence[Mapping[str, Any]], steps: int) -> None:
+        """Shows what was logged: each task's smoothed loss and the learning rate."""
+        for record in records:
+            if not math.isfinite(record["loss"]):
+                continue  # a step that was left out
+            mean, values = self._losses.get(record["task"], (0.0, 0))
+            share = max(SMOOTHING, 1 / (values + 1))
+            self._losses[record["task"]] = (mean + share * (record["loss"] - mean), values + 1)
+        rate = records[-1]["learning_rate"]
+        losses = "  ".join(f"{task} {loss:.3f}" for task, (loss, _) in self._losses.items())
+        self._bar.set_postfix_str(f"loss {losses}  rate {rate:.2g}")
+        self.say(f"step {records[-1]['step']:,}/{steps:,}  loss {losses}  learning rate {rate:.3g}", "verbose")
+
+    def continued(self, last: Mapping[str, Any]) -> None:
+        """Tells of the evaluation before the run was interrupted, which the next one is compared to."""
+        self._before = last
+
+    def evaluation(
+        self, step: int, steps: int, metrics: Mapping[str, Any], best: Mapping[str, Any], tasks: Mapping[str, TaskDef]
+    ) -> None:
+        """Shows an evaluation; see `evaluation_lines`."""
+        for line in evaluation_lines(step, steps, metrics, best, self._before, tasks):
+            self.say(line)
+        self._before = metrics
+
+
+def evaluation_lines(
+    step: int,
+    steps: int,
+    metrics: Mapping[str, Any],
+    best: Mapping[str, Any],
+    before: Mapping[str, Any],
+    tasks: Mapping[str, TaskDef],
+) -> list[str]:
+    """One line per task: its selecting metric on each split, starred at its best step, change of validation, best.
+
+    Args:
+        step: Steps done.
+        steps: Steps of the run.
+        metrics: Task to split to metrics.
+        best: Task to its best step and the metrics by split there.
+        before: The same as `metrics`, of the evaluation before; empty at the first one.
+        tasks: The tasks.
+    """
+    lines, width = [], max(map(len, metrics))
+    for name, splits in metrics.items():
+        metric, starred = tasks[name].metrics[0], best[name]["step"] == step
+        values = " / ".join(number(values[metric]) for values in splits.values())
+        parts = [f"step {step:,}/{steps:,}", name.ljust(width), f"{metric} {values}{'*' if starred else ''}"]
+        if name in before:
+            parts.append(f"{splits['validation'][metric] - before[name]['validation'][metric]:+.4f}")
+        if not starred:
+            parts.append(f"best {number(best[name]['splits']['validation'][metric])} at step {best[name]['step']:,}")
+        lines.append("  ".join(parts))
+    return lines

