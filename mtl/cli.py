@@ -123,6 +123,9 @@ def _train_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--tasks", metavar="A,B", type=_names, default=[], help="tasks to train, in order (default: all)"
     )
+    parser.add_argument(
+        "--baselines", action="store_true", help="then train each task alone, for the steps it got, and compare"
+    )
     _add_run_options(parser)
 
 
@@ -182,6 +185,22 @@ def _prepare_arguments(parser: Parser) -> None:
 
 def _report_arguments(parser: Parser) -> None:
     parser.add_argument("run_dirs", nargs="+", metavar="RUN_DIR", type=Path)
+
+
+def _compare_arguments(parser: Parser) -> None:
+    parser.add_argument("study", metavar="STUDY.yml", type=Path, help="arms, seeds, tasks and training sizes")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="directory of the study (default: runs/STUDY)")
+    parser.add_argument("--data-root", metavar="DIR", help="local mirror of the hub, over the study's")
+    parser.add_argument("--jobs", type=_count, default=1, metavar="N", help="runs at a time (default: 1)")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--summary-only", action="store_true", help="run nothing, show what is finished")
+    what.add_argument("--dry-run", action="store_true", help="run nothing, show what the study will take")
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text!r}")
+    return int(text)
 
 
 def _init_arguments(parser: Parser) -> None:
@@ -262,7 +281,15 @@ def _request(arguments: argparse.Namespace, **more: Any) -> Request:
 def _train(arguments: argparse.Namespace) -> None:
     from mtl.preflight import check_train
 
-    _run(_checked(lambda: check_train(_request(arguments, output=arguments.output))), arguments)
+    checked = _checked(lambda: check_train(_request(arguments, output=arguments.output)))
+    if not arguments.baselines:
+        _run(checked, arguments)
+        return
+    from mtl.baselines import require_several, train_baselines
+
+    require_several(checked)
+    results = _run(checked, arguments)
+    train_baselines(checked, arguments.output, results, command=arguments.command_words)
 
 
 def _checked(check: Callable[[], Checked]) -> Checked:
@@ -274,11 +301,11 @@ def _checked(check: Callable[[], Checked]) -> Checked:
     return Processes.current().together(check)
 
 
-def _run(checked: Checked, arguments: argparse.Namespace) -> None:
+def _run(checked: Checked, arguments: argparse.Namespace) -> dict[str, Any]:
     from mtl.phases import run_phase
 
     words = arguments.command_words
-    run_phase(checked, arguments.output, resume=arguments.resume, overwrite=arguments.overwrite, command=words)
+    return run_phase(checked, arguments.output, resume=arguments.resume, overwrite=arguments.overwrite, command=words)
 
 
 def _adapt(arguments: argparse.Namespace) -> None:
@@ -341,6 +368,18 @@ def _report(arguments: argparse.Namespace) -> None:
     print(compare_runs({str(run_dir): read_results(run_dir) for run_dir in arguments.run_dirs}))
 
 
+def _compare(arguments: argparse.Namespace) -> int:
+    if arguments.dry_run:
+        from mtl.study_cost import cost_text
+
+        print(cost_text(arguments.study, arguments.data_root))
+        return DONE
+    from mtl.compare import compare
+
+    chosen = {name: getattr(arguments, name) for name in ("output", "jobs", "data_root", "summary_only")}
+    return DONE if compare(arguments.study, **chosen) else FAILED
+
+
 def _init(arguments: argparse.Namespace) -> None:
     from mtl.propose import propose
 
@@ -358,5 +397,6 @@ COMMANDS: dict[str, Command] = {
     "validate": (_validate, _validate_arguments, "Check definitions and data, and tell everything that is wrong."),
     "prepare": (_prepare, _prepare_arguments, "Tokenise all data now, so that training starts at once."),
     "report": (_report, _report_arguments, "Compare the results of runs."),
+    "compare": (_compare, _compare_arguments, "Run a study: arms × seeds × tasks × training sizes, with intervals."),
     "init": (_init, _init_arguments, "Propose a task definition for a data file of your own."),
 }

@@ -15,14 +15,16 @@ LAYERS = (
     ("errors", "launch", "files", "settings", "metrics", "sampling"),
     ("taskdef", "config"),
     ("encoder", "source", "checks", "leaks", "preflight"),
-    ("data", "batch", "plan"),
+    ("data", "parts", "batch", "plan"),
     ("losses", "smart", "proximal", "optimizer"),
     ("dropout", "model", "objective", "precision", "processes"),
     ("evaluate", "checkpoint", "state", "stop", "report", "rundir", "runlog"),
     ("export", "inference", "trainer"),
     ("phases", "dryrun"),
-    ("propose", "validate"),
+    ("propose", "validate", "baselines"),
+    ("paired", "study", "ledger", "study_chart", "summary", "study_cost", "compare"),
     ("cli",),
+    ("__main__",),
 )
 ORDER = [module for layer in LAYERS for module in layer]
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
