@@ -1,4 +1,4 @@
-"""Is training together better than training alone? Each task of a run trained by itself, for as many steps as it got."""
+"""Is training together better? Each task of a run trained alone, for as many steps as it got."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def train_baselines(
 ) -> dict[str, Any]:
     """Trains each task of a finished run alone, in `output/baselines/TASK`, and puts the outcome into its results.
 
-    A single run has the settings, the seed, the training rows and the order of the task's batches of the run; its steps,
+    A single run has the settings, seed, training rows and order of the task's batches of the run; its steps,
     and the steps between evaluations and checkpoints, are the task's share of the run's. Finished ones are kept, begun
     ones continued.
 

@@ -136,7 +136,7 @@ def task_of(model: MultiTaskModel, name: str, task: TaskDef, tokenizer: Any) -> 
 
 
 def model_card(name: str, task: TaskDef, metrics: Mapping[str, Any], single: Mapping[str, Any] | None = None) -> str:
-    """The export's README: what it is, how well it does (beside training alone, where that is known), how to load it."""
+    """The export's README: what it is, how well it does (beside training alone, if known), how to load it."""
     columns = task.data.columns
     inputs = code_span(columns.text_a) + (f" and {code_span(columns.text_b)}" if columns.text_b else "")
     output = {
