@@ -71,6 +71,7 @@ def train(
     settings: Mapping[str, Any] | Sourced | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    baselines: bool = False,
     verbose: bool = False,
     display: Display | None = None,
     command: Sequence[str] | None = None,
@@ -89,6 +90,7 @@ def train(
             `{"train.max_steps": 100, "tasks.rte.smart.weight": 3}`.
         resume: Whether to continue the run in `output`.
         overwrite: Whether to replace it.
+        baselines: Whether to train each task alone afterwards, for the steps it got, and compare.
         verbose: Whether to print what the command line prints; by default nothing is.
         display: What shows the run instead.
         command: The command line that asked, if one did: it is recorded, and messages are in its words.
@@ -105,7 +107,10 @@ def train(
     with _words_of(command):
         typed = _typed(settings, encoder=encoder, data_root=data_root)
         request = _request(task_defs, output, typed, config, resume=resume, overwrite=overwrite, tasks=tasks or ())
-        return _run(lambda: check_train(request), request, display or _display(verbose), command)
+        check, shown = lambda: check_train(request), display or _display(verbose)
+        return (
+            _run_with_baselines(check, request, shown, command) if baselines else _run(check, request, shown, command)
+        )
 
 
 def adapt(
@@ -356,6 +361,18 @@ def _run(check: Callable[[], Checked], request: Request, display: Display, comma
         command=command,
         display=display,
     )
+    return Trained(request.output, results, tuple(display.warnings))
+
+
+def _run_with_baselines(
+    check: Callable[[], Checked], request: Request, display: Display, command: Sequence[str] | None
+) -> Trained:
+    checked = _checked(check)
+    from mtl.baselines import require_several, train_baselines
+
+    require_several(checked)
+    trained = _run(lambda: checked, request, display, command)
+    results = train_baselines(checked, request.output, trained.results, command=command, display=display)
     return Trained(request.output, results, tuple(display.warnings))
 
 

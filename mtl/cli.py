@@ -104,6 +104,9 @@ def _train_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--tasks", metavar="A,B", type=_names, default=[], help="tasks to train, in order (default: all)"
     )
+    parser.add_argument(
+        "--baselines", action="store_true", help="then train each task alone, for the steps it got, and compare"
+    )
     _add_run_options(parser)
 
 
@@ -183,6 +186,22 @@ def _report_arguments(parser: Parser) -> None:
     parser.add_argument("--output", type=Path, metavar="FILE.html", help=where)
     parser.add_argument("--png", type=Path, metavar="DIR", help="also write every chart as a PNG file")
     parser.add_argument("--data-root", metavar="DIR", help="local mirror of the hub (default: each run's)")
+
+
+def _compare_arguments(parser: Parser) -> None:
+    parser.add_argument("study", metavar="STUDY.yml", type=Path, help="arms, seeds, tasks and training sizes")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="directory of the study (default: runs/STUDY)")
+    parser.add_argument("--data-root", metavar="DIR", help="local mirror of the hub, over the study's")
+    parser.add_argument("--jobs", type=_count, default=1, metavar="N", help="runs at a time (default: 1)")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--summary-only", action="store_true", help="run nothing, show what is finished")
+    what.add_argument("--dry-run", action="store_true", help="run nothing, show what the study will take")
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text!r}")
+    return int(text)
 
 
 def _init_arguments(parser: Parser) -> None:
@@ -281,7 +300,7 @@ def _run_options(arguments: argparse.Namespace) -> dict[str, Any]:
 def _train(arguments: argparse.Namespace) -> None:
     from mtl.api import train
 
-    train(tasks=arguments.tasks, **_run_options(arguments))
+    train(tasks=arguments.tasks, baselines=arguments.baselines, **_run_options(arguments))
 
 
 def _adapt(arguments: argparse.Namespace) -> None:
@@ -346,6 +365,18 @@ def _report(arguments: argparse.Namespace) -> None:
     print(f"report: {write_report(arguments.run_dirs, arguments.output, data_root=data_root, png=png)}")
 
 
+def _compare(arguments: argparse.Namespace) -> int:
+    if arguments.dry_run:
+        from mtl.study_cost import cost_text
+
+        print(cost_text(arguments.study, arguments.data_root))
+        return DONE
+    from mtl.compare import compare
+
+    chosen = {name: getattr(arguments, name) for name in ("output", "jobs", "data_root", "summary_only")}
+    return DONE if compare(arguments.study, **chosen) else FAILED
+
+
 def _init(arguments: argparse.Namespace) -> None:
     from mtl.propose import propose
 
@@ -382,6 +413,7 @@ COMMANDS: dict[str, Command] = {
     "validate": (_validate, _validate_arguments, "Check definitions and data, and tell everything that is wrong."),
     "prepare": (_prepare, _prepare_arguments, "Tokenise all data now, so that training starts at once."),
     "report": (_report, _report_arguments, "Write a report of runs as one HTML file, and print their results."),
+    "compare": (_compare, _compare_arguments, "Run a study: arms × seeds × tasks × training sizes, with intervals."),
     "tasks": (_tasks, _tasks_arguments, "List tasks with their types, metrics and sizes."),
     "init": (_init, _init_arguments, "Propose a task definition for a data file of your own."),
     "schema": (_schema, _schema_arguments, "Print the JSON Schema of task definitions, for editors."),

@@ -16,7 +16,7 @@ import yaml
 from pydantic import Field
 
 from mtl.errors import Problem, UserError, listed, nearest
-from mtl.settings import Settings, Sourced, check, parse_yaml, plain, read_yaml, scalar
+from mtl.settings import Settings, Sourced, check, dotted, parse_yaml, plain, read_yaml, scalar
 from mtl.taskdef import (
     Count,
     Defaults,
@@ -57,6 +57,10 @@ class TrainSettings(Settings):
         seed: Seed of everything drawn.
         train_size: Examples (ranking: queries) of each task to train on.
         train_fraction: The same as a fraction.
+        task_sizes: Examples (ranking: queries) of single tasks, over the two before.
+        holdout: Fraction of the training examples (ranking: queries) that is held out, as the split `holdout`, and
+            evaluated in place of every other split: for choices that must not see the rows that are reported.
+        holdout_rows: Least number of them.
         smart: Whether R_s is on for tasks whose weight is above 0.
         proximal: Whether D is on for tasks whose weight is above 0.
         on_nonfinite: Whether a term or gradient that is NaN or infinite stops the run, or its step is skipped.
@@ -78,6 +82,9 @@ class TrainSettings(Settings):
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 42
     train_size: Count | None = None
     train_fraction: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    task_sizes: dict[str, Count] = {}
+    holdout: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    holdout_rows: Count = 1
     smart: bool = True
     proximal: bool = True
     on_nonfinite: Literal["stop", "skip"] = "stop"
@@ -283,10 +290,13 @@ def resolve(
     told = {problem.where for problem in problems}  # what is wrong there is not told again for each task
     chosen, missing = select(definitions, names)
     problems += missing
-    for name in merged.child("tasks").data if isinstance(merged.child("tasks").data, dict) else {}:
-        if name not in definitions:
-            message = f"tasks.{name}: there is no such task; defined are: {listed(list(definitions), 40)}"
-            problems.append(Problem(merged.place(("tasks", name)), message + nearest(name, definitions)))
+    known = listed(list(definitions), 40)
+    for path in (("tasks",), ("train", "task_sizes")):
+        named = merged.child(*path).data
+        for name in named if isinstance(named, dict) else {}:
+            if name not in definitions:
+                message = f"{dotted((*path, name))}: there is no such task; defined are: {known}"
+                problems.append(Problem(merged.place((*path, name)), message + nearest(name, definitions)))
     tasks: dict[str, TaskDef] = {}
     phase = merged.data.get("phase", "train")
     for name, own in chosen.items():

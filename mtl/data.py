@@ -16,7 +16,7 @@ import signal
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -32,7 +32,6 @@ from tqdm import tqdm
 from mtl.checks import Row, RowChecker
 from mtl.errors import UserError
 from mtl.files import cache_directory, storing, sync
-from mtl.sampling import derive_seed
 from mtl.source import Source, read_rows
 from mtl.taskdef import TaskDef
 
@@ -384,44 +383,3 @@ def encode(rows: Iterable[Row], tokenizer: Any, max_length: int) -> Examples:
     """Tokenises rows in memory, past the cache; see `prepare`."""
     batches = [_tokenise(tokenizer, max_length, chunk) for chunk in _chunks(iter(rows))]
     return _examples(pa.Table.from_batches(batches, SCHEMA), "", 0)
-
-
-def without_leaks(task: TaskDef, examples: Examples, leaked: Collection[int]) -> Examples:
-    """Training examples but those at the given positions of the source; in ranking, but all of such a query."""
-    out = np.isin(examples.rows, list(leaked))
-    if task.type == "ranking":
-        out = np.isin(examples.groups, examples.groups[out])
-    return replace(examples.select(np.flatnonzero(~out)), dropped=int(out.sum()))
-
-
-def few_shot(task: TaskDef, examples: Examples, size: int | None, fraction: float | None, seed: int) -> Examples:
-    """A seeded part of the training data; a smaller part lies within a larger one of the same seed.
-
-    Classification keeps the share of each class (largest remainders), ranking takes whole queries.
-
-    Args:
-        task: The task.
-        examples: All its training examples.
-        size: Examples (ranking: queries) to take; all of them where there are fewer.
-        fraction: The same as a fraction, at least one.
-        seed: The run's seed.
-
-    Returns:
-        The part, in the order of the source.
-    """
-    if size is None and fraction is None:
-        return examples
-    random = np.random.Generator(np.random.Philox(key=derive_seed(seed, "few_shot")))
-    if task.type == "ranking":
-        units, strata = examples.groups, np.zeros(int(examples.groups.max()) + 1)
-    else:
-        units = np.arange(len(examples))
-        strata = examples.labels if task.type == "classification" else np.zeros(len(examples))
-    wanted = size if size is not None else max(1, round((fraction or 0.0) * len(strata)))
-    # The j-th of n units of a stratum gets the key (j + u)/n: the first keys hold every stratum in proportion.
-    keys = np.empty(len(strata))
-    for stratum in np.unique(strata):
-        members = random.permutation(np.flatnonzero(strata == stratum))
-        keys[members] = (np.arange(len(members)) + 0.5) / len(members)
-    chosen = np.argsort(keys, kind="stable")[:wanted]
-    return examples.select(np.flatnonzero(np.isin(units, chosen)))

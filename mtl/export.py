@@ -67,7 +67,15 @@ def save_model(model: MultiTaskModel, tokenizer: Any, folder: Path) -> None:
         save_file(head_tensors(model), new / HEADS_FILE)
 
 
-def save_export(loaded: Loaded, name: str, folder: Path, metrics: Mapping[str, Any], *, verify: bool) -> None:
+def save_export(
+    loaded: Loaded,
+    name: str,
+    folder: Path,
+    metrics: Mapping[str, Any],
+    *,
+    verify: bool,
+    single: Mapping[str, Any] | None = None,
+) -> None:
     """Writes one task as a plain Transformers model, complete or not at all.
 
     Args:
@@ -76,6 +84,7 @@ def save_export(loaded: Loaded, name: str, folder: Path, metrics: Mapping[str, A
         folder: Where to; an earlier export there is replaced.
         metrics: Split to its metrics, for the model card.
         verify: Whether to reload the export and compare logits.
+        single: The same of the task trained alone, if it was.
 
     Raises:
         ExportError: The reloaded logits differ by more than `TOLERANCE`.
@@ -85,7 +94,7 @@ def save_export(loaded: Loaded, name: str, folder: Path, metrics: Mapping[str, A
             loaded.model.save_pretrained(new)
         loaded.tokenizer.save_pretrained(new)
         (new / TASK_FILE).write_text(dump_tasks({name: loaded.task}), encoding="utf-8")
-        (new / "README.md").write_text(model_card(name, loaded.task, metrics), encoding="utf-8")
+        (new / "README.md").write_text(model_card(name, loaded.task, metrics, single), encoding="utf-8")
         difference = largest_difference(loaded, new) if verify else 0.0
         if not difference <= TOLERANCE:
             raise ExportError(
@@ -126,8 +135,8 @@ def task_of(model: MultiTaskModel, name: str, task: TaskDef, tokenizer: Any) -> 
     return Loaded(task, task_model, tokenizer)
 
 
-def model_card(name: str, task: TaskDef, metrics: Mapping[str, Any]) -> str:
-    """The export's README: what it is, how well it does, how to load it."""
+def model_card(name: str, task: TaskDef, metrics: Mapping[str, Any], single: Mapping[str, Any] | None = None) -> str:
+    """The export's README: what it is, how well it does (beside training alone, if known), how to load it."""
     columns = task.data.columns
     inputs = code_span(columns.text_a) + (f" and {code_span(columns.text_b)}" if columns.text_b else "")
     output = {
@@ -147,14 +156,20 @@ def model_card(name: str, task: TaskDef, metrics: Mapping[str, Any]) -> str:
         "",
     ]
     for split, values in metrics.items():
-        lines += [f"| {split} | value |", "|---|---|"]
+        alone = (single or {}).get(split)
+        more = " trained alone |" if alone else ""
+        lines += [f"| {split} | value |{more}", f"|---|---|{'---|' if alone else ''}"]
         lines += [
-            f"| {key} | {value:.4f} |" if isinstance(value, float) else f"| {key} | {value:,} |"
+            f"| {key} | {_cell(value)} |" + (f" {_cell(alone[key])} |" if alone else "")
             for key, value in values.items()
         ]
         lines.append("")
     lines += ["```python", *_usage(task), "```", ""]
     return "\n".join(lines)
+
+
+def _cell(value: float) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else f"{value:,}"
 
 
 def code_span(text: str) -> str:

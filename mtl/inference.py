@@ -231,7 +231,8 @@ def export(path: Path, names: list[str], output: Path, *, weights: str, overwrit
     rows: list[tuple[Any, ...]] = []
     for name, item in loaded.items():
         metrics = results[MEASURED[weights]].get(name, {}) if weights in MEASURED else {}
-        save_export(item, name, output / name, metrics, verify=True)
+        single = results.get("single", {}).get(name) if weights == "best" else None
+        save_export(item, name, output / name, metrics, verify=True, single=single)
         rows.append((name, *_headline(item.task, metrics, results["baselines"].get(name, {})), str(output / name)))
     say(table(("task", "metric", "value", "baseline", "model"), rows))
 

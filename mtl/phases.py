@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from mtl.batch import BatchStream
 from mtl.checkpoint import Checkpoint, load_newest, save_checkpoint
 from mtl.config import Run
-from mtl.data import Examples, few_shot, load_config, load_tokenizer, prepare, usable_length, without_leaks
+from mtl.data import Examples, load_config, load_tokenizer, prepare, usable_length
 from mtl.display import Display
 from mtl.errors import Interrupted, StorageError, UserError, counted
 from mtl.evaluate import (
@@ -33,6 +33,7 @@ from mtl.export import save_export, save_model, task_of
 from mtl.files import locked, write_file
 from mtl.model import MultiTaskModel, build_model, load_model
 from mtl.objective import Objective
+from mtl.parts import few_shot, hold_out, without_leaks
 from mtl.plan import Plan, make_plan
 from mtl.precision import erased_perturbations
 from mtl.predictions import predictions_file, read_predictions
@@ -233,13 +234,17 @@ def prepare_splits(checked: Checked, tokenizer: Any, *, bar: bool = True) -> dic
                 bar=bar,
             )
             for split, source in checked.data.sources[name].items()
+            if split == "train" or run.config.train.holdout is None
         }
         train, examples = run.config.train, splits[name]["train"]
+        if train.holdout is not None:  # of all rows, so that it is the same part whatever is left out of the others
+            examples, splits[name]["holdout"] = hold_out(task, examples, train.holdout, train.holdout_rows, train.seed)
         if run.config.leaks == "drop":
             examples = without_leaks(task, examples, checked.data.leaks.leaked[f"{name}/train"])
             if len(examples) == 0:
                 raise UserError.of("--leaks drop", f"leaves {name} no training rows: all stand in evaluation rows")
-        splits[name]["train"] = few_shot(task, examples, train.train_size, train.train_fraction, train.seed)
+        size = train.task_sizes.get(name, train.train_size)
+        splits[name]["train"] = few_shot(task, examples, size, train.train_fraction, train.seed)
     return splits
 
 
@@ -398,6 +403,7 @@ class RunHooks:
             "baselines": self._baselines,
             "data": {name: self._data_facts(name) for name in self.run.tasks},
             "plan": self.plan.rows,
+            "task_steps": self.plan.task_steps(state.step),
             "steps": state.step,
             "planned_steps": self.plan.steps,
             "skipped_steps": state.skipped,

@@ -40,6 +40,11 @@ class Plan:
     def steps(self) -> int:
         return len(self.sequence)
 
+    def task_steps(self, done: int) -> dict[str, int]:
+        """How many of the first steps each task got."""
+        counts = np.bincount(self.sequence[:done], minlength=len(self.rows)).tolist()
+        return {row["task"]: count for row, count in zip(self.rows, counts, strict=True)}
+
 
 def make_plan(run: Run, streams: Mapping[str, BatchStream]) -> Plan:
     """Lays out a run: an epoch is Σ_t ⌈n_t/b_t⌉ batches, K to a step, whatever the strategy makes of them."""

@@ -89,7 +89,7 @@ def results_table(results: Mapping[str, Any], tasks: Mapping[str, TaskDef], outp
                         interval(results.get("intervals", {}).get(name, {}).get(split, {}).get(metric)),
                         number(results["baselines"][name][split][metric]),
                         f"{results['best_steps'][name]:,}" if index == 0 else "",
-                        str(output / "best" / name) if index == 0 and split == "validation" else "",
+                        str(output / "best" / name) if index == 0 and split == next(iter(splits)) else "",
                     )
                 )
     return "\n" + table(("task", "split", "metric", "value", "95% interval", "baseline", "best step", "model"), rows)

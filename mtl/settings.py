@@ -81,7 +81,8 @@ class Sourced:
         """The part below a path (an empty mapping where there is none)."""
         data = self.data
         for key in path:
-            data = data.get(key, {}) if isinstance(data, dict) else {}
+            known = (isinstance(data, dict) and key in data) or (isinstance(data, list) and key in range(len(data)))
+            data = data[key] if known else {}
         places = {p[len(path) :]: place for p, place in self.places.items() if p[: len(path)] == path}
         return Sourced(data, places or {(): self.place(path)})
 

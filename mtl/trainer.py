@@ -277,13 +277,14 @@ class Trainer:
             metric = self.run.tasks[name].metrics[0]
             for split, metrics in splits.items():
                 self.writer.evaluation({"step": step, "task": name, "split": split, "metrics": metrics})
-            value = splits["validation"][metric]
+            deciding = next(iter(splits))  # the held-out part of the training data where there is one
+            value = splits[deciding][metric]
             if not math.isfinite(value):
                 raise NonFiniteError(
-                    f"task {name!r}, step {step:,}: the {metric} of validation is {value}: outputs diverged"
+                    f"task {name!r}, step {step:,}: the {metric} of {deciding} is {value}: outputs diverged"
                 )
             best = self.state.best.get(name)
-            improved[name] = is_better(metric, value, best["splits"]["validation"][metric] if best else None)
+            improved[name] = is_better(metric, value, best["splits"][deciding][metric] if best else None)
             if improved[name]:
                 self.state.best[name] = {"step": step, "splits": splits}
                 self.hooks.keep_best(name, step)

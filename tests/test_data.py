@@ -14,8 +14,9 @@ import pytest
 from conftest import NOUNS, write_jsonl
 
 from mtl import data
-from mtl.data import CHUNK, Examples, few_shot, load_tokenizer, prepare, tokenizer_fingerprint, usable_length
+from mtl.data import CHUNK, Examples, load_tokenizer, prepare, tokenizer_fingerprint, usable_length
 from mtl.errors import UserError
+from mtl.parts import few_shot, hold_out
 from mtl.settings import Sourced
 from mtl.source import Source
 from mtl.taskdef import TaskDef, complete
@@ -498,6 +499,38 @@ def test_a_fraction_is_that_many_examples(fraction: float, rows: int) -> None:
     part = few_shot(task, examples, None, fraction, 0)
     assert part.rows.tolist() == rows_of(task, examples, rows)
     assert len(part) == rows
+
+
+def test_a_part_counts_the_queries_that_are_there() -> None:
+    task, examples, _ = PARTS["ranking"]
+    rest = examples.select(np.flatnonzero(examples.groups % 4 != 0))  # 30 of 40 queries
+    for size in (1, 7, 30, 31):
+        assert len(set(few_shot(task, rest, size, None, 0).groups.tolist())) == min(size, 30)
+
+
+@pytest.mark.parametrize("task_type", PARTS)
+@pytest.mark.parametrize(("fraction", "least", "share"), [(0.25, 1, 0.25), (0.01, 20, None), (0.5, 20, 0.5)])
+def test_what_is_held_out_and_the_rest_are_all(
+    task_type: str, fraction: float, least: int, share: float | None
+) -> None:
+    task, examples, units = PARTS[task_type]
+    rest, held = hold_out(task, examples, fraction, least, 3)
+    size = 3 if task_type == "ranking" else 1
+    assert len(held) == size * (least if share is None else round(share * units))
+    assert sorted([*rest.rows.tolist(), *held.rows.tolist()]) == list(range(len(examples)))
+    assert not set(rest.groups.tolist()) & set(held.groups.tolist()) or task_type != "ranking"
+    assert hold_out(task, examples, fraction, least, 3)[1].rows.tolist() == held.rows.tolist()
+    assert hold_out(task, examples, fraction, least, 4)[1].rows.tolist() != held.rows.tolist()
+    if task_type == "classification":
+        counts = Counter(held.labels.tolist())
+        for label, number in ((0.0, 60), (1.0, 30), (2.0, 10)):
+            assert abs(counts[label] - len(held) * number / units) <= 1
+
+
+def test_not_everything_is_held_out() -> None:
+    task, examples, _ = PARTS["regression"]
+    with pytest.raises(UserError, match="would hold out 100 of 100 rows"):
+        hold_out(task, examples, 0.1, 100, 0)
 
 
 def test_a_fraction_of_a_ranking_is_of_its_queries() -> None:

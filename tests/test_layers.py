@@ -15,15 +15,17 @@ LAYERS = (
     ("errors", "launch", "files", "settings", "metrics", "sampling", "intervals"),
     ("taskdef", "config"),
     ("encoder", "source", "checks", "predictions", "leaks", "preflight"),
-    ("data", "batch", "plan"),
+    ("data", "parts", "batch", "plan"),
     ("losses", "smart", "proximal", "optimizer"),
     ("dropout", "model", "objective", "precision", "processes"),
     ("evaluate", "checkpoint", "state", "stop", "report", "display", "rundir", "runlog", "runrecord", "judged"),
     ("markup", "drawing", "charts", "pictures", "html_task", "html_report"),
     ("export", "inference", "trainer"),
     ("phases", "dryrun"),
-    ("describe", "propose", "validate", "api"),
+    ("describe", "propose", "validate", "baselines", "api"),
+    ("paired", "study", "ledger", "study_chart", "summary", "study_cost", "compare"),
     ("completion", "cli"),
+    ("__main__",),
 )
 ORDER = [module for layer in LAYERS for module in layer]
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")

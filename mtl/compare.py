@@ -1,0 +1,229 @@
+"""Runs a study: every run a process of its own, finished ones kept, interrupted ones continued."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from mtl.errors import Interrupted, counted
+from mtl.files import locked, storing
+from mtl.ledger import Ledger, Record, failure, words_of
+from mtl.study import Cell, Node, Study, read_study
+from mtl.summary import store_summary, summary_text
+
+Say = Callable[[str], None]
+POLL = 0.1  # seconds
+
+
+def compare(
+    path: Path,
+    *,
+    output: Path | None = None,
+    jobs: int = 1,
+    data_root: str | None = None,
+    summary_only: bool = False,
+    say: Say = print,
+) -> bool:
+    """Runs what is left of a study, then writes and shows its summary.
+
+    Args:
+        path: The study's file.
+        output: Directory of the study; by default `runs/` and the file's name.
+        jobs: Runs at a time, among which the machine's threads are divided.
+        data_root: Local mirror of the hub, over the file's.
+        summary_only: Whether to run nothing.
+        say: Where lines for people go.
+
+    Returns:
+        Whether every cell is finished.
+
+    Raises:
+        UserError: With all that is wrong with the file, or the directory is another's.
+        Interrupted: A signal came; unfinished runs were checkpointed, and the summary holds what is finished.
+    """
+    study = read_study(path, data_root)
+    folder = output or Path("runs") / study.name
+    with locked(folder):
+        ledger = Ledger(folder.resolve())
+        ledger.begin(path)
+        failures: dict[str, str] = {}
+        try:
+            if not summary_only:
+                failures = _Scheduler(study, ledger, jobs, say).run()
+        finally:
+            summary = store_summary(study, ledger)
+            say(summary_text(summary, folder))
+    if strangers := ledger.strangers(study.nodes):
+        left = counted(len(strangers), "run")
+        say(f"note: {left} of earlier versions of the study in {folder / 'runs'}: not counted, not removed")
+    for name, message in failures.items():
+        say(f"failed: {name}: {message}")
+    return bool(summary["cells"] == summary["finished"])
+
+
+@dataclass
+class _Job:
+    """A run in progress."""
+
+    node: Node
+    process: subprocess.Popen[bytes]
+    log: IO[bytes]
+    started: float
+    before: float
+
+
+class _Scheduler:
+    """Starts the runs of a study as soon as what they start from is there, `jobs` at a time."""
+
+    def __init__(self, study: Study, ledger: Ledger, jobs: int, say: Say) -> None:
+        self.study, self.ledger, self.limit, self.say = study, ledger, jobs, say
+        self.failures: dict[str, str] = {}
+        self.jobs: list[_Job] = []
+        self.cells: dict[str, Cell] = {}
+        for cell in study.cells:
+            self.cells.setdefault(cell.node.fingerprint, cell)
+        self.finished = {node.fingerprint for node in study.nodes if ledger.results(node) is not None}
+        self.waiting = self._needed()
+        self.total, self.ended = len(self.waiting), 0
+        self.received: int | None = None
+
+    def _needed(self) -> list[Node]:
+        """Runs to do: those of unfinished cells, and those they start from whose model is not there."""
+        needed: dict[str, Node] = {}
+        for cell in self.study.cells:
+            chain = cell.node.chain()
+            if cell.node.fingerprint in self.finished:
+                continue
+            first = len(chain) - 1
+            while first > 0 and not self._is_ready(chain[first - 1]):
+                first -= 1
+            needed |= {node.fingerprint: node for node in chain[first:]}
+        return list(needed.values())
+
+    def _is_ready(self, node: Node) -> bool:
+        return node.fingerprint in self.finished and self.ledger.has_model(node)
+
+    def run(self) -> dict[str, str]:
+        """Runs all; returns the message of each run that failed."""
+        if kept := len(self.study.nodes) - self.total:
+            self.say(f"{counted(kept, 'run')} of {len(self.study.nodes):,} finished before")
+        self.finished -= {node.fingerprint for node in self.waiting}
+        with self._signals():
+            while self.jobs or (self.waiting and self.received is None):
+                while len(self.jobs) < self.limit and self.received is None and (node := self._next()) is not None:
+                    self._start(node)
+                for job in [job for job in self.jobs if job.process.poll() is not None]:
+                    self.jobs.remove(job)
+                    self._end(job)
+                if self.jobs:
+                    time.sleep(POLL)
+        if self.received is not None:
+            number = self.received
+            raise Interrupted(number, f"stopped by signal {number}; the same command continues the study")
+        return self.failures
+
+    def _next(self) -> Node | None:
+        """The first run whose beginning is there; runs whose beginning failed are given up."""
+        for node in list(self.waiting):
+            parent = node.parent
+            if parent is None or self._is_ready(parent):
+                self.waiting.remove(node)
+                return node
+            if parent.name in self.failures:
+                self.waiting.remove(node)
+                self._fail(node, f"starts from {parent.name}, which failed")
+        return None
+
+    def _start(self, node: Node) -> None:
+        resume = self.ledger.start(node)
+        folder = self.ledger.run_dir(node)
+        parent = self.ledger.run_dir(node.parent) if node.parent else None
+        words = words_of(node, folder, parent, resume=resume)
+        record = self.ledger.record(node)
+        threads = str(max(1, _threads() // self.limit))
+        # A session of its own: Ctrl-C reaches this process alone, which passes it on.
+        with storing(self.ledger.log(node)):
+            log = self.ledger.log(node).open("ab")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mtl", *words],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=os.environ | {"OMP_NUM_THREADS": threads, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            start_new_session=True,
+        )
+        self.jobs.append(_Job(node, process, log, time.monotonic(), record.seconds if record else 0.0))
+
+    def _end(self, job: _Job) -> None:
+        job.log.close()
+        node, status = job.node, job.process.returncode
+        seconds = job.before + time.monotonic() - job.started
+        record = Record(fingerprint=node.fingerprint, seconds=seconds, finished=status == 0)
+        if status == 0:
+            self.ledger.store(node, record)
+            self.finished.add(node.fingerprint)
+            self.ended += 1
+            self.say(f"[{self.ended}/{self.total}] {node.label}{self._score(node)}  {seconds:.0f} s")
+            self._drop()
+        elif self.received is not None:
+            self.ledger.store(node, record)
+        else:
+            message = failure(self.ledger.log(node), status)
+            self.ledger.store(node, record.model_copy(update={"message": message}))
+            self._fail(node, message)
+
+    def _fail(self, node: Node, message: str) -> None:
+        self.ended += 1
+        self.failures[node.name] = message
+        self.say(f"[{self.ended}/{self.total}] {node.label}  FAILED: {message}")
+
+    def _score(self, node: Node) -> str:
+        cell, results = self.cells.get(node.fingerprint), self.ledger.results(node)
+        if cell is None or results is None:
+            return ""
+        metric = self.study.tasks[cell.task].metrics[0]
+        splits = results["last" if self.study.config.step == "last" else "tasks"][cell.task]
+        return f"  {metric} {splits[self.study.config.select][metric]:.4f}"
+
+    def _drop(self) -> None:
+        """Drops the weights of finished runs from which no further one will start."""
+        awaited = {node.parent.fingerprint for node in (*self.waiting, *(job.node for job in self.jobs)) if node.parent}
+        for node in self.study.nodes:
+            if node.fingerprint in self.finished and node.fingerprint not in awaited:
+                self.ledger.drop_weights(node, self.study.config.keep)
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Passes SIGINT and SIGTERM on to the runs, which write a checkpoint; a second one stops them at once."""
+
+        def note(number: int, frame: Any) -> None:
+            self.received = number
+            for job in self.jobs:
+                with suppress(ProcessLookupError):
+                    job.process.send_signal(number)
+
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def _threads() -> int:
+    """The threads that this process may use."""
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return int(said) if said.isdigit() and int(said) > 0 else cores

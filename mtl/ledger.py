@@ -1,0 +1,159 @@
+"""What a study's directory holds of its runs: which are finished, how long they took, and what of them is kept.
+
+DIR/runs/NAME/        a run directory
+DIR/runs/NAME.json    its record: fingerprint, seconds, whether it is finished, the message of a failure
+DIR/runs/NAME.log     what it printed
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mtl.errors import UserError
+from mtl.files import entries, remove, storing, write_file
+from mtl.preflight import RUN_FILE
+from mtl.report import read_results
+from mtl.settings import Settings
+from mtl.study import Node
+
+STUDY_FILE = "study.yml"
+RUNS = "runs"
+HEAVY = {  # what goes when a run is finished, by `keep`
+    "results": ("checkpoints", "model", "teacher", "best"),
+    "best": ("checkpoints", "model", "teacher"),
+    "all": (),
+}
+
+
+class Record(Settings):
+    """What is known of a run; see the module.
+
+    Attributes:
+        fingerprint: Of the node it is a run of.
+        seconds: Of all sittings so far.
+        finished: Whether its results are in.
+        message: Why it failed, the last time.
+    """
+
+    fingerprint: str
+    seconds: float = 0.0
+    finished: bool = False
+    message: str | None = None
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The runs in a study's directory."""
+
+    folder: Path
+
+    def begin(self, study_file: Path) -> None:
+        """Makes the directory a study's.
+
+        Raises:
+            UserError: It holds something else.
+        """
+        known = (self.folder / STUDY_FILE).is_file()
+        if self.folder.exists() and not known and entries(self.folder):
+            raise UserError.of("--output", f"{self.folder} is in use by something that is no study")
+        write_file(self.folder / STUDY_FILE, study_file.read_text(encoding="utf-8"))
+
+    def run_dir(self, node: Node) -> Path:
+        """Where a node's run is: by its fingerprint, whatever it was called when it began."""
+        found = sorted((self.folder / RUNS).glob(f"*-{node.fingerprint[:12]}.json"))
+        return found[0].with_suffix("") if found else self.folder / RUNS / node.name
+
+    def record(self, node: Node) -> Record | None:
+        """The node's record; None where there is none, or a damaged one."""
+        try:
+            stored = Record.model_validate_json(_beside(self.run_dir(node), ".json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return stored if stored.fingerprint == node.fingerprint else None
+
+    def results(self, node: Node) -> dict[str, Any] | None:
+        """What a finished run came to; None where it is not finished."""
+        stored = self.record(node)
+        if stored is None or not stored.finished:
+            return None
+        try:
+            results = read_results(self.run_dir(node))
+        except UserError:
+            return None
+        return results if results.get("finished") else None
+
+    def has_model(self, node: Node) -> bool:
+        """Whether another run can start from this one."""
+        return (self.run_dir(node) / "model").is_dir()
+
+    def start(self, node: Node) -> bool:
+        """Readies a run's place.
+
+        Returns:
+            Whether a run is there that can be continued.
+        """
+        folder, stored = self.run_dir(node), self.record(node)
+        resumable = stored is not None and not stored.finished and (folder / RUN_FILE).is_file()
+        if not resumable:
+            with storing(folder):
+                remove(folder)
+            self.store(node, Record(fingerprint=node.fingerprint))
+        return resumable
+
+    def store(self, node: Node, record: Record) -> None:
+        write_file(_beside(self.run_dir(node), ".json"), record.model_dump_json(indent=1))
+
+    def log(self, node: Node) -> Path:
+        """The file that a run prints to."""
+        return _beside(self.run_dir(node), ".log")
+
+    def drop_weights(self, node: Node, keep: str) -> None:
+        """Removes what a study does not keep of a finished run."""
+        for name in HEAVY[keep]:
+            shutil.rmtree(self.run_dir(node) / name, ignore_errors=True)
+
+    def strangers(self, nodes: Iterable[Node]) -> list[Path]:
+        """Runs that no cell needs, of earlier versions of the study."""
+        wanted = {self.run_dir(node) for node in nodes}
+        found = (path.with_suffix("") for path in (self.folder / RUNS).glob("*.json"))
+        return sorted(path for path in found if path not in wanted)
+
+
+def _beside(folder: Path, suffix: str) -> Path:
+    return folder.with_name(folder.name + suffix)
+
+
+def words_of(node: Node, folder: Path, parent: Path | None, *, resume: bool) -> list[str]:
+    """The command line of a run, as a person would type it."""
+    typed = dict(node.typed.data)
+    if parent is None:
+        words = ["train", *node.task_defs, "--tasks", ",".join(node.run.tasks), "--encoder", typed.pop("encoder")]
+    else:
+        words = ["adapt", str(parent), "--task", next(iter(node.run.tasks))]
+        words += [word for file in node.task_defs for word in ("--task-defs", file)]
+    words += ["--output", str(folder)]
+    words += [f"--set={key}={json.dumps(value)}" for key, value in _leaves(typed)]
+    return [*words, "--resume"] if resume else words
+
+
+def _leaves(data: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in data.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def failure(log: Path, status: int) -> str:
+    """What a run that failed said last."""
+    try:
+        lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    except OSError:
+        lines = []
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return "; ".join(errors[-3:]) or (lines[-1] if lines else f"ended with status {status}")

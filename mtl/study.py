@@ -1,0 +1,337 @@
+"""A study: named arms × seeds × tasks × training sizes, read from a YAML and laid out as runs.
+
+A cell is one arm with one seed on one task at one training size. An arm is a sequence of phases, each a run; cells
+whose first phases come to the same configuration share that run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from mtl.config import Run, resolve
+from mtl.encoder import find_encoder
+from mtl.errors import Problem, UserError, listed, nearest
+from mtl.preflight import check_data, directory
+from mtl.settings import KeyPath, Settings, Sourced, check, dotted, read_yaml
+from mtl.taskdef import NAME, Count, TaskDef, read_task_defs
+
+ALL = "all"
+FORMAT = 1  # raise when runs of the same configuration come to other results
+# Settings that the study itself gives to its runs, or that only a person may give.
+OWN = {
+    "phase": "a phase says it with its own key 'phase'",
+    "task_defs": "the study names them for all arms",
+    "trust_remote_code": "it counts on the command line of a single run only",
+    "train.seed": "the study's 'seeds' give it",
+    "train.task_sizes": "tasks of the study get the study's 'train_sizes'",
+    "train.holdout": "the study's 'select' and 'holdout' give it",
+    "train.holdout_rows": "the study's 'holdout_rows' gives it",
+}
+
+
+class Phase(Settings):
+    """One phase of an arm.
+
+    Attributes:
+        phase: `train` from the encoder, or `adapt` from the phase before, to the cell's task.
+        tasks: Of `train`: tasks by name, or `all` those of the study; by default the cell's task alone.
+        settings: Keys of a run configuration, over those that the study's arms share.
+    """
+
+    phase: Literal["train", "adapt"]
+    tasks: list[str] = []
+    settings: dict[str, Any] = {}
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _as_list(cls, value: Any) -> Any:
+        return [ALL] if value == ALL else value
+
+
+class StudyConfig(Settings):
+    """A study's file.
+
+    Attributes:
+        encoder: Hub id, directory or `pkg:PACKAGE/SUBDIR`.
+        task_defs: Definition files, relative to the study's file.
+        data_root: Local mirror of the hub.
+        tasks: Tasks whose results count, each in cells of its own.
+        seeds: Seeds of the runs, by which arms are paired.
+        train_sizes: Examples (ranking: queries) of the study's tasks, in every phase; null is all. Other tasks of a
+            pre-fine-tuning train on what `sizes` says, else on all of theirs.
+        sizes: Examples of tasks that are pre-fine-tuned on but not studied.
+        settings: Keys of a run configuration, for all phases of all arms; over the task definitions.
+        arms: Name to phases; differences are to the first arm.
+        select: Which rows count: `validation`, or those of the training data that `holdout` (a fraction) and
+            `holdout_rows` (the least number) hold out of every run, for choices that must not see the reported rows.
+        step: Which step counts: the `last`, or the `best` by the rows that count, which is optimistic.
+        keep: What stays of a finished run: its `results`, its `best` models, or `all`.
+    """
+
+    encoder: str
+    task_defs: Annotated[list[str], Field(min_length=1)]
+    data_root: str | None = None
+    tasks: Annotated[list[str], Field(min_length=1)]
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=1 << 32)]], Field(min_length=1)]
+    train_sizes: Annotated[list[Count | None], Field(min_length=1)] = [None]
+    sizes: dict[str, Count] = {}
+    settings: dict[str, Any] = {}
+    arms: Annotated[dict[str, Annotated[list[Phase], Field(min_length=1)]], Field(min_length=1)]
+    select: Literal["validation", "holdout"] = "validation"
+    holdout: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    holdout_rows: Count = 100
+    step: Literal["last", "best"] = "last"
+    keep: Literal["results", "best", "all"] = "results"
+
+
+@dataclass(frozen=True)
+class Node:
+    """One run of a study.
+
+    Attributes:
+        label: What it is, in words that a directory's name may hold.
+        fingerprint: Digest of its resolved configuration, its data and the run that it starts from.
+        run: The resolved run.
+        typed: The settings that make it so, over its task definitions.
+        parent: The run that it starts from, in adaptation.
+        task_defs: Definition files it needs, absolute.
+    """
+
+    label: str
+    fingerprint: str
+    run: Run
+    typed: Sourced
+    parent: Node | None
+    task_defs: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The run's directory."""
+        return f"{self.label}-{self.fingerprint[:12]}"
+
+    def chain(self) -> list[Node]:
+        """The runs that lead here, this one last."""
+        return [*(self.parent.chain() if self.parent else []), self]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One arm with one seed on one task at one size; its results are those of the task in the node's run."""
+
+    arm: str
+    task: str
+    size: int | None
+    seed: int
+    node: Node
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study that may start.
+
+    Attributes:
+        name: Of its file, without the suffix.
+        config: What the file says.
+        tasks: The definitions of the tasks studied.
+        cells: The grid, seed by seed, so that every arm has as many seeds as the others when a study is interrupted.
+    """
+
+    name: str
+    config: StudyConfig
+    tasks: dict[str, TaskDef]
+    cells: list[Cell]
+
+    @property
+    def nodes(self) -> list[Node]:
+        """Every run once, each after the one it starts from."""
+        return list({node.name: node for cell in self.cells for node in cell.node.chain()}.values())
+
+
+def read_study(path: Path, data_root: str | None = None) -> Study:
+    """Reads and checks a study: its keys, every arm's settings, the definitions, the encoder and the data, together.
+
+    Args:
+        path: The file.
+        data_root: Local mirror of the hub, over the file's.
+
+    Raises:
+        UserError: With all that is wrong.
+    """
+    source, problems = read_yaml(path)
+    if data_root is not None:
+        source = Sourced({"data_root": data_root}, {("data_root",): "--data-root"}).over(source)
+    config, found = check(StudyConfig, source)
+    problems += found
+    if config is None:
+        raise UserError(problems)
+    files = [str((path.resolve().parent / file).resolve()) for file in config.task_defs]
+    definitions, found = read_task_defs(files)
+    problems += found
+    problems += _inconsistencies(config, source, definitions)
+    if problems:
+        raise UserError(problems)
+    grid = _Grid(config, source, definitions, files)
+    cells = [
+        cell
+        for seed in config.seeds
+        for size in config.train_sizes
+        for task in config.tasks
+        for arm in config.arms
+        if (cell := grid.cell(arm, task, size, seed)) is not None
+    ]
+    if grid.problems:
+        raise UserError(grid.problems)
+    tasks = {task: next(cell.node.run.tasks[task] for cell in cells if cell.task == task) for task in config.tasks}
+    return Study(path.stem, config, tasks, cells)
+
+
+def _inconsistencies(config: StudyConfig, source: Sourced, definitions: Mapping[str, Sourced]) -> list[Problem]:
+    """What is well-formed by itself but does not fit the rest."""
+    problems = []
+
+    def tell(path: KeyPath, message: str) -> None:
+        problems.append(Problem(source.place(path), f"{dotted(path)}: {message}"))
+
+    named: list[KeyPath] = [("tasks", index) for index in range(len(config.tasks))]
+    named += [("sizes", task) for task in config.sizes]
+    for arm, phases in config.arms.items():
+        if not NAME.fullmatch(arm):
+            tell(("arms", arm), "a name may hold letters, digits, '-' and '_' only (it names directories)")
+        for index, phase in enumerate(phases):
+            path: KeyPath = ("arms", arm, index)
+            named += [(*path, "tasks", i) for i, task in enumerate(phase.tasks) if task != ALL]
+            if (phase.phase == "train") != (index == 0):
+                tell((*path, "phase"), "the first phase of an arm is 'train', every further one 'adapt'")
+            if phase.phase == "adapt" and phase.tasks:
+                tell((*path, "tasks"), "adaptation is to the cell's task; leave it out")
+            if phase.phase == "adapt" and "encoder" in phase.settings:
+                tell((*path, "settings", "encoder"), "adaptation starts from the phase before; leave it out")
+        last = phases[-1]
+        absent = [task for task in config.tasks if task not in last.tasks]
+        if last.phase == "train" and last.tasks and ALL not in last.tasks and absent:
+            tell(("arms", arm, len(phases) - 1, "tasks"), f"the last phase has to train {listed(absent)} too")
+    for path in named:
+        *_, name = path
+        task = name if path[0] == "sizes" else source.child(*path).data
+        if task not in definitions:
+            message = f"there is no task {task!r}; defined are: {listed(list(definitions), 40)}"
+            tell(path, message + nearest(task, definitions))
+        elif path[0] == "sizes" and task in config.tasks:
+            tell(path, "is a task of the study: 'train_sizes' are for those")
+    for key in ("tasks", "seeds", "train_sizes"):
+        values = getattr(config, key)
+        for value in dict.fromkeys(value for value in values if values.count(value) > 1):
+            tell((key,), f"{json.dumps(value)} stands there twice")
+    return problems
+
+
+class _Grid:
+    """Lays cells out as runs, each configuration resolved and each file read once."""
+
+    def __init__(
+        self, config: StudyConfig, source: Sourced, definitions: Mapping[str, Sourced], files: list[str]
+    ) -> None:
+        self.config, self.source, self.definitions, self.files = config, source, definitions, files
+        self.data_root = directory(config.data_root)
+        self.problems: list[Problem] = []
+        self._encoders: dict[str, str | None] = {}
+        self._data: dict[str, dict[str, str]] = {}
+        self._nodes: dict[str, Node] = {}
+
+    def cell(self, arm: str, task: str, size: int | None, seed: int) -> Cell | None:
+        """The cell, or None where something is wrong with a phase."""
+        node: Node | None = None
+        for index, phase in enumerate(self.config.arms[arm]):
+            last = index + 1 == len(self.config.arms[arm])
+            names = self._names(phase, task)
+            settings = self._typed(("arms", arm, index), names, size, seed)
+            found = self._node(phase, names, settings, node)
+            if found is None:
+                return None
+            alone = last and names == [task]
+            what = f"{task}-{size or ALL}" if alone else "shared"
+            found = replace(found, label=f"{what}-{arm}-seed{seed}")
+            node = self._nodes.setdefault(found.fingerprint, found)
+        assert node is not None
+        return Cell(arm, task, size, seed, node)
+
+    def _names(self, phase: Phase, task: str) -> list[str]:
+        chosen = phase.tasks or [task]
+        return list(dict.fromkeys(n for name in chosen for n in (self.config.tasks if name == ALL else [name])))
+
+    def _typed(self, path: KeyPath, names: list[str], size: int | None, seed: int) -> Sourced:
+        """The settings of one run: what the study gives over the phase's own over what all share."""
+        shared, own = self.source.child("settings"), self.source.child(*path, "settings")
+        for part, where in ((shared, "settings"), (own, dotted((*path, "settings")))):
+            for key, reason in OWN.items():
+                *sections, name = key.split(".")
+                section = part.child(*sections).data
+                if isinstance(section, dict) and name in section:
+                    self.problems.append(Problem(part.place(tuple(key.split("."))), f"{where}.{key}: {reason}"))
+        sizes = {n: size if n in self.config.tasks else self.config.sizes.get(n) for n in names}
+        sized = {n: s for n, s in sizes.items() if s is not None}
+        train: dict[str, Any] = {"seed": seed} | ({"task_sizes": sized} if sized else {})
+        if self.config.select == "holdout":
+            train |= {"holdout": self.config.holdout, "holdout_rows": self.config.holdout_rows}
+        given = {"data_root": self.data_root, "train": train}
+        base = Sourced({"encoder": self.config.encoder}, {("encoder",): self.source.place(("encoder",))})
+        place = self.source.place(path)
+        return Sourced(given, {(): place}).over(own.over(shared.over(base)))
+
+    def _node(self, phase: Phase, names: list[str], typed: Sourced, parent: Node | None) -> Node | None:
+        """The run of a phase: what `preflight` will make of its words."""
+        known = parent.run.tasks if parent else {}
+        definitions = {
+            n: Sourced(known[n].model_dump(exclude_none=True)) if n in known else self.definitions[n] for n in names
+        }
+        file = Sourced()
+        if parent is not None:
+            typed = Sourced({k: v for k, v in typed.data.items() if k != "encoder"}, typed.places)
+            head = "reuse" if names[0] in known else "fresh"
+            file = Sourced({"phase": "adapt", "encoder": "", "head": head, "leaks": parent.run.config.leaks})
+        config, tasks, found = resolve(definitions, file, typed, names)
+        if config is not None and config.head == "reuse" and parent is not None and names[0] not in known:
+            found.append(Problem(typed.place(("head",)), f"the phase before has no head of {names[0]!r} to reuse"))
+        if config is not None and parent is None:
+            found += self._encoder_problems(config.encoder, typed.place(("encoder",)))
+        for name in tasks:
+            found += self._read(name, tasks[name])
+        self.problems += found
+        if found or config is None:
+            return None
+        run = Run(config, tasks)
+        files = () if names[0] in known else tuple(self.files)
+        return Node("", self._fingerprint(run, parent), run, typed, parent, files)
+
+    def _encoder_problems(self, spec: str, place: str) -> list[Problem]:
+        if spec not in self._encoders:
+            try:
+                self._encoders[spec] = None
+                find_encoder(spec)
+            except UserError as error:
+                self._encoders[spec] = error.problems[0].message
+        message = self._encoders[spec]
+        return [] if message is None else [Problem(place, message)]
+
+    def _read(self, name: str, task: TaskDef) -> Iterator[Problem]:
+        """Reads a task's data, once; yields what is wrong with it."""
+        if name not in self._data:
+            data = check_data({name: task}, self.data_root)
+            self._data[name] = {s: source.fingerprint() for s, source in data.sources.get(name, {}).items()}
+            yield from data.problems
+
+    def _fingerprint(self, run: Run, parent: Node | None) -> str:
+        config = run.config.model_dump(exclude={"num_proc", "data_root", "task_defs", "defaults", "tasks"})
+        tasks = {name: task.model_dump() for name, task in run.tasks.items()}
+        for task in tasks.values():
+            task["data"]["files"] = None  # what they hold counts, not where they are
+        data = {name: self._data[name] for name in tasks}
+        described = [FORMAT, config, tasks, data, parent.fingerprint if parent else None]
+        return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()

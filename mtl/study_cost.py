@@ -1,0 +1,98 @@
+"""What a study will take, computed from its plans before anything runs.
+
+A token counts as often as it passes through the encoder, in units of a token of plain training (a forward and a
+backward pass); see `smart.passes`. Evaluation is a forward pass, a third of that.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from mtl.config import Run
+from mtl.data import load_tokenizer
+from mtl.encoder import find_encoder
+from mtl.errors import counted
+from mtl.phases import make_streams, prepare_splits
+from mtl.plan import make_plan
+from mtl.preflight import Checked, check_data
+from mtl.report import table
+from mtl.smart import passes
+from mtl.study import Node, Study, read_study
+
+PLAIN = 3  # passes of a plain step
+RATES = (1_000, 3_000, 30_000)  # tokens of plain training a second, to choose from
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of runs: optimizer steps, tokens trained on, and both training and evaluation in tokens of plain training."""
+
+    runs: int = 0
+    steps: int = 0
+    tokens: int = 0
+    plain: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.runs + other.runs, self.steps + other.steps, self.tokens + other.tokens, self.plain + other.plain
+        )
+
+    def __mul__(self, factor: int) -> Cost:
+        return Cost(self.runs * factor, self.steps * factor, self.tokens * factor, self.plain * factor)
+
+
+def study_costs(study: Study) -> dict[str, Cost]:
+    """The cost of each arm's own runs and, as `shared`, of those that several cells start from.
+
+    The runs of the first seed are laid out, and count as often as there are seeds.
+    """
+    owned = {cell.node.fingerprint: cell.arm for cell in reversed(study.cells)}
+    seeds = study.config.seeds
+    costs: dict[str, Cost] = {}
+    for node in study.nodes:
+        if node.run.config.train.seed == seeds[0]:
+            arm = owned.get(node.fingerprint, "shared")
+            costs[arm] = costs.get(arm, Cost()) + _cost(node) * len(seeds)
+    return costs
+
+
+def _cost(node: Node) -> Cost:
+    run = node.run
+    encoder = find_encoder(node.chain()[0].run.config.encoder)
+    data = check_data(run.tasks, run.config.data_root, search=run.config.leaks != "ignore")
+    checked = Checked(run, encoder, data)
+    splits = prepare_splits(checked, load_tokenizer(encoder))
+    plan = make_plan(run, make_streams(run, splits))
+    plain = sum(row["tokens"] * _relative(run, row["task"]) for row in plan.rows)
+    evaluations = math.ceil(plan.steps / plan.evaluate_every)
+    evaluated = sum(int(p.lengths.sum()) for parts in splits.values() for s, p in parts.items() if s != "train")
+    tokens = sum(row["tokens"] for row in plan.rows)
+    return Cost(1, plan.steps, tokens, plain + evaluations * evaluated / PLAIN)
+
+
+def _relative(run: Run, name: str) -> float:
+    """Passes of a step on a task, on average, over those of a plain one."""
+    task = run.regularized(name)
+    smart, proximal = task.smart.weight > 0, task.proximal.weight > 0
+    off, on = (
+        passes(task.smart.steps, smart=s, perturbed=task.smart.epsilon > 0, proximal=proximal) for s in (False, smart)
+    )
+    return (off + (on - off) / task.smart.every) / PLAIN
+
+
+def cost_text(path: Path, data_root: str | None = None) -> str:
+    """The costs of a study for people."""
+    study = read_study(path, data_root)
+    costs = study_costs(study)
+    rows = [(arm, f"{c.runs:,}", f"{c.steps:,}", f"{c.tokens:,}", f"{round(c.plain):,}") for arm, c in costs.items()]
+    total = sum(costs.values(), Cost())
+    rows.append(("all", f"{total.runs:,}", f"{total.steps:,}", f"{total.tokens:,}", f"{round(total.plain):,}"))
+    hours = ", ".join(f"{total.plain / rate / 3600:.1f} h at {rate:,}" for rate in RATES)
+    return "\n".join(
+        [
+            table(("arm", "runs", "steps", "tokens", "as plain tokens"), rows),
+            f"{counted(len(study.cells), 'cell')}; tokens of plain training a second: {hours}",
+        ]
+    )

@@ -1,0 +1,201 @@
+"""A study end to end on a tiny encoder: interrupted, continued, changed, and with an arm that fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+
+from mtl.cli import main
+from mtl.compare import _threads
+from mtl.ledger import Ledger
+from mtl.paired import compare_pairs, describe
+from mtl.preflight import read_run
+from mtl.study import read_study
+
+STUDY = """\
+encoder: {encoder}
+task_defs: [{corpus}]
+tasks: [mood]
+seeds: [1, 2]
+settings:
+  train: {{max_steps: 12, batch_size: 8, learning_rate: 2e-3, smart: false, proximal: false}}
+arms:
+  plain: [{{phase: train}}]
+  first:
+    - {{phase: train, tasks: [mood, strength]}}
+    - {{phase: adapt, settings: {{train: {{max_steps: 6}}}}}}
+"""
+
+
+@pytest.fixture(scope="module")
+def file(encoder_dir: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("study") / "tiny.yml"
+    path.write_text(STUDY.format(encoder=encoder_dir, corpus=corpus), encoding="utf-8")
+    return path
+
+
+def compare(file: Path, *words: str) -> int:
+    return main(["compare", str(file), "--output", str(file.parent / "out"), *words])
+
+
+def stamps(file: Path) -> dict[str, int]:
+    """When each run's log was begun, by name."""
+    runs = (file.parent / "out" / "runs").glob("*/provenance.json")
+    return {path.parent.name: path.stat().st_mtime_ns for path in runs}
+
+
+def summary(file: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((file.parent / "out" / "summary.json").read_text())
+    return found
+
+
+def of_arm(names: dict[str, int], arm: str) -> set[str]:
+    return {name for name in names if f"-{arm}-" in name}
+
+
+def test_an_interrupted_study_stops_cleanly(file: Path) -> None:
+    long = file.with_name("long.yml")  # one run that would take minutes, after one that is short
+    arms = "  short: [{phase: train}]\n  long: [{phase: train, settings: {train: {max_steps: 20000}}}]\n"
+    head = file.read_text().replace("seeds: [1, 2]", "seeds: [1]").partition("arms:\n")[0]
+    long.write_text(head + "arms:\n" + arms, encoding="utf-8")
+    output = file.parent / "long"
+    command = [sys.executable, "-m", "mtl", "compare", str(long), "--output", str(output)]
+    child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    logs: list[Any] = []
+    while not logs and time.monotonic() < deadline:  # until the long run has done some steps
+        logs = [p for p in output.glob("runs/*-long-*/metrics.jsonl") if p.stat().st_size]
+        time.sleep(0.2)
+    child.send_signal(signal.SIGINT)
+    printed, errors = child.communicate(timeout=120)
+    assert child.returncode == 130, errors
+    assert "continues the study" in errors and "1 of 2 cells finished" in printed
+    (checkpoint,) = output.glob("runs/*-long-*/checkpoints/step-*")
+    steps = int(checkpoint.name.removeprefix("step-"))
+    assert 0 < steps < 20000 and not list(output.glob("runs/*-short-*/checkpoints"))
+    short = {p: p.stat().st_mtime_ns for p in output.glob("runs/*-short-*/provenance.json")}
+    child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    log, deadline = next(output.glob("runs/*-long-*.log")), time.monotonic() + 120
+    while f"resuming after step {steps:,}" not in log.read_text() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    child.send_signal(signal.SIGTERM)
+    printed, errors = child.communicate(timeout=120)
+    assert child.returncode == 143, errors
+    assert f"resuming after step {steps:,}" in log.read_text()
+    assert short == {p: p.stat().st_mtime_ns for p in short}
+
+
+def test_a_study_is_run_kept_and_changed(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert compare(file, "--jobs", "2") == 0
+    printed = capsys.readouterr().out
+    assert "4 of 4 cells finished" in printed and "[6/6]" in printed
+    study, ledger = read_study(file), Ledger(file.parent / "out")
+    for node in study.nodes:
+        stored, folder = read_run(ledger.run_dir(node)), ledger.run_dir(node)
+        drop = {"task_defs", "encoder", "data_root", "defaults", "tasks"}
+        assert stored.config.model_dump(exclude=drop) == node.run.config.model_dump(exclude=drop)
+        assert stored.tasks == node.run.tasks, "a run is what the study says of it"
+        assert not any((folder / name).exists() for name in ("checkpoints", "model", "best"))
+        assert (folder / "results.json").is_file() and ledger.results(node) is not None
+    values: dict[str, dict[int, float]] = {}
+    for cell in study.cells:
+        results = json.loads((ledger.run_dir(cell.node) / "results.json").read_text())
+        values.setdefault(cell.arm, {})[cell.seed] = results["last"]["mood"]["validation"]["accuracy"]
+    (group,) = [group for group in summary(file)["groups"] if group["first"]]
+    for arm in ("plain", "first"):
+        assert group["arms"][arm]["values"] == {str(seed): value for seed, value in values[arm].items()}
+        assert group["arms"][arm]["std"] == describe(list(values[arm].values()))["std"]
+    difference = compare_pairs([values["first"][s] for s in (1, 2)], [values["plain"][s] for s in (1, 2)])
+    assert group["arms"]["first"]["difference"] == difference
+    assert group["arms"]["first"]["shared_seconds"] > 0 == group["arms"]["plain"]["shared_seconds"]
+
+    before = stamps(file)
+    assert compare(file) == 0
+    assert stamps(file) == before, "nothing is left to do"
+    assert main(["report", *[str(ledger.run_dir(cell.node)) for cell in study.cells]]) == 0
+
+    file.write_text(file.read_text().replace("max_steps: 6", "max_steps: 7"), encoding="utf-8")
+    assert compare(file) == 0
+    after = stamps(file)
+    assert {name: after[name] for name in of_arm(before, "plain")} == {n: before[n] for n in of_arm(before, "plain")}
+    assert len(set(after) - set(before)) == 2, "two runs of the changed arm are new"
+    assert "2 runs of earlier versions" in capsys.readouterr().out
+
+    (file.parent / "out" / "summary.json").unlink()
+    assert compare(file, "--summary-only") == 0
+    assert summary(file)["finished"] == 4
+    assert stamps(file) == after
+
+
+def test_a_failing_arm_is_told_and_the_others_go_on(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "failing.yml"
+    failing = "  half: [{phase: train, settings: {train: {precision: fp16}}}, {phase: adapt}]\n"
+    head, arms = file.read_text().replace("seeds: [1, 2]", "seeds: [1]").split("arms:\n")
+    path.write_text(f"{head}arms:\n{failing}{arms.splitlines()[0]}\n", encoding="utf-8")
+    assert main(["compare", str(path), "--output", str(tmp_path / "out")]) == 1
+    printed = capsys.readouterr().out
+    assert printed.count("fp16 needs a GPU") == 2, "when it happens, and at the end"
+    assert "starts from shared-half-seed1" in printed
+    assert "1 of 2 cells finished" in printed
+    found = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert found["groups"][0]["arms"]["half"]["n"] == 0
+
+
+def test_a_directory_of_something_else_is_left_alone(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("keep me")
+    assert main(["compare", str(file), "--output", str(tmp_path), "--summary-only"]) == 2
+    assert [path.name for path in tmp_path.iterdir() if path.name != ".lock"] == ["mine.txt"]
+
+
+def test_threads_are_those_that_the_environment_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert _threads() == 3
+    monkeypatch.setenv("OMP_NUM_THREADS", "no number")
+    assert _threads() == len(os.sched_getaffinity(0))
+
+
+def test_baselines(corpus: Path, encoder_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "run"
+    words = ["train", str(corpus), "--encoder", str(encoder_dir), "--output", str(output), "--batch-size", "8"]
+    words += ["--max-steps", "13", "--set", "evaluation.every=6", "--no-smart", "--baselines"]
+    assert main([*words, "--tasks", "mood"]) == 2
+    assert "this run has one task only" in capsys.readouterr().err and not output.exists()
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    results = json.loads((output / "results.json").read_text())
+    assert results["task_steps"] == {"mood": 5, "strength": 4, "answer": 4}
+    for task, steps in results["task_steps"].items():
+        alone = json.loads((output / "baselines" / task / "results.json").read_text())
+        assert alone["finished"] and alone["steps"] == alone["task_steps"][task] == steps
+        assert results["single"][task] == alone["tasks"][task]
+        assert read_run(output / "baselines" / task).config.evaluation.every == 2
+        assert "trained alone" in (output / "best" / task / "README.md").read_text()
+    value, single = (results[key]["mood"]["validation"]["accuracy"] for key in ("tasks", "single"))
+    assert f"{value:.4f}  {single:.4f}  {value - single:+.4f}" in " ".join(printed.split("\n")).replace("   ", "  ")
+    stamps = {path: path.stat().st_mtime_ns for path in output.glob("baselines/*/provenance.json")}
+    assert main([*words, "--resume"]) == 0
+    assert json.loads((output / "results.json").read_text()) == results
+    assert stamps == {path: path.stat().st_mtime_ns for path in stamps}, "finished ones are kept"
+
+
+def test_held_out_rows_decide_in_place_of_validation(corpus: Path, encoder_dir: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    words = ["train", str(corpus), "--encoder", str(encoder_dir), "--output", str(output), "--batch-size", "8"]
+    assert main([*words, "--max-steps", "3", "--set", "train.holdout=0.2", "--set", "train.task_sizes.mood=30"]) == 0
+    results = json.loads((output / "results.json").read_text())
+    assert {task: list(splits) for task, splits in results["tasks"].items()} == {
+        task: ["holdout"] for task in ("mood", "strength", "answer")
+    }
+    assert results["data"]["mood"]["train"]["rows"] == 30 and results["data"]["mood"]["holdout"]["rows"] == 18
+    assert results["data"]["strength"]["train"]["rows"] == 64 and results["tasks"]["answer"]["holdout"]["queries"] == 4

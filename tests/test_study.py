@@ -1,0 +1,181 @@
+"""Studies as files: what is laid out of them, and that everything wrong is told together, with its line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mtl.config import command_line, read_run_config
+from mtl.errors import UserError
+from mtl.ledger import words_of
+from mtl.settings import Sourced
+from mtl.study import Study, read_study
+
+STUDY = """\
+encoder: {encoder}
+task_defs: [{corpus}]
+tasks: [mood, strength]
+seeds: [1, 2]
+train_sizes: [20, null]
+sizes: {{answer: 8}}
+settings:
+  train: {{epochs: 1, learning_rate: 1e-3}}
+arms:
+  plain:
+    - phase: train
+      settings: {{train: {{smart: false, proximal: false}}}}
+  shared:
+    - phase: train
+      tasks: [mood, strength, answer]
+      settings: {{defaults: {{smart: {{epsilon: 1e-4}}}}, tasks: {{mood: {{learning_rate: 3e-4}}}}}}
+    - phase: adapt
+      settings: {{train: {{epochs: 2}}}}
+  joint:
+    - {{phase: train, tasks: all}}
+"""
+
+
+@pytest.fixture
+def text(encoder_dir: Path, corpus: Path) -> str:
+    return STUDY.format(encoder=encoder_dir, corpus=corpus)
+
+
+def read(text: str, folder: Path) -> Study:
+    path = folder / "s.yml"
+    path.write_text(text, encoding="utf-8")
+    return read_study(path)
+
+
+def told(text: str, folder: Path) -> list[str]:
+    with pytest.raises(UserError) as caught:
+        read(text, folder)
+    return [str(problem).replace(str(folder) + "/", "") for problem in caught.value.problems]
+
+
+def test_the_grid(text: str, tmp_path: Path) -> None:
+    study = read(text, tmp_path)
+    assert len(study.cells) == 3 * 2 * 2 * 2
+    assert [cell.seed for cell in study.cells] == [1] * 12 + [2] * 12, "every arm gets its first seed first"
+    # plain: 8 runs. shared: 2 sizes × 2 seeds, and 8 adaptations. joint: 2 sizes × 2 seeds, each for both tasks.
+    assert len(study.nodes) == 8 + 4 + 8 + 4
+    names = [node.name for node in study.nodes]
+    assert len(set(names)) == len(names)
+    for node in study.nodes:
+        assert node.parent is None or names.index(node.parent.name) < names.index(node.name)
+
+
+def test_what_each_run_gets(text: str, tmp_path: Path) -> None:
+    study = read(text, tmp_path)
+    cells = {(c.arm, c.task, c.size, c.seed): c.node for c in study.cells}
+    plain = cells["plain", "mood", 20, 2].run
+    assert (plain.config.train.seed, plain.config.train.task_sizes) == (2, {"mood": 20})
+    assert plain.config.train.smart is False and plain.config.train.epochs == 1
+    adapted = cells["shared", "mood", 20, 2]
+    assert adapted.parent is not None
+    first = adapted.parent.run
+    assert first.config.train.task_sizes == {"mood": 20, "strength": 20, "answer": 8}
+    assert cells["shared", "strength", 20, 2].parent is adapted.parent
+    assert cells["shared", "mood", None, 2].parent is not adapted.parent
+    assert adapted.run.config.phase == "adapt" and adapted.run.config.head == "reuse"
+    assert adapted.run.config.train.epochs == 2
+    assert adapted.run.tasks["mood"].smart.epsilon == 1e-4, "adaptation inherits what the run was trained with"
+    assert first.tasks["mood"].learning_rate == 3e-4 and first.tasks["answer"].learning_rate == 1e-3
+    assert cells["joint", "mood", None, 1] is cells["joint", "strength", None, 1]
+
+
+def test_fingerprints_follow_what_decides(text: str, tmp_path: Path) -> None:
+    def prints(changed: str) -> dict[tuple[str, str, int | None, int], str]:
+        return {(c.arm, c.task, c.size, c.seed): c.node.fingerprint for c in read(changed, tmp_path).cells}
+
+    before = prints(text)
+    assert prints(text.replace("seeds: [1, 2]", "num: 0\nseeds: [2, 1]").replace("num: 0\n", "")) == before
+    renamed = prints(text.replace("  plain:", "  other:"))
+    assert {key: value for key, value in renamed.items() if key[0] == "other"} == {
+        ("other", *key[1:]): value for key, value in before.items() if key[0] == "plain"
+    }
+    changed = prints(text.replace("epsilon: 1e-4", "epsilon: 1e-3"))
+    assert {key[0] for key in before if before[key] != changed[key]} == {"shared"}, "the beginning decides too"
+    epochs = prints(text.replace("epochs: 1", "epochs: 3"))
+    assert all(before[key] != epochs[key] for key in before)
+    held = prints(text + "select: holdout\n")
+    assert all(before[key] != held[key] for key in before)
+
+
+def test_arms_of_the_same_configuration_share_their_runs(text: str, tmp_path: Path) -> None:
+    twin = text + "  twin: [{phase: train, settings: {train: {proximal: false, smart: false}}}]\n"
+    study = read(twin, tmp_path)
+    nodes = {(c.arm, c.task, c.size, c.seed): c.node for c in study.cells}
+    assert nodes["twin", "mood", 20, 1] is nodes["plain", "mood", 20, 1]
+
+
+def test_words_say_the_same_as_the_study(text: str, tmp_path: Path) -> None:
+    study = read(text, tmp_path)
+    for node in study.nodes:
+        words = words_of(node, tmp_path / "out", tmp_path / "parent" if node.parent else None, resume=False)
+        sets = [word.removeprefix("--set=") for word in words if word.startswith("--set=")]
+        typed = dict(node.typed.data)
+        encoder = typed.pop("encoder", None)
+        assert command_line({}, sets).data == typed
+        assert (encoder is None) == (words[0] == "adapt")
+        assert encoder is None or words[words.index("--encoder") + 1] == encoder
+
+
+BROKEN = {
+    "a misspelt key": ("seeds: [1, 2]", "seedz: [1, 2]", ["s.yml:4: unknown key 'seedz'", "did you mean 'seeds'"]),
+    "a wrong type": ("seeds: [1, 2]", "seeds: [1, x]", ["s.yml:4: seeds.1 is the text 'x'; expected a whole number"]),
+    "a seed twice": ("seeds: [1, 2]", "seeds: [1, 1]", ["s.yml:4: seeds: 1 stands there twice"]),
+    "no seed": ("seeds: [1, 2]", "seeds: []", ["s.yml:4: seeds is a list;"]),
+    "an unknown task": ("tasks: [mood, strength]", "tasks: [moood, strength]", ["there is no task 'moood'", "'mood'?"]),
+    "an unknown size": ("answer: 8", "anser: 8", ["s.yml:6: sizes.anser: there is no task 'anser'", "'answer'?"]),
+    "a size twice": ("answer: 8", "mood: 8", ["s.yml:6: sizes.mood: is a task of the study"]),
+    "a setting": ("learning_rate: 1e-3", "learning_rat: 1e-3", ["s.yml:8: unknown key 'train.learning_rat'"]),
+    "an arm's setting": ("epsilon: 1e-4", "epsilom: 1e-4", ["s.yml:16: unknown key", "did you mean 'epsilon'"]),
+    "a phase": ("phase: adapt", "phase: adopt", ["s.yml:17: arms.shared.1.phase is the text 'adopt'", "'adapt'?"]),
+    "adapt first": (
+        "    - {phase: train, tasks: all}",
+        "    - {phase: adapt}",
+        ["arms.joint.0.phase: the first phase"],
+    ),
+    "the seed": ("{epochs: 2}", "{seed: 2}", ["s.yml:18: arms.shared.1.settings.train.seed: the study's 'seeds'"]),
+    "code": (
+        "settings:\n",
+        "settings:\n  trust_remote_code: true\n",
+        ["s.yml:8: settings.trust_remote_code: it"],
+    ),
+    "the arm's name": ("  plain:", "  ../plain:", ["s.yml:10: arms.../plain: a name may hold"]),
+    "a task left out": ("tasks: all", "tasks: [mood]", ["s.yml:20: arms.joint.0.tasks: the last phase", "strength"]),
+    "the encoder": ("encoder: ", "encoder: /nowhere", ["s.yml:1: ", "there is no directory"]),
+    "the data": ("seeds: ", "data_root: /nowhere\nseeds: ", ["there is no directory /nowhere"]),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_is_wrong_is_told(name: str, text: str, tmp_path: Path) -> None:
+    old, new, expected = BROKEN[name]
+    assert old in text
+    problems = told(text.replace(old, new, 1), tmp_path)
+    for part in expected:
+        assert any(part in problem for problem in problems), (part, problems)
+
+
+def test_all_is_told_together_and_once(text: str, tmp_path: Path) -> None:
+    text = text.replace("learning_rate: 1e-3", "learning_rat: 1e-3").replace("epsilon: 1e-4", "epsilon: -1")
+    problems = told(text, tmp_path)
+    assert len(problems) == 2, problems
+
+
+def test_the_files_of_the_repository_are_read(tmp_path: Path) -> None:
+    """Their keys and settings, without data or encoder."""
+    from conftest import ROOT
+
+    from mtl.settings import check
+    from mtl.study import StudyConfig
+
+    paths = sorted((ROOT / "benchmarks" / "studies").glob("*.yml"))
+    assert paths
+    for path in paths:
+        source, problems = read_run_config(path)
+        assert isinstance(source, Sourced)
+        config, found = check(StudyConfig, source)
+        assert problems + found == [] and config is not None, path
