@@ -25,9 +25,9 @@ from mtl.config import command_line
 from mtl.dropout import ATTENTION, QuickDropout
 from mtl.objective import Share
 from mtl.optimizer import learning_rate_factor
-from mtl.phases import get_ready
 from mtl.preflight import Request, check_train
 from mtl.processes import Processes
+from mtl.ready import get_ready
 from mtl.report import table
 from mtl.trainer import Trainer
 

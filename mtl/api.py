@@ -107,10 +107,8 @@ def train(
     with _words_of(command):
         typed = _typed(settings, encoder=encoder, data_root=data_root)
         request = _request(task_defs, output, typed, config, resume=resume, overwrite=overwrite, tasks=tasks or ())
-        check, shown = lambda: check_train(request), display or _display(verbose)
-        return (
-            _run_with_baselines(check, request, shown, command) if baselines else _run(check, request, shown, command)
-        )
+        shown = display or _display(verbose)
+        return _run(lambda: check_train(request), request, shown, command, baselines=baselines)
 
 
 def adapt(
@@ -349,30 +347,24 @@ def _request(task_defs: Definitions, output: Folder, typed: Sourced, config: Fol
     return Request(Path(output), named, None if config is None else os.fspath(config), typed, **more)
 
 
-def _run(check: Callable[[], Checked], request: Request, display: Display, command: Sequence[str] | None) -> Trained:
-    checked = _checked(check)
-    from mtl.phases import run_phase
-
-    results = run_phase(
-        checked,
-        request.output,
-        resume=request.resume,
-        overwrite=request.overwrite,
-        command=command,
-        display=display,
-    )
-    return Trained(request.output, results, tuple(display.warnings))
-
-
-def _run_with_baselines(
-    check: Callable[[], Checked], request: Request, display: Display, command: Sequence[str] | None
+def _run(
+    check: Callable[[], Checked],
+    request: Request,
+    display: Display,
+    command: Sequence[str] | None,
+    *,
+    baselines: bool = False,
 ) -> Trained:
     checked = _checked(check)
     from mtl.baselines import require_several, train_baselines
+    from mtl.phases import run_phase
 
-    require_several(checked)
-    trained = _run(lambda: checked, request, display, command)
-    results = train_baselines(checked, request.output, trained.results, command=command, display=display)
+    if baselines:
+        require_several(checked)
+    flags = {"resume": request.resume, "overwrite": request.overwrite}
+    results = run_phase(checked, request.output, **flags, command=command, display=display)
+    if baselines:
+        results = train_baselines(checked, request.output, results, command=command, display=display)
     return Trained(request.output, results, tuple(display.warnings))
 
 

@@ -13,7 +13,8 @@ from mtl.display import Display
 from mtl.errors import UserError
 from mtl.export import TASK_FILE, model_card
 from mtl.files import locked, write_file
-from mtl.phases import RESULTS_FILE, run_phase
+from mtl.hooks import RESULTS_FILE
+from mtl.phases import run_phase
 from mtl.preflight import RUN_FILE, Checked, Data
 from mtl.processes import Processes
 from mtl.report import number, table

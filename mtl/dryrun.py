@@ -14,9 +14,9 @@ from mtl.data import Examples, load_tokenizer
 from mtl.errors import UserError
 from mtl.objective import Share
 from mtl.optimizer import make_optimizer
-from mtl.phases import get_ready, prepare_splits
 from mtl.preflight import Checked
 from mtl.processes import Processes
+from mtl.ready import get_ready, prepare_splits
 from mtl.trainer import TERM_NAMES
 
 

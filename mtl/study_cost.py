@@ -14,9 +14,9 @@ from mtl.config import Run
 from mtl.data import load_tokenizer
 from mtl.encoder import find_encoder
 from mtl.errors import counted
-from mtl.phases import make_streams, prepare_splits
 from mtl.plan import make_plan
 from mtl.preflight import Checked, check_data
+from mtl.ready import make_streams, prepare_splits
 from mtl.report import table
 from mtl.smart import passes
 from mtl.study import Node, Study, read_study

@@ -204,9 +204,9 @@ def test_a_run_on_a_full_disk_stops_and_goes_on_when_there_is_room_again(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from mtl import phases
+    from mtl import hooks
 
-    evaluate = phases.RunHooks.evaluate
+    evaluate = hooks.RunHooks.evaluate
     with small_disk(tmp_path / "disk", 64 << 20) as remount:
 
         def spoil(self: Any, step: int) -> Any:
@@ -217,7 +217,7 @@ def test_a_run_on_a_full_disk_stops_and_goes_on_when_there_is_room_again(
 
         output = tmp_path / "disk" / "run"
         with monkeypatch.context() as patch:
-            patch.setattr(phases.RunHooks, "evaluate", spoil)
+            patch.setattr(hooks.RunHooks, "evaluate", spoil)
             assert main(arguments(corpus, encoder_dir, output)) == 1
         error = capsys.readouterr().err
         assert "cannot be written: No space left on device; what stood there before is intact; continue with:" in error
@@ -259,16 +259,16 @@ def test_a_run_that_ended_meanwhile_is_not_overwritten(
     corpus: Path, encoder_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Between the check of the directory and its lock, another run may begin and end there."""
-    from mtl import phases
+    from mtl import ready
 
-    prepare_splits, output = phases.prepare_splits, tmp_path / "run"
+    prepare_splits, output = ready.prepare_splits, tmp_path / "run"
 
-    def slowly(*words: Any) -> Any:
+    def slowly(*words: Any, **options: Any) -> Any:
         output.mkdir()
         (output / "run.yml").write_text("another's")
-        return prepare_splits(*words)
+        return prepare_splits(*words, **options)
 
-    monkeypatch.setattr(phases, "prepare_splits", slowly)
+    monkeypatch.setattr(ready, "prepare_splits", slowly)
     assert main(arguments(corpus, encoder_dir, output)) == 2
     assert "holds a run; --resume continues it, --overwrite replaces it" in capsys.readouterr().err
     assert (output / "run.yml").read_text() == "another's"

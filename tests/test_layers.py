@@ -21,7 +21,7 @@ LAYERS = (
     ("evaluate", "checkpoint", "state", "stop", "report", "display", "rundir", "runlog", "runrecord", "judged"),
     ("markup", "drawing", "charts", "pictures", "html_task", "html_report"),
     ("export", "inference", "trainer"),
-    ("phases", "dryrun"),
+    ("ready", "hooks", "phases", "dryrun"),
     ("describe", "propose", "validate", "baselines", "api"),
     ("paired", "study", "ledger", "study_chart", "summary", "study_cost", "compare"),
     ("completion", "cli"),

@@ -26,11 +26,11 @@ STEPS = 50
 # The command line, in double precision where $DOUBLE is set.
 PROGRAM = """
 import os, sys
-from mtl import phases
+from mtl import ready
 from mtl.cli import main
 if "DOUBLE" in os.environ:
-    make_model = phases.make_model
-    phases.make_model = lambda checked: make_model(checked).double()
+    make_model = ready.make_model
+    ready.make_model = lambda checked: make_model(checked).double()
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mtl import phases
+from mtl import hooks
 from mtl.checkpoint import (
     Checkpoint,
     DamagedCheckpointError,
@@ -88,7 +88,7 @@ def records(folder: Path) -> list[dict[str, Any]]:
 @contextmanager
 def signal_at_step(number: int, received: signal.Signals) -> Iterator[None]:
     """Sends this process a signal while it is in a step."""
-    progress = phases.RunHooks.progress
+    progress = hooks.RunHooks.progress
 
     def interrupt(self: Any, step: int, task: str) -> None:
         if step == number:
@@ -96,7 +96,7 @@ def signal_at_step(number: int, received: signal.Signals) -> Iterator[None]:
         progress(self, step, task)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(phases.RunHooks, "progress", interrupt)
+        patch.setattr(hooks.RunHooks, "progress", interrupt)
         yield
 
 
@@ -351,7 +351,7 @@ def test_a_second_signal_stops_at_once(
             steps.append(99)  # never reached
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(phases.RunHooks, "progress", twice)
+        patch.setattr(hooks.RunHooks, "progress", twice)
         assert main(arguments(corpus, encoder_dir, output)) == 128 + signal.SIGTERM
     error = capsys.readouterr().err
     assert "stopped at once; the checkpoints written before are intact; continue with:" in error

@@ -1,0 +1,151 @@
+"""What the training loop asks of a run directory: evaluation, best steps, checkpoints, results, display."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from mtl.checkpoint import Checkpoint, save_checkpoint
+from mtl.display import Display
+from mtl.errors import UserError
+from mtl.evaluate import (
+    Outputs,
+    prediction_records,
+    score,
+    score_baseline,
+    score_intervals,
+    split_outputs,
+    write_predictions,
+)
+from mtl.export import save_export, task_of
+from mtl.files import write_file
+from mtl.predictions import predictions_file, read_predictions
+from mtl.ready import Ready
+from mtl.state import TrainState
+
+RESULTS_FILE = "results.json"
+
+
+class RunHooks:
+    """Evaluation, files and display of a run, as `trainer.Hooks` asks for them."""
+
+    def __init__(self, ready: Ready, output: Path, display: Display) -> None:
+        self.run, self.splits, self.plan, self.processes = ready.run, ready.splits, ready.plan, ready.processes
+        self.model, self.tokenizer, self.output = ready.objective.model, ready.tokenizer, output
+        self.display = display
+        self._outputs: dict[str, dict[str, Outputs]] = {}
+
+    def progress(self, step: int, task: str) -> None:
+        self.display.step(step, task)
+
+    def logged(self, records: Sequence[Mapping[str, Any]]) -> None:
+        self.display.logged(records, self.plan.steps)
+
+    def evaluate(self, step: int) -> dict[str, dict[str, dict[str, float]]]:
+        self._outputs = {}
+        results: dict[str, dict[str, dict[str, float]]] = {}
+        for name, task in self.run.tasks.items():
+            self._outputs[name], results[name] = {}, {}
+            for split, examples in self.splits[name].items():
+                if split == "train":
+                    continue
+                outputs = split_outputs(
+                    self.model,
+                    partial(self.model, name),
+                    examples,
+                    task,
+                    self.tokenizer.pad_token_id,
+                    batch_tokens=self.run.config.evaluation.batch_tokens,
+                    processes=self.processes,
+                )
+                self._outputs[name][split] = outputs
+                results[name][split] = score(task, outputs, examples)
+        return results
+
+    def keep_best(self, task: str, step: int) -> None:
+        if not self.processes.is_main:
+            return
+        for split, outputs in self._outputs[task].items():
+            records = prediction_records(self.run.tasks[task], outputs, self.splits[task][split])
+            write_predictions(predictions_file(self.output, task, split), records)
+        metrics = {
+            split: score(self.run.tasks[task], o, self.splits[task][split]) for split, o in self._outputs[task].items()
+        }
+        loaded = task_of(self.model, task, self.run.tasks[task], self.tokenizer)
+        save_export(loaded, task, self.output / "best" / task, metrics, verify=False)
+
+    def checkpoint(self, checkpoint: Checkpoint) -> None:
+        if not self.processes.is_main:
+            return
+        save_checkpoint(self.output / "checkpoints", checkpoint, self.run.config.checkpoint.keep_last)
+
+    def report(self, step: int, metrics: Mapping[str, Any], improved: Mapping[str, bool], state: TrainState) -> None:
+        self.display.evaluation(step, self.plan.steps, metrics, state.best, self.run.tasks)
+        self.store_results(state)
+
+    def intervals(self) -> dict[str, dict[str, Any]]:
+        """Intervals of the metrics at each task's best step: of the predictions written there, as a continued run has
+        no others."""
+        found: dict[str, dict[str, Any]] = {}
+        for name, task in self.run.tasks.items():
+            found[name] = {}
+            for split in self.splits[name]:
+                if split == "train":
+                    continue
+                try:
+                    predictions = read_predictions(predictions_file(self.output, name, split), task)
+                    found[name][split] = score_intervals(task, predictions, self.splits[name][split])
+                except UserError as error:
+                    self.display.warn(f"no intervals of {name}/{split}: {error}")
+        return found
+
+    def store_results(self, state: TrainState, intervals: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Writes `results.json`: each task's metrics at its best step, and what they compare to.
+
+        Args:
+            state: Of the run.
+            intervals: Of a finished run.
+        """
+        results = {
+            "tasks": {name: best["splits"] for name, best in state.best.items()},
+            **({} if intervals is None else {"intervals": intervals}),
+            "best_steps": {name: best["step"] for name, best in state.best.items()},
+            "last": state.last,
+            "baselines": self._baselines,
+            "data": {name: self._data_facts(name) for name in self.run.tasks},
+            "plan": self.plan.rows,
+            "task_steps": self.plan.task_steps(state.step),
+            "steps": state.step,
+            "planned_steps": self.plan.steps,
+            "skipped_steps": state.skipped,
+            "nonfinite_steps": state.nonfinite,
+            "finished": intervals is not None,
+        }
+        if self.processes.is_main:
+            write_file(self.output / RESULTS_FILE, json.dumps(results, indent=1))
+        return results
+
+    @cached_property
+    def _baselines(self) -> dict[str, Any]:
+        return {
+            name: {
+                split: score_baseline(self.run.tasks[name], parts["train"], examples)
+                for split, examples in parts.items()
+                if split != "train"
+            }
+            for name, parts in self.splits.items()
+        }
+
+    def _data_facts(self, name: str) -> dict[str, Any]:
+        return {
+            split: {
+                "rows": len(part),
+                "unlabelled": part.unlabelled,
+                "dropped": part.dropped,
+                "truncated": int(part.truncated.sum()),
+            }
+            for split, part in self.splits[name].items()
+        }

@@ -1,0 +1,162 @@
+"""What a run needs to start: tokenised data in batches, a plan, and the model on its device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from mtl.batch import BatchStream
+from mtl.config import Run
+from mtl.data import Examples, load_config, load_tokenizer, prepare, usable_length
+from mtl.errors import UserError
+from mtl.model import MultiTaskModel, build_model, load_model
+from mtl.objective import Objective
+from mtl.parts import few_shot, hold_out, without_leaks
+from mtl.plan import Plan, make_plan
+from mtl.preflight import Checked
+from mtl.processes import Processes, make_accelerator
+from mtl.rundir import Splits, fingerprints
+from mtl.runlog import Writer
+from mtl.trainer import Hooks, Trainer
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A run that can start.
+
+    Attributes:
+        run: Configuration and tasks.
+        processes: Who takes part.
+        accelerator: Device and precision.
+        tokenizer: The encoder's.
+        splits: Tokenised data by task and split.
+        streams: Each task's training batches.
+        plan: The steps.
+        objective: Student, on its device, and teacher.
+    """
+
+    run: Run
+    processes: Processes
+    accelerator: Accelerator
+    tokenizer: Any
+    splits: Splits
+    streams: dict[str, BatchStream]
+    plan: Plan
+    objective: Objective
+
+    @property
+    def pad_id(self) -> int:
+        return int(self.tokenizer.pad_token_id)
+
+    def trainer(self, log: Writer, hooks: Hooks) -> Trainer:
+        """The loop, which writes to a log and asks its surroundings through hooks."""
+        return Trainer(
+            self.run,
+            self.objective,
+            self.streams,
+            self.plan,
+            self.pad_id,
+            self.accelerator,
+            log,
+            hooks,
+            self.processes,
+        )
+
+
+def get_ready(checked: Checked, processes: Processes, *, bar: bool = True) -> Ready:
+    """Prepares data and model of a run.
+
+    Raises:
+        UserError: The data cannot be used, the encoder not be loaded, or processes have different data.
+    """
+    run = checked.run
+    accelerator = processes.together(lambda: make_accelerator(run.config.train.precision))
+    tokenizer = load_tokenizer(checked.encoder, trust_remote_code=run.config.trust_remote_code)
+    splits = processes.main_first(lambda: prepare_splits(checked, tokenizer, bar=bar))
+    processes.require_same(fingerprints(splits), "the data of")
+    streams = make_streams(run, splits)
+    torch.manual_seed(run.config.train.seed)
+    model = make_model(checked)
+    objective = Objective(model, {name: run.regularized(name) for name in run.tasks}, run.config.train.seed)
+    model.to(accelerator.device)
+    return Ready(run, processes, accelerator, tokenizer, splits, streams, make_plan(run, streams), objective)
+
+
+def make_streams(run: Run, splits: Splits) -> dict[str, BatchStream]:
+    """Each task's training batches."""
+    return {
+        name: BatchStream(
+            splits[name]["train"],
+            task.batch_size,
+            run.config.train.seed,
+            name,
+            ranking=task.type == "ranking",
+            batch_tokens=task.batch_tokens,
+        )
+        for name, task in run.tasks.items()
+    }
+
+
+def prepare_splits(checked: Checked, tokenizer: Any, *, bar: bool = True) -> dict[str, dict[str, Examples]]:
+    """Tokenised splits of every task; training data cut to the size asked for."""
+    run = checked.run
+    config = load_config(checked.encoder, trust_remote_code=run.config.trust_remote_code)
+    limit = usable_length(tokenizer, config)
+    splits: dict[str, dict[str, Examples]] = {}
+    for name, task in run.tasks.items():
+        splits[name] = {
+            split: prepare(
+                name,
+                task,
+                source,
+                tokenizer,
+                min(task.max_length, limit),
+                num_proc=run.config.num_proc,
+                rows=checked.data.summaries[name][split].rows,
+                bar=bar,
+            )
+            for split, source in checked.data.sources[name].items()
+            if split == "train" or run.config.train.holdout is None
+        }
+        train, examples = run.config.train, splits[name]["train"]
+        if train.holdout is not None:  # of all rows, so that it is the same part whatever is left out of the others
+            examples, splits[name]["holdout"] = hold_out(task, examples, train.holdout, train.holdout_rows, train.seed)
+        if run.config.leaks == "drop":
+            examples = without_leaks(task, examples, checked.data.leaks.leaked[f"{name}/train"])
+            if len(examples) == 0:
+                raise UserError.of("--leaks drop", f"leaves {name} no training rows: all stand in evaluation rows")
+        size = train.task_sizes.get(name, train.train_size)
+        splits[name]["train"] = few_shot(task, examples, size, train.train_fraction, train.seed)
+    return splits
+
+
+def make_model(checked: Checked) -> MultiTaskModel:
+    """A pretrained encoder with fresh heads; in adaptation the multi-task encoder and, if reused, its head.
+
+    Raises:
+        UserError: It cannot be loaded, or cannot compute activations again.
+    """
+    run = checked.run
+    model = _make_model(checked)
+    if run.config.train.gradient_checkpointing:
+        if not model.encoder.supports_gradient_checkpointing:
+            raise UserError.of("train.gradient_checkpointing", "this encoder's architecture does not support it")
+        # The reentrant kind knows no gradient by the input alone, which the ascent of R_s needs.
+        encoder = model.encoder
+        enable = getattr(encoder, "activation_checkpointing_enable", None) or encoder.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+    return model
+
+
+def _make_model(checked: Checked) -> MultiTaskModel:
+    run = checked.run
+    if run.config.phase == "adapt":
+        fresh = set(run.tasks) if run.config.head == "fresh" else set()
+        model: MultiTaskModel = load_model(checked.encoder, run.tasks, fresh=fresh, seed=run.config.train.seed)
+        return model
+    return build_model(
+        checked.encoder, run.tasks, seed=run.config.train.seed, trust_remote_code=run.config.trust_remote_code
+    )
