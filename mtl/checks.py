@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from mtl.errors import Problem, UserError, counted, listed, nearest
 from mtl.source import Source, read_rows
 from mtl.taskdef import TaskDef
@@ -199,6 +197,8 @@ class Tally:
 
     def facts(self, task: TaskDef) -> dict[str, Any]:
         """Rows with an empty text, with the texts of an earlier row, those of them with another label; labels."""
+        import numpy as np  # not before: most errors are found without
+
         texts, labels = np.frombuffer(self._texts, np.int64), np.frombuffer(self._labels)
         order = np.argsort(texts, kind="stable")
         starts = np.flatnonzero(np.diff(texts[order], prepend=~texts[order[:1]]))

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "mtl"
 LAYERS = (
     ("errors", "launch", "files", "settings", "metrics", "sampling", "intervals"),
     ("taskdef", "config"),
-    ("encoder", "source", "checks", "predictions", "leaks", "preflight"),
+    ("encoder", "source", "checks", "predictions", "minhash", "leaks", "preflight"),
     ("data", "parts", "batch", "plan"),
     ("losses", "smart", "proximal", "optimizer"),
     ("dropout", "model", "objective", "precision", "processes"),

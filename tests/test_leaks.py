@@ -14,7 +14,8 @@ from conftest import ROOT, write_jsonl
 
 from mtl.cli import main
 from mtl.data import Examples
-from mtl.leaks import BANDS, HASHES, SIMILAR, Leak, LeakSearch, Texts, bucket_keys, normalized, shingles, similarity
+from mtl.leaks import SIMILAR, Leak, LeakSearch, Texts, normalized, shingles, similarity
+from mtl.minhash import BANDS, HASHES, bucket_keys
 from mtl.parts import without_leaks
 from mtl.preflight import check_data
 from mtl.taskdef import TaskDef, complete, read_task_defs
