@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from mtl.drawing import WIDTH, Box, Chart, Dot, Line, Mark, Point, Words, fit, width_of
 
 HEIGHT = 220.0
-LEFT, RIGHT, TOP, BOTTOM = 48.0, 12.0, 10.0, 34.0
+LEFT, RIGHT, TOP, BOTTOM = 48.0, 14.0, 22.0, 34.0
 SERIES = 4  # styles s0 to s3
 MOST_DOTS = 1500
 SLOTS = 120  # columns of a strip
@@ -75,8 +75,7 @@ class _Axes:
         corner = self.at(self.x[0], self.y[0])
         self.marks.append(Line((corner, (WIDTH - RIGHT, corner[1])), "axis"))
         self.marks.append(Words((self.left + WIDTH - RIGHT) / 2, self.height - 4, x_label, "middle", "muted"))
-        middle = (TOP + self.height - BOTTOM) / 2
-        self.marks.append(Words(9, middle, y_label, "middle", "muted", turned=True))
+        self.marks.append(Words(2, 11, y_label, "start", "muted"))
 
 
 def short(value: float) -> str:
@@ -112,7 +111,8 @@ def _bounds(values: Iterable[float], *, zero: bool = False) -> tuple[float, floa
     low, high = min(found), max(found)
     if zero:
         low, high = min(low, 0.0), max(high, 0.0)
-    air = (high - low) * 0.05 or max(abs(low), 1e-12) * 0.05
+    size = max(abs(low), abs(high), 1e-12)
+    air = (high - low if high - low > 1e-3 * size else size) * 0.05  # what differs in rounding only is one value
     return (low if zero and low == 0 else low - air), high + air
 
 
@@ -212,15 +212,15 @@ def forest_chart(name: str, title: str, rows: Sequence[Measured]) -> Chart:
     numbers = [n for r in rows for n in (r.value, *(r.interval or ()), *([] if r.baseline is None else [r.baseline]))]
     finite = [n for n in numbers if math.isfinite(n)]
     bounds = min([0.0, *finite]), max([1.0, *finite])
-    height = TOP + 34 * len(rows) + BOTTOM
+    height = 34 * len(rows) + BOTTOM
     axes = _Axes(bounds, (0.0, 1.0), height=height, left=RIGHT)
     for tick in ticks(*bounds):
         x, floor = axes.at(tick, 0.0)
-        axes.marks.append(Line(((x, TOP), (x, floor)), "grid"))
+        axes.marks.append(Line(((x, 0.0), (x, floor)), "grid"))
         axes.marks.append(Words(x, floor + 15, short(tick), "middle"))
     told = []
     for number, row in enumerate(rows):
-        y = TOP + 34 * number + 24
+        y = 34 * number + 24
         axes.marks.append(Words(RIGHT, y - 10, fit(row.label, WIDTH - 2 * RIGHT)))
         if row.baseline is not None and math.isfinite(row.baseline):
             axes.marks.append(Dot(axes.at(row.baseline, 0)[0], y, 4.5, "baseline", diamond=True))
@@ -254,12 +254,12 @@ def strip_chart(name: str, title: str, tasks: Sequence[str], done: Sequence[tupl
         slot = min((step - 1) * slots // steps, slots - 1)
         counts[task][slot] += 1
         whole[slot] += 1
-    height = TOP + 34 * len(tasks) + BOTTOM
+    height = 34 * len(tasks) + BOTTOM
     axes = _Axes((0.0, float(steps)), (0.0, 1.0), height=height, left=RIGHT)
     told = []
     for lane, label in enumerate(tasks):
-        floor = TOP + 34 * lane + 31
-        axes.marks.append(Words(RIGHT, floor - 19, fit(label, WIDTH - 2 * RIGHT)))
+        floor = 34 * lane + 33
+        axes.marks.append(Words(RIGHT, floor - 21, fit(label, WIDTH - 2 * RIGHT)))
         axes.marks.append(Line(((RIGHT, floor), (WIDTH - RIGHT, floor)), "grid"))
         for slot, count in enumerate(counts[lane]):
             if count:

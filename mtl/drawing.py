@@ -59,7 +59,6 @@ class Words:
     text: str
     anchor: str = "start"
     style: str = "words"
-    turned: bool = False  # read upwards
 
 
 Mark: TypeAlias = "Line | Box | Dot | Words"
@@ -141,8 +140,7 @@ def _dot(mark: Dot) -> Html:
 
 
 def _words(mark: Words) -> Html:
-    turn = f"rotate(-90 {_n(mark.x)} {_n(mark.y)})" if mark.turned else None
-    options = {"x": _n(mark.x), "y": _n(mark.y), "text_anchor": mark.anchor, "class_": mark.style, "transform": turn}
+    options = {"x": _n(mark.x), "y": _n(mark.y), "text_anchor": mark.anchor, "class_": mark.style}
     return element("text", mark.text, **options)
 
 

@@ -16,7 +16,7 @@ from mtl.charts import Measured, forest_chart, strip_chart
 from mtl.drawing import Chart
 from mtl.errors import UserError, counted
 from mtl.files import refuse_links, write_file
-from mtl.html_task import COUNTS, Place, data_table, results_rows, task_section
+from mtl.html_task import COUNTS, Place, data_table, results_of, task_section
 from mtl.judged import Judged, compared, judge
 from mtl.markup import Html, element, group, page, style_sheet
 from mtl.metrics import METRICS
@@ -188,30 +188,26 @@ def _status(record: RunRecord) -> Html:
 
 def _results(told: Told, place: Place) -> Html:
     record = told.record
-    rows = [
-        Measured(f"{row[0]} {row[1]}: {row[2]}", *_measured(told, *row[:3]))
-        for row in results_rows(record, told.spread)
-        if row[2] in METRICS and METRICS[row[2]].higher_is_better and _value(record, *row[:3]) is not None
+    found = results_of(record.results, told.spread)
+    drawn = [
+        Measured(
+            f"{result.place}: {result.metric}",
+            result.value,
+            None if result.interval is None else (result.interval[0], result.interval[1]),
+            result.baseline,
+        )
+        for result in found
+        if result.value is not None and result.metric in METRICS and METRICS[result.metric].higher_is_better
     ]
-    header = ("task", "split", "metric", "value", "95 % interval", "baseline", "last step")
-    drawn = place.draw(forest_chart("results", "Metrics at each task's best step", rows)) if rows else None
+    title = "Metrics at each task's best step"
+    header = ("task", "metric", "value", "95 % interval", "baseline", "last step", "rows")
     return group(
         _status(record),
         [element("p", note, class_="note") for note in record.notes],
-        drawn,
-        data_table("Metrics at each task's best step", header, results_rows(record, told.spread), titles=3),
+        place.draw(forest_chart("results", title, drawn)) if drawn else None,
+        data_table(title, header, [result.cells() for result in found], titles=2),
         element("p", BASELINE_NOTE, class_="muted"),
     )
-
-
-def _value(record: RunRecord, name: str, split: str, metric: str) -> Any:
-    return record.results["tasks"][name][split][metric]
-
-
-def _measured(told: Told, name: str, split: str, metric: str) -> tuple[float, tuple[float, float] | None, float | None]:
-    bounds = told.spread.get(name, {}).get(split, {}).get(metric)
-    guess = told.record.results.get("baselines", {}).get(name, {}).get(split, {}).get(metric)
-    return _value(told.record, name, split, metric), None if bounds is None else (bounds[0], bounds[1]), guess
 
 
 def _sampling(record: RunRecord, place: Place) -> Html:

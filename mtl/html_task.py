@@ -21,7 +21,8 @@ MOST_CLASSES = 15  # shown as a matrix; of more, the commonest confusions are li
 MOST_CONFUSIONS = 20
 MOST_POINTS = 200  # of a line
 LONGEST_TEXT = 600  # characters of an example's text
-COUNTS = ("n", "queries", "queries_without_relevant")  # what a split's metrics hold beside metrics
+# What a split's metrics hold beside metrics.
+COUNTS = {"n": "rows", "queries": "queries", "queries_without_relevant": "of them without a relevant candidate"}
 RANKS = 10  # shown one by one
 
 # Terms of the regularizers: charts of one or more of them, with the label of each and of the axis.
@@ -222,7 +223,7 @@ def _confusion_table(judged: Judged) -> Html:
         body.append(element("tr", element("th", element("bdi", label), scope="row"), cells, element("td", share)))
     precision = [f"{counts[i, i] / total:.1%}" if (total := counts[:, i].sum()) else "–" for i in range(len(labels))]
     foot = element("tr", element("th", "precision", scope="row"), [element("td", p) for p in precision], element("td"))
-    caption = "Confusion matrix: rows of each true class (down) by predicted class (across); darker is a larger share"
+    caption = "Confusion matrix: rows of each true class (down) by predicted class (across), coloured by share"
     table = element(
         "table",
         element("caption", caption),
@@ -279,26 +280,39 @@ def _text(label: str | None, text: str | None) -> Html | None:
     return element("p", element("span", f"{label} ", class_="muted"), element("bdi", text), more, class_="text")
 
 
-def results_rows(record: RunRecord, spread: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """Every metric with its interval, its baseline and what it was at the last evaluation.
+@dataclass(frozen=True)
+class Result:
+    """One metric of a split: at the task's best step, for the baseline, and at the last evaluation."""
 
-    Args:
-        record: The run.
-        spread: Intervals by task and split.
-    """
-    results = record.results
-    rows: list[tuple[str, ...]] = []
+    task: str
+    split: str
+    metric: str
+    value: float | None
+    interval: Sequence[float] | None
+    baseline: float | None
+    last: float | None
+    rows: str
+
+    @property
+    def place(self) -> str:
+        return self.task if self.split == "validation" else f"{self.task} ({self.split})"
+
+    def cells(self) -> tuple[str, ...]:
+        numbers = number(self.value), interval(self.interval), number(self.baseline), number(self.last)
+        return self.place, self.metric, *numbers, self.rows
+
+
+def results_of(results: Mapping[str, Any], spread: Mapping[str, Mapping[str, Any]]) -> list[Result]:
+    """Every metric of a run's results; `spread` holds intervals by task and split."""
+    found = []
     for name, splits in results["tasks"].items():
         for split, values in splits.items():
+            counts = [f"{values[count]:,} {words}" for count, words in COUNTS.items() if values.get(count) is not None]
             for metric, value in values.items():
-                others = [
-                    results.get(key, {}).get(name, {}).get(split, {}).get(metric) for key in ("baselines", "last")
-                ]
-                shown: tuple[str, ...]
-                if metric in COUNTS:
-                    shown = ("", "", number(others[1]))
-                else:
+                if metric not in COUNTS:
+                    base, last = (
+                        results.get(key, {}).get(name, {}).get(split, {}).get(metric) for key in ("baselines", "last")
+                    )
                     bounds = spread.get(name, {}).get(split, {}).get(metric)
-                    shown = (interval(bounds), *map(number, others))
-                rows.append((name, split, metric, number(value), *shown))
-    return rows
+                    found.append(Result(name, split, metric, value, bounds, base, last, ", ".join(counts)))
+    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mtl.drawing import FONT, WIDTH, Box, Chart, Dot, Line, Words
 from mtl.files import new_bytes
@@ -52,10 +52,10 @@ def png(chart: Chart) -> bytes:
     size = round(WIDTH * factor), round((chart.height + TITLE) * factor)
     image = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(image)
-    _write(image, draw, Words(8, 14 - TITLE, chart.title), factor)
+    _write(draw, Words(8, 14 - TITLE, chart.title), factor)
     for mark in chart.marks:
         if isinstance(mark, Words):
-            _write(image, draw, mark, factor)
+            _write(draw, mark, factor)
         elif isinstance(mark, Line):
             _line(draw, mark, factor)
         else:
@@ -69,21 +69,13 @@ def _at(x: float, y: float, factor: float) -> tuple[float, float]:
     return x * factor, (y + TITLE) * factor
 
 
-def _write(image: Any, draw: ImageDraw, mark: Words, factor: float) -> None:
-    from PIL import Image, ImageDraw, ImageFont
+def _write(draw: ImageDraw, mark: Words, factor: float) -> None:
+    from PIL import ImageFont
 
     font = ImageFont.load_default(FONT * factor)
     colour, text = STYLES[mark.style][0], visible(mark.text).replace("\n", " ")
     anchor = {"start": "l", "middle": "m", "end": "r"}[mark.anchor] + "s"
-    if not mark.turned:
-        draw.text(_at(mark.x, mark.y, factor), text, fill=colour, font=font, anchor=anchor)
-        return
-    right, bottom = draw.textbbox((0, 0), text, font=font)[2:]
-    stamp = Image.new("L", (round(right) + 2, round(bottom) + 2))
-    ImageDraw.Draw(stamp).text((0, 0), text, fill=255, font=font)
-    stamp = stamp.rotate(90, expand=True)
-    x, y = _at(mark.x, mark.y, factor)
-    image.paste(colour, (round(x - stamp.width * 0.8), round(y - stamp.height / 2)), stamp)
+    draw.text(_at(mark.x, mark.y, factor), text, fill=colour, font=font, anchor=anchor)
 
 
 def _line(draw: ImageDraw, mark: Line, factor: float) -> None:

@@ -87,9 +87,10 @@ def reseal(checkpoint: Path) -> None:
 READ_BY = {
     "run.yml": ["resume", "evaluate", "export", "adapt"],
     "task_defs.yml": ["resume", "evaluate", "export", "adapt"],
-    "provenance.json": ["resume"],
+    "provenance.json": ["resume", "report"],
     "results.json": ["report", "export"],
-    "metrics.jsonl": ["resume"],
+    "metrics.jsonl": ["resume", "report"],
+    "predictions/mood.validation.jsonl": ["report"],
     "model/config.json": ["final", "adapt"],
     "model/model.safetensors": ["final", "adapt"],
     "model/heads.safetensors": ["final", "adapt"],
