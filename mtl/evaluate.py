@@ -23,6 +23,7 @@ from mtl.intervals import Interval, intervals
 from mtl.metrics import baseline, compute
 from mtl.predictions import Predictions
 from mtl.processes import Processes
+from mtl.shards import is_sharded
 from mtl.taskdef import TaskDef
 
 Outputs: TypeAlias = npt.NDArray[np.float32]
@@ -67,9 +68,14 @@ def split_outputs(
     training = module.training
     module.eval()
     try:
-        for chosen in evaluation_batches(examples.lengths, tokens)[rank::count]:
+        batches = evaluation_batches(examples.lengths, tokens)
+        for chosen in batches[rank::count]:
             batch = collate(examples, chosen, pad_id, task.type)
             outputs[torch.from_numpy(chosen).to(device)] = forward(batch.to(device)).float()
+        if (
+            is_sharded(module) and 0 < len(batches) % count <= rank
+        ):  # the others compute one more, with this one's piece
+            forward(collate(examples, batches[0], pad_id, task.type).to(device))
     finally:
         module.train(training)
     if processes is not None:

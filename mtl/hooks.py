@@ -36,6 +36,7 @@ class RunHooks:
         self.run, self.splits, self.plan, self.processes = ready.run, ready.splits, ready.plan, ready.processes
         self.model, self.tokenizer, self.output = ready.objective.model, ready.tokenizer, output
         self.display = display
+        self._whole = ready.whole
         self._outputs: dict[str, dict[str, Outputs]] = {}
 
     def progress(self, step: int, task: str) -> None:
@@ -66,7 +67,8 @@ class RunHooks:
         return results
 
     def keep_best(self, task: str, step: int) -> None:
-        if not self.processes.is_main:
+        whole = self._whole(self.model)
+        if whole is None:
             return
         for split, outputs in self._outputs[task].items():
             records = prediction_records(self.run.tasks[task], outputs, self.splits[task][split])
@@ -74,7 +76,7 @@ class RunHooks:
         metrics = {
             split: score(self.run.tasks[task], o, self.splits[task][split]) for split, o in self._outputs[task].items()
         }
-        loaded = task_of(self.model, task, self.run.tasks[task], self.tokenizer)
+        loaded = task_of(whole, task, self.run.tasks[task], self.tokenizer)
         save_export(loaded, task, self.output / "best" / task, metrics, verify=False)
 
     def checkpoint(self, checkpoint: Checkpoint) -> None:

@@ -75,10 +75,9 @@ def run_phase(
 
         processes.in_main(start)
         state = _train(ready, hooks, output, resume=resume, command=command)
-        if processes.is_main:
-            save_model(ready.objective.model, ready.tokenizer, output / "model")
-            if ready.objective.teacher is not None:
-                save_model(ready.objective.teacher, ready.tokenizer, output / "teacher")
+        for name, model in (("model", ready.objective.model), ("teacher", ready.objective.teacher)):
+            if model is not None and (whole := ready.whole(model)) is not None:
+                save_model(whole, ready.tokenizer, output / name)
         results = hooks.store_results(state, intervals=hooks.intervals() if processes.is_main else {})
     display.say(results_table(results, ready.run.tasks, output), "quiet")
     return results

@@ -22,6 +22,7 @@ from mtl.config import PrecisionName
 from mtl.errors import ElsewhereError, Problem, UserError
 from mtl.launch import LOCAL_RANK, PROCESSES
 from mtl.precision import precision_problems
+from mtl.shards import shard_problems
 
 PATIENCE = timedelta(hours=1)  # for a process that prepares data or writes; one that died is noticed at once
 T = TypeVar("T")
@@ -36,6 +37,11 @@ def make_accelerator(precision: PrecisionName) -> Accelerator:
     Raises:
         UserError: The device cannot compute in the precision asked for.
     """
+    if problems := shard_problems(precision):
+        raise UserError(problems)
+    # Accelerate wraps one model by FSDP, but there may be a teacher: `shards` does it. Transformers, asked for it too,
+    # would load weights in the main process only.
+    os.environ["ACCELERATE_USE_FSDP"] = "false"
     AcceleratorState._reset_state()  # it is one for the process, and an earlier run may have had another precision
     together = DistributedDataParallelKwargs(find_unused_parameters=True)  # a step leaves the other tasks' heads unused
     accelerator = Accelerator(

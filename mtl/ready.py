@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from mtl.batch import BatchStream
 from mtl.config import Run
 from mtl.data import Examples, load_config, load_tokenizer, prepare, usable_length
 from mtl.errors import UserError
+from mtl.launch import SHARDED
 from mtl.model import MultiTaskModel, build_model, load_model
 from mtl.objective import Objective
 from mtl.parts import few_shot, hold_out, without_leaks
@@ -20,6 +22,7 @@ from mtl.preflight import Checked
 from mtl.processes import Processes, make_accelerator
 from mtl.rundir import Splits, fingerprints
 from mtl.runlog import Writer
+from mtl.shards import gather, is_sharded, shard
 from mtl.trainer import Hooks, Trainer
 
 
@@ -36,6 +39,7 @@ class Ready:
         streams: Each task's training batches.
         plan: The steps.
         objective: Student, on its device, and teacher.
+        copy: In the main process of a sharded run, where whole weights go to be written.
     """
 
     run: Run
@@ -46,6 +50,14 @@ class Ready:
     streams: dict[str, BatchStream]
     plan: Plan
     objective: Objective
+    copy: MultiTaskModel | None = None
+
+    def whole(self, model: MultiTaskModel) -> MultiTaskModel | None:
+        """A model as the main process can write it, None elsewhere; each process has to call it."""
+        if is_sharded(model):
+            gather(model, self.copy)
+            return self.copy
+        return model if self.processes.is_main else None
 
     @property
     def pad_id(self) -> int:
@@ -81,8 +93,13 @@ def get_ready(checked: Checked, processes: Processes, *, bar: bool = True) -> Re
     torch.manual_seed(run.config.train.seed)
     model = make_model(checked)
     objective = Objective(model, {name: run.regularized(name) for name in run.tasks}, run.config.train.seed)
-    model.to(accelerator.device)
-    return Ready(run, processes, accelerator, tokenizer, splits, streams, make_plan(run, streams), objective)
+    whole = copy.deepcopy(model) if SHARDED and processes.is_main else None
+    for part in (model, objective.teacher):
+        if part is not None:
+            part.to(accelerator.device)
+            if SHARDED:
+                shard(part)
+    return Ready(run, processes, accelerator, tokenizer, splits, streams, make_plan(run, streams), objective, whole)
 
 
 def make_streams(run: Run, splits: Splits) -> dict[str, BatchStream]:

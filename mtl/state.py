@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Annotated, Any
 
@@ -16,6 +16,7 @@ from mtl.errors import UserError
 from mtl.model import MultiTaskModel
 from mtl.processes import Processes
 from mtl.sampling import derive_seed
+from mtl.shards import piece_like, pieces_like, whole
 
 Number = Annotated[int, Field(ge=0)]
 
@@ -82,15 +83,16 @@ class Tensors:
     def snapshot(self, state: TrainState) -> Checkpoint:
         """The complete state: student, teacher, optimizer, generators of all processes, and the rest as JSON.
 
-        Every process has to call it; what it returns is the same in all of them.
+        Every process has to call it. What it returns is complete in the main one; in the others sharded tensors, which
+        are gathered one at a time, are left out.
         """
         tensors = {
-            "model": self.student.named_tensors(),
-            "optimizer": dict(self._optimizer_tensors()),
+            "model": self._whole(self.student.named_tensors().items()),
+            "optimizer": self._whole(self._optimizer_tensors()),
             "random": self._random_tensors(),
         }
         if self.teacher is not None:
-            tensors["teacher"] = self.teacher.named_tensors()
+            tensors["teacher"] = self._whole(self.teacher.named_tensors().items())
         scaler = None if self.scaler is None else self.scaler.state_dict()
         return Checkpoint(state.step, tensors, {**asdict(state), "scaler": scaler})
 
@@ -108,14 +110,24 @@ class Tensors:
             raise UserError.of("--resume", message) from error
 
     def _restore(self, checkpoint: Checkpoint) -> TrainState:
-        self.student.load_tensors(checkpoint.tensors["model"])
-        if self.teacher is not None:
-            self.teacher.load_tensors(checkpoint.tensors["teacher"])
+        for part, model in (("model", self.student), ("teacher", self.teacher)):
+            if model is not None:
+                model.load_tensors(pieces_like(checkpoint.tensors[part], model.named_tensors()))
         self._restore_optimizer(checkpoint.tensors["optimizer"])
         if self.scaler is not None and checkpoint.state["scaler"] is not None:
             self.scaler.load_state_dict(checkpoint.state["scaler"])
         self._restore_random(checkpoint)
         return TrainState.stored(checkpoint)
+
+    def _whole(self, tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+        found = {}
+        for name, tensor in tensors:
+            full = whole(tensor)
+            if full is tensor:
+                found[name] = full
+            elif self.processes.is_main:
+                found[name] = full.cpu()
+        return found
 
     def _optimizer_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Optimizer state named by parameter, so that it does not depend on the order of parameters."""
@@ -124,12 +136,14 @@ class Tensors:
                 yield f"{name}.{key}", value if isinstance(value, Tensor) else torch.tensor(float(value))
 
     def _restore_optimizer(self, tensors: Mapping[str, Tensor]) -> None:
-        names = {parameter: name for name, parameter in self.student.named_tensors().items()}
+        parameters = self.student.named_tensors()
+        names = {parameter: name for name, parameter in parameters.items()}
         ordered = [names[parameter] for group in self.optimizer.param_groups for parameter in group["params"]]
         state: dict[int, dict[str, Tensor]] = {}
         for key, tensor in tensors.items():
             name, _, entry = key.rpartition(".")
-            state.setdefault(ordered.index(name), {})[entry] = tensor
+            piece = piece_like(tensor, parameters[name]) if tensor.dim() else tensor  # the number of steps is not cut
+            state.setdefault(ordered.index(name), {})[entry] = piece
         # The optimizer's own loading decides which entry belongs on which device.
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
 

@@ -25,6 +25,7 @@ from mtl.plan import Plan
 from mtl.processes import Processes
 from mtl.proximal import momentum, update_teacher
 from mtl.runlog import Writer
+from mtl.shards import is_sharded, own_piece, whole
 from mtl.state import Tensors, TrainState
 from mtl.stop import StopSignal
 from mtl.taskdef import TaskDef
@@ -90,9 +91,12 @@ class Trainer:
         self.plain, self.student, self.teacher = objective, objective.model, objective.teacher
         self.optimizer: Any
         self.objective: Any
-        self.objective, self.optimizer = accelerator.prepare(
-            objective, make_optimizer(self.student.named_tensors(), run.config.optimizer)
-        )
+        self.sharded = is_sharded(self.student)
+        optimizer = make_optimizer(self.student.named_tensors(), run.config.optimizer)
+        if self.sharded:
+            self.objective, self.optimizer = objective, accelerator.prepare_optimizer(optimizer)
+        else:
+            self.objective, self.optimizer = accelerator.prepare(objective, optimizer)
         self.tensors = Tensors(
             self.student,
             self.teacher,
@@ -172,16 +176,19 @@ class Trainer:
         """
         task, examples, chosen = self.run.tasks[name], self._examples(name), self._batch(name, turn)
         ranking, here = task.type == "ranking", self.run.config.train.accumulation
-        whole = Share.of(examples, chosen, ranking=ranking)
+        divided = Share.of(examples, chosen, ranking=ranking)
         pieces = micro_batches(examples, chosen, here * self.processes.count, ranking=ranking)
-        own = [(piece, whole) for piece in pieces[here * self.processes.rank :][:here] if len(piece)]
-        if not own:  # fewer rows than processes: the exchange needs a gradient of everyone, be it 0
-            own = [(next(piece for piece in pieces if len(piece)), Share.nothing())]
+        parts = [[p for p in pieces[here * rank :][:here] if len(p)] for rank in range(self.processes.count)]
+        own = [(piece, divided) for piece in parts[self.processes.rank]]
+        # Fewer rows than processes: the exchange needs a gradient of everyone, be it 0, and of shards in every pass.
+        least = max(map(len, parts)) if self.sharded else 1
+        own += [(next(filter(len, pieces)), Share.nothing())] * (least - len(own))
         totals: dict[str, Tensor] = {}
         for number, (piece, divisors) in enumerate(own):
             batch = collate(examples, piece, self.pad_id, task.type).to(self.accelerator.device)
             with self._exchanging(last and number == len(own) - 1):
-                loss, terms = self.objective(name, batch, turn, divisors)
+                with self.accelerator.autocast() if self.sharded else contextlib.nullcontext():
+                    loss, terms = self.objective(name, batch, turn, divisors)
                 # The exchange makes a mean of what has to be a sum.
                 self.accelerator.backward(loss * (share * self.processes.count))
             for key, term in terms.items():
@@ -189,7 +196,8 @@ class Trainer:
         return totals
 
     def _exchanging(self, exchange: bool) -> contextlib.AbstractContextManager[Any]:
-        return contextlib.nullcontext() if exchange else self.accelerator.no_sync(self.objective)
+        # Whole gradients, added up until the last pass, would take the memory that shards are there to spare.
+        return contextlib.nullcontext() if exchange or self.sharded else self.accelerator.no_sync(self.objective)
 
     def _examples(self, name: str) -> Examples:
         return self.streams[self.names.index(name)].examples
@@ -202,7 +210,7 @@ class Trainer:
         moving = [task.proximal for task in tasks if (step + 1) % task.proximal.inner_steps == 0]
         if self.teacher is not None and moving:
             beta = float(np.mean([momentum(step + 1, self.plan.steps, settings) for settings in moving]))
-            update_teacher(self.teacher.parameters(), self.student.parameters(), beta)
+            update_teacher(map(own_piece, self.teacher.parameters()), map(own_piece, self.student.parameters()), beta)
 
     def _clip(self) -> Tensor:
         """Bounds the norm of the whole gradient and returns what it was.
@@ -210,10 +218,10 @@ class Trainer:
         A fused optimizer scales gradients as it reads them, which spares a pass over all of them.
         """
         limit, optimizer = self.run.config.train.clip_norm, self.optimizer.optimizer
-        single = self.student.dtype == torch.float32
+        single = self.student.dtype == torch.float32 and not self.sharded
         if self.accelerator.scaler is not None or not optimizer.defaults.get("fused") or not single:
             norm: Tensor = self.accelerator.clip_grad_norm_(self.student.parameters(), limit)
-            return norm
+            return whole(norm)
         norm = get_total_norm([p.grad for p in self.student.parameters() if p.grad is not None])
         optimizer.grad_scale = (norm / limit).clamp(min=1.0)
         return norm

@@ -17,7 +17,7 @@ LAYERS = (
     ("encoder", "source", "checks", "predictions", "minhash", "leaks", "preflight"),
     ("data", "parts", "batch", "plan"),
     ("losses", "smart", "proximal", "optimizer"),
-    ("dropout", "model", "objective", "precision", "processes"),
+    ("dropout", "model", "objective", "precision", "shards", "processes"),
     ("evaluate", "checkpoint", "state", "stop", "report", "display", "rundir", "runlog", "runrecord", "judged"),
     ("markup", "drawing", "charts", "pictures", "html_task", "html_report"),
     ("export", "inference", "trainer"),

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,6 +23,9 @@ from safetensors.torch import load_file
 LIMIT = 150.0  # seconds after which a run counts as hanging
 SHUTDOWN = 60.0  # seconds in which all processes have to end when one has
 STEPS = 50
+NOTHING: Mapping[str, str] = {}
+# What `accelerate launch --use_fsdp --fsdp_version 2` says to each process.
+FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}
 # The command line, in double precision where $DOUBLE is set.
 PROGRAM = """
 import os, sys
@@ -53,11 +56,13 @@ def free_port() -> int:
 
 
 @contextmanager
-def started(commands: Sequence[Sequence[str]], *, double: bool = False) -> Iterator[list[subprocess.Popen[str]]]:
+def started(
+    commands: Sequence[Sequence[str]], *, double: bool = False, more: Mapping[str, str] = NOTHING
+) -> Iterator[list[subprocess.Popen[str]]]:
     """Processes of one run, one for each command; none of them survives."""
     shared = {"WORLD_SIZE": str(len(commands)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     base = {**os.environ, **shared, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    base |= {"DOUBLE": "1"} if double else {}
+    base |= {**({"DOUBLE": "1"} if double else {}), **more}
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", PROGRAM, *words],
@@ -88,9 +93,11 @@ def ended(processes: Sequence[subprocess.Popen[str]], limit: float = LIMIT) -> l
     return found
 
 
-def run(count: int, words: Sequence[str], *, double: bool = False) -> list[tuple[int, str, str]]:
+def run(
+    count: int, words: Sequence[str], *, double: bool = False, more: Mapping[str, str] = NOTHING
+) -> list[tuple[int, str, str]]:
     """A run of so many processes, which has to succeed."""
-    with started([words] * count, double=double) as processes:
+    with started([words] * count, double=double, more=more) as processes:
         found = ended(processes)
     assert [status for status, _, _ in found] == [0] * count, found
     return found
@@ -116,12 +123,12 @@ def weights(output: Path, step: int = STEPS) -> dict[str, torch.Tensor]:
     }
 
 
-def distance(one: Path, other: Path) -> float:
+def distance(one: Path, other: Path, step: int = STEPS) -> float:
     """‖θ − θ'‖ / ‖θ‖ of students and teachers after the last step.
 
     The bias of a listwise ranking has no gradient but rounding, which Adam makes a step of: it is left out.
     """
-    a, b, start = weights(one), weights(other), weights(one, 10)
+    a, b, start = weights(one, step), weights(other, step), weights(one, 10)
     assert a.keys() == b.keys()
     names = [name for name in a if not name.endswith("heads.answer.classifier.bias")]
 
@@ -190,6 +197,87 @@ def test_resume_with_another_number_of_processes(
     assert distance(whole, cut) <= 1e-12
     steps = [row[:2] for row in losses(cut)]
     assert steps == [row[:2] for row in losses(whole)] and len(steps) == STEPS
+
+
+# Twenty steps of what differs most under FSDP: both regularizers, tasks mixed in a step, unequal pieces, checkpointing.
+SHARDED = {
+    "plain": (),
+    "mixed": (*MIXED, "--set", "train.accumulation=3"),
+    "checkpointing": ("--set", "train.gradient_checkpointing=true"),
+    "adamax": ("--set", "optimizer.name=adamax"),
+    "independent": ("--set", "defaults.smart.steps=2", "--set", "defaults.smart.dropout=independent"),
+}
+
+
+@pytest.mark.parametrize("more", SHARDED.values(), ids=SHARDED)
+def test_shards_give_the_same_weights(corpus: Path, still_encoder: Path, tmp_path: Path, more: tuple[str, ...]) -> None:
+    for name, count, launched in (("one", 1, NOTHING), ("shards", 2, FSDP)):
+        words = train_words(corpus, still_encoder, tmp_path / name, *more, "--max-steps", "20")
+        run(count, words, double=True, more=launched)
+    assert distance(tmp_path / "one", tmp_path / "shards", 20) <= 1e-12
+    alone, both = losses(tmp_path / "one"), losses(tmp_path / "shards")
+    assert [row[:2] for row in alone] == [row[:2] for row in both]
+    assert [row[2] for row in alone] == pytest.approx([row[2] for row in both], rel=1e-10)
+    one, two = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "shards"))
+    assert one["best_steps"] == two["best_steps"]
+    assert files(tmp_path / "one") == files(tmp_path / "shards")
+    for path in sorted(tmp_path.glob("one/**/*.safetensors")):
+        other = load_file(tmp_path / "shards" / path.relative_to(tmp_path / "one"))
+        for name, tensor in load_file(path).items():
+            if path.name != "random.safetensors":
+                assert (tensor.shape, tensor.dtype) == (other[name].shape, other[name].dtype), (path, name)
+            if path.parent.name in ("model", "teacher") or path.parent.parent.name == "best":
+                torch.testing.assert_close(tensor, other[name], rtol=1e-6, atol=1e-9)
+
+
+def files(output: Path) -> set[str]:
+    """Paths of a run but TensorBoard's, whose names hold times."""
+    return {str(path.relative_to(output)) for path in output.rglob("*") if "tensorboard" not in path.parts}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [((2, FSDP), (1, NOTHING)), ((1, NOTHING), (2, FSDP)), ((2, FSDP), (2, NOTHING))]
+)
+def test_resume_with_and_without_shards(
+    corpus: Path,
+    still_encoder: Path,
+    tmp_path: Path,
+    before: tuple[int, Mapping[str, str]],
+    after: tuple[int, Mapping[str, str]],
+) -> None:
+    whole, cut, steps = tmp_path / "whole", tmp_path / "cut", ("--max-steps", "20")
+    run(1, train_words(corpus, still_encoder, whole, *steps), double=True)
+    run(before[0], train_words(corpus, still_encoder, cut, *steps), double=True, more=before[1])
+    remove_steps_after(cut, 10)
+    said = run(after[0], ["train", "--output", str(cut), "--resume"], double=True, more=after[1])
+    assert "resuming after step 10" in said[0][1]
+    assert distance(whole, cut, 20) <= 1e-12
+
+
+def test_shards_of_fewer_rows_and_in_half_precision(corpus: Path, still_encoder: Path, tmp_path: Path) -> None:
+    rows = ("--batch-size", "1", "--max-steps", "20")
+    halves = ("--precision", "bf16", "--set", "defaults.smart.epsilon=0.5", "--set", "defaults.smart.noise_std=0.5")
+    for name, count, launched in (("one", 1, NOTHING), ("shards", 3, FSDP)):
+        run(count, train_words(corpus, still_encoder, tmp_path / name, *rows), double=True, more=launched)
+    assert distance(tmp_path / "one", tmp_path / "shards", 20) <= 1e-12
+    for name, launched in (("half", NOTHING), ("half-shards", FSDP)):
+        run(
+            2,
+            train_words(corpus, still_encoder, tmp_path / name, *halves, "--max-steps", "20", rate="5e-5"),
+            more=launched,
+        )
+    assert distance(tmp_path / "half", tmp_path / "half-shards", 20) <= 1e-3
+
+
+def test_what_shards_cannot_do_is_told_once(corpus: Path, still_encoder: Path, tmp_path: Path) -> None:
+    words = train_words(corpus, still_encoder, tmp_path / "run")
+    with started([words] * 2, more={**FSDP, "FSDP_VERSION": "1", "FSDP_OFFLOAD_PARAMS": "true"}) as processes:
+        (status, _, error), (_, out, other_error) = ended(processes)
+    assert status == 2 and out == other_error == ""
+    assert error.splitlines() == [
+        "error: --fsdp_version: 1 is not supported; use --fsdp_version 2",
+        "error: --fsdp_offload_params: is not supported",
+    ]
 
 
 def test_adapt_with_two_processes(corpus: Path, still_encoder: Path, tmp_path: Path) -> None:
