@@ -1,0 +1,78 @@
+"""Steps of several tasks: their order, their length, and that their gradient is the mean of the tasks'."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mtl.config import command_line
+from mtl.preflight import Request, check_train
+from mtl.processes import Processes
+from mtl.ready import Ready, get_ready
+from mtl.trainer import Trainer
+
+
+class Nothing:
+    """A log and hooks that keep nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_, **__: {}
+
+
+def make_ready(corpus: Path, encoder: Path, tmp_path: Path, *settings: str) -> Ready:
+    flags = {"encoder": ("--encoder", str(encoder)), "leaks": ("--leaks", "ignore"), "train.max_steps": ("", 12)}
+    request = Request(tmp_path / "run", [str(corpus)], typed=command_line(flags, ["defaults.dropout=0", *settings]))
+    return get_ready(check_train(request), Processes.current())
+
+
+def gradients(ready: Ready, steps: int) -> list[dict[str, torch.Tensor]]:
+    """What the optimizer would have got in each of the first steps; no step changes the weights."""
+    nothing: Any = Nothing()
+    trainer: Trainer = ready.trainer(nothing, nothing)
+    trainer.student.double()
+    trainer.student.eval()
+    found: list[dict[str, torch.Tensor]] = []
+
+    def take() -> None:
+        tensors = trainer.student.named_tensors()
+        found.append({name: p.grad.clone() for name, p in tensors.items() if p.grad is not None})
+
+    trainer.optimizer.step = take
+    trainer._clip = lambda: torch.tensor(0.0)  # type: ignore[method-assign]
+    trainer.objective.train = lambda mode=True: trainer.objective
+    for step in range(steps):
+        trainer.step(step)
+    return found
+
+
+@pytest.mark.parametrize("together", [2, 3])
+def test_gradient_is_the_mean_of_the_tasks(corpus: Path, encoder_dir: Path, tmp_path: Path, together: int) -> None:
+    off = ("train.smart=false", "train.proximal=false")
+    single = gradients(make_ready(corpus, encoder_dir, tmp_path, *off), together)
+    (mixed,) = gradients(make_ready(corpus, encoder_dir, tmp_path, *off, f"train.tasks_per_step={together}"), 1)
+    names = {name for gradient in single for name in gradient}
+    assert mixed.keys() == names
+    for name in names:
+        mean = sum(gradient[name] for gradient in single if name in gradient) / together
+        torch.testing.assert_close(mixed[name], mean, rtol=1e-9, atol=1e-12)
+
+
+def test_plan_counts_batches_not_steps(corpus: Path, encoder_dir: Path, tmp_path: Path) -> None:
+    ready = make_ready(corpus, encoder_dir, tmp_path, "train.tasks_per_step=2")
+    alone = make_ready(corpus, encoder_dir, tmp_path)
+    assert ready.plan.sequence.shape == ready.plan.turns.shape == (12, 2)
+    assert np.array_equal(ready.plan.sequence.ravel(), np.arange(24) % 3)
+    assert ready.plan.turns[-1].tolist() == [7, 7]
+    assert ready.plan.epoch_steps == math.ceil(alone.plan.epoch_steps / 2)
+    assert sum(row["steps"] for row in ready.plan.rows) == 24
+
+
+def test_loss_scaling_makes_classifications_begin_at_one(corpus: Path, encoder_dir: Path, tmp_path: Path) -> None:
+    run = make_ready(corpus, encoder_dir, tmp_path, "train.loss_scaling=log_classes", "tasks.mood.weight=2").run
+    weights = {name: run.regularized(name).weight for name in run.tasks}
+    assert weights == {"mood": 2 / math.log(3), "strength": 1.0, "answer": 1.0}
