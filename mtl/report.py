@@ -41,6 +41,7 @@ def interval(bounds: Sequence[float] | None) -> str:
 
 def plan_table(rows: Sequence[Mapping[str, Any]], steps: int, epoch_steps: int) -> str:
     """The plan of a run: what each task gets."""
+    total = sum(r["steps"] for r in rows)  # more than steps where a step is of several tasks
     header = ("task", "type", "rows", "batch", "steps", "share", "passes", "tokens")
     body = [
         (
@@ -49,7 +50,7 @@ def plan_table(rows: Sequence[Mapping[str, Any]], steps: int, epoch_steps: int) 
             f"{r['rows']:,}",
             f"{r['batch']:,}" if r["batch"] else f"{r['batch_tokens']:,} tokens",
             f"{r['steps']:,}",
-            f"{r['steps'] / steps:.1%}",
+            f"{r['steps'] / total:.1%}",
             f"{r['passes']:.2f}",
             f"{r['tokens']:,}",
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
+
+from benchmarks import growth
 
 
 @pytest.mark.slow
@@ -93,6 +96,41 @@ def check_prediction(figures: dict[str, Any], sets: set[str]) -> None:
             assert all(inner < outer for inner, outer in pairs), "the model is a part of the pipeline"
         assert set(found["rate"]) == {"fp32 over pipeline", "bf16 over pipeline", "bf16 over pipeline, bf16"}
         assert found["two_tasks"]["median"] > 0 and found["second_head"] > 0
+
+
+@pytest.mark.slow
+def test_growth(tmp_path: Path, encoder_dir: Path) -> None:
+    words = ["--encoder", str(encoder_dir), "--data-root", str(tmp_path), "--repetitions", "2"]
+    figures = run("growth", tmp_path / "f.json", *words)
+    for found in figures["measured"].values():
+        assert found["buckets"] == 4 * found["weights"]  # each gradient once, also in a full step
+        assert found["formula"] == 4 * found["weights"]
+        assert found["bytes"]["median"] > 4 * found["weights"]
+    assert len(figures["predicted"]) == 12
+
+
+def test_growth_formulas() -> None:
+    given = {name: value for name, value, _ in growth.ASSUMPTIONS}
+    assert growth.ring_bytes(1000, 1) == 0 and growth.ring_bytes(1000, 2) == 4000
+    free = given | {"outside": math.inf, "latency": 0.0}
+    slow = given | {"outside": 1.0}
+    assert growth.efficiency(12, 768, 64, 3, free, overlap=False) == 1.0
+    assert growth.efficiency(12, 768, 64, 3, slow, overlap=False) < 1e-6
+    # One layer of width 1 by hand: 12 weights and a vocabulary, one bucket, W = 16.
+    hand = {
+        "flops": 10.0,
+        "share": 0.5,
+        "inside": 1.0,
+        "outside": 4.0,
+        "link-share": 0.25,
+        "latency": 3.0,
+        "machine": 8,
+    }
+    compute, exchange = 9 * 2 * 12 * 7 / 5.0, 4 * (12 + growth.VOCABULARY) * 2 * 15 / 16 + 2 * 4 * 3.0
+    expected = compute / (compute + exchange)
+    assert growth.efficiency(1, 1, 16, 9, hand | {"tokens": 7.0}, overlap=False) == pytest.approx(expected, rel=1e-12)
+    for row in growth.predictions(given):
+        assert 0 < row["apart"] <= row["overlapped"] <= 1
 
 
 @pytest.mark.slow
