@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-WIDTH, LEFT, RIGHT, ROW, HEAD, FOOT, GAP = 760, 150, 210, 26, 30, 26, 14  # pixels
+WIDTH, LEFT, RIGHT, ROW, HEAD, FOOT, GAP = 860, 176, 280, 26, 30, 26, 14  # pixels
 TICKS = 5
 # Okabe and Ito's blue and vermilion, which colour-blind people tell apart; lighter ones on a dark ground.
 STYLE = """

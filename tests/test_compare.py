@@ -71,7 +71,7 @@ def test_an_interrupted_study_stops_cleanly(file: Path) -> None:
     command = [sys.executable, "-m", "mtl", "compare", str(long), "--output", str(output)]
     child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
-    logs: list[Any] = []
+    logs: list[Path] = []
     while not logs and time.monotonic() < deadline:  # until the long run has done some steps
         logs = [p for p in output.glob("runs/*-long-*/metrics.jsonl") if p.stat().st_size]
         time.sleep(0.2)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtl.paired import compare_pairs, describe
-from mtl.study_chart import WIDTH, draw, nice_ticks
+from mtl.study_chart import LEFT, WIDTH, draw, nice_ticks
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -36,6 +36,15 @@ def test_every_seed_is_a_dot_and_every_interval_a_bar() -> None:
     assert all(0 <= float(element.get("y", "0")) <= height for element in root.iter())
     text = "".join(root.itertext())
     assert "(+0.100" in text and "smart" in text
+
+
+def test_words_fit_beside_the_plot() -> None:
+    """At 7 pixels a character, which is wide for this size of letters."""
+    root = ElementTree.fromstring(draw([panel(**{"a" * 64: [-0.5, 0.5, -0.4], "b": [0.5, -0.5, 0.4]})], "s"))
+    for text in root.findall(f"{SVG}text"):
+        begin, width = float(text.get("x", "0")), 7 * len(text.text or "")
+        if text.get("text-anchor") is None:
+            assert begin + width <= (LEFT if begin < LEFT and "aa" in (text.text or "") else WIDTH), text.text
 
 
 def test_positions_follow_values() -> None:

@@ -1,0 +1,180 @@
+"""RESULTS.md, from what the studies came to.
+
+    run-mtl compare benchmarks/studies/a_ablation_1000.yml
+    cp runs/a_ablation_1000/summary.json benchmarks/studies/a_ablation_1000.json
+    python -m benchmarks.results
+
+A study without a JSON beside its YAML is listed as not run. Nothing is written unless one was run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mtl.export import code_span
+from mtl.summary import counted_rows, size_words
+
+ROOT = Path(__file__).resolve().parent.parent
+STUDIES = ROOT / "benchmarks" / "studies"
+# Published figures, in percent, by study, task, size and arm; accuracy with BERT-base.
+TABLE_5 = "Table 5 of arXiv 1911.03437, with BERT-base, in percent"
+PAPER: dict[str, dict[tuple[str, int | None], dict[str, float]]] = {
+    "c_scitail": {
+        ("scitail", 23): {"single": 51.2, "mt-dnn": 81.9, "mt-dnn-smart": 82.3},
+        ("scitail", 235): {"single": 82.2, "mt-dnn": 88.3, "mt-dnn-smart": 88.6},
+        ("scitail", 2359): {"single": 90.5, "mt-dnn": 91.1, "mt-dnn-smart": 91.3},
+    }
+}
+INTRODUCTION = """\
+# Results
+
+Written by `python -m benchmarks.results` from the studies in [`benchmarks/studies/`](benchmarks/studies); do not edit.
+
+**How far this generalises.** The encoder has 22.7 million parameters, a fifth of BERT-base's, and its makers had
+already trained it on sentence pairs: tasks on pairs start from a better place than with a masked language model, and
+pre-fine-tuning has less to add. Of MNLI, QQP, SNLI and SciTail the data holds a part only. Published figures stand
+beside ours for orientation; they are of another encoder and not of the mean over seeds.
+
+Every mean is over seeds, none left out; which rows and which step count is said above each table. Differences are to
+the first arm, paired by seed, with 95 % intervals by the t distribution and by a bootstrap of the pairs. Many
+comparisons stand here: of twenty intervals without any effect one is expected to leave out 0.
+"""
+
+
+def document(summaries: Mapping[str, Mapping[str, Any]], not_run: Sequence[str]) -> str:
+    """The whole file.
+
+    Args:
+        summaries: Study to what `compare` or `benchmarks.robustness` wrote of it.
+        not_run: Studies of which there is nothing.
+    """
+    lines = [INTRODUCTION]
+    for name, summary in summaries.items():
+        lines += list(_robustness(name, summary) if "robustness" in summary else _section(name, summary))
+    lines += ["## What did not help", "", *_no_help(summaries), ""]
+    if not_run:
+        lines += ["## Not run yet", "", *(f"- `benchmarks/studies/{name}.yml`" for name in not_run), ""]
+    return "\n".join(lines)
+
+
+def _section(name: str, summary: Mapping[str, Any]) -> Iterator[str]:
+    yield from (f"## {name}", "")
+    yield f"`run-mtl compare benchmarks/studies/{name}.yml`: {_design(summary)}"
+    published = PAPER.get(name, {})
+    if published:
+        yield f"Published: {TABLE_5}."
+    for group in (group for group in summary["groups"] if group["first"]):
+        yield from ("", f"**{group['task']}, {size_words(group['size'])}, {group['metric']}**", "")
+        yield from _rows(group, published.get((group["task"], group["size"]), {}))
+    if len(summary["tasks"]) > 1:
+        for group in summary["across"]:
+            yield from ("", f"**Mean of {', '.join(group['tasks'])}, {size_words(group['size'])}**", "")
+            yield from _rows(group, {})
+    yield ""
+
+
+def _design(summary: Mapping[str, Any]) -> str:
+    seconds = [(arm["seconds"] or 0) * arm["n"] for g in summary["groups"] if g["first"] for arm in g["arms"].values()]
+    done = f"{summary['finished']:,} of {summary['cells']:,} cells"
+    if summary["finished"] < summary["cells"]:
+        done += " (**unfinished**)"
+    machine, revision = summary["machine"], (summary["git_revision"] or "unknown")[:12]
+    return (
+        f"{done}, {len(summary['seeds'])} seeds, {counted_rows(summary)}; encoder `{summary['encoder']}`; "
+        f"{math.fsum(seconds) / 3600:.1f} h without what cells share, "
+        f"on {machine['cores']} cores ({machine['processor']}), torch {summary['versions']['torch']}, "
+        f"revision {revision}."
+    )
+
+
+def _rows(group: Mapping[str, Any], published: Mapping[str, float]) -> Iterator[str]:
+    header = ["arm", "n", "mean", "std", "difference", "t", "bootstrap", "wins/ties/losses", "std ratio"]
+    header += ["published"] if published else []
+    yield "| " + " | ".join(header) + " |"
+    yield "|" + "---|" * len(header)
+    for arm, facts in group["arms"].items():
+        difference = facts.get("difference")
+        cells = [code_span(arm), str(facts["n"]), _number(facts["mean"]), _number(facts["std"])]
+        if difference and difference["n"]:
+            cells += [_number(difference["mean"], "+"), _interval(difference["t"]), _interval(difference["bootstrap"])]
+            cells += ["/".join(str(difference[key]) for key in ("wins", "ties", "losses"))]
+        else:
+            cells += [""] * 4
+        cells.append("" if facts.get("spread_ratio") is None else f"{facts['spread_ratio']:.2f}")
+        if published:
+            cells.append("" if arm not in published else f"{published[arm]:.1f}")
+        yield "| " + " | ".join(cells) + " |"
+
+
+def _robustness(name: str, figures: Mapping[str, Any]) -> Iterator[str]:
+    yield from (f"## {name}", "")
+    yield (
+        f"`python -m benchmarks.robustness benchmarks/studies/{name}.yml`, on validation rows: R_s with a radius of "
+        f"{figures['radius']:g} of the word embeddings' size for all arms; "
+        f"{figures['share']:.0%} of the words misspelt."
+    )
+    for group in figures["robustness"]:
+        yield from ("", f"**{group['task']}, {size_words(group['size'])}, {group['metric']}**", "")
+        yield from _rows(group, {})
+    yield ""
+
+
+def _no_help(summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Arms whose interval of the difference holds 0 or lies on the wrong side."""
+    lines = []
+    for name, summary in summaries.items():
+        for group in summary.get("groups", ()):
+            for arm, facts in group["arms"].items():
+                bounds = facts.get("difference", {}).get("t")
+                if not group["first"] or bounds is None:
+                    continue
+                low, high = bounds if group["higher_is_better"] else (-bounds[1], -bounds[0])
+                if low <= 0:
+                    what = "worse than" if high < 0 else "not told from"
+                    where = f"{name}, {group['task']}, {size_words(group['size'])}"
+                    lines.append(f"- {where}: {code_span(arm)} is {what} the first arm ({_interval(bounds)})")
+    return lines or ["Nothing that was measured."]
+
+
+def _number(value: float | None, sign: str = "") -> str:
+    return "" if value is None else f"{value:{sign}.4f}"
+
+
+def _interval(bounds: Sequence[float] | None) -> str:
+    return "" if bounds is None else f"{bounds[0]:+.4f} to {bounds[1]:+.4f}"
+
+
+def gather(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """What there is of each study in a folder, and the names of those that were not run."""
+    names = [path.stem for path in sorted(folder.glob("*.yml"))]
+    files = {name: folder / f"{name}.json" for name in names}
+    found = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in files.items() if path.is_file()}
+    return found, [name for name in names if name not in found]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; see the module."""
+    made = argparse.ArgumentParser(
+        prog="python -m benchmarks.results",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("--studies", type=Path, default=STUDIES, metavar="DIR")
+    made.add_argument("--output", type=Path, default=ROOT / "RESULTS.md", metavar="FILE")
+    words = made.parse_args(argv)
+    summaries, not_run = gather(words.studies)
+    if not summaries:
+        print(f"no study in {words.studies} was run: there is nothing to write")
+        return 1
+    words.output.write_text(document(summaries, not_run), encoding="utf-8")
+    print(f"{words.output}: {len(summaries)} studies, {len(not_run)} not run")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

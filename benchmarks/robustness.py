@@ -1,0 +1,204 @@
+"""How smooth, robust and calibrated the models of a study are, arm by arm and seed by seed.
+
+    run-mtl compare benchmarks/studies/e_robustness.yml
+    python -m benchmarks.robustness benchmarks/studies/e_robustness.yml --output benchmarks/studies/e_robustness.json
+
+Of every finished cell whose best model was kept (`keep: best` in the study), on its validation rows:
+
+- R_s with the same radius for all arms, dropout off (not of rankings);
+- the task's first metric, and the same with one word of ten misspelt, by the same typos for all arms;
+- of classifications the expected calibration error in 15 bins of equal width.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from benchmarks.timing import machine
+from mtl.batch import collate, evaluation_batches
+from mtl.data import Examples, prepare
+from mtl.encoder import find_encoder
+from mtl.evaluate import score
+from mtl.export import Loaded, load_tasks
+from mtl.inference import outputs_of
+from mtl.ledger import Ledger
+from mtl.model import build_model
+from mtl.objective import Objective, Share
+from mtl.paired import compare_pairs, describe, spread_ratio
+from mtl.preflight import check_data
+from mtl.report import number, table
+from mtl.sampling import derive_seed
+from mtl.source import Source, read_rows
+from mtl.study import Cell, Study, read_study
+from mtl.summary import interval, signed
+from mtl.taskdef import TaskDef
+
+BINS = 15
+SHARE = 0.1  # of the words
+RADIUS = 0.01  # of the word embeddings' root mean square
+BATCH = 4096  # tokens
+Floats = npt.NDArray[np.float64]
+
+
+def with_typos(text: str, seed: int, share: float = SHARE) -> str:
+    """A text with some of its words misspelt: two neighbouring letters swapped, one left out, or one doubled.
+
+    Args:
+        text: Any text; words that are not of three letters or more stay as they are.
+        seed: Decides, together with the text.
+        share: Of the words that can be misspelt, rounded up.
+    """
+    words = text.split(" ")
+    able = [index for index, word in enumerate(words) if len(word) > 2 and word.isalpha()]
+    draw = random.Random(derive_seed(seed, "typos", text))
+    for index in sorted(draw.sample(able, math.ceil(share * len(able)))):
+        words[index] = _misspelt(words[index], draw)
+    return " ".join(words)
+
+
+def _misspelt(word: str, draw: random.Random) -> str:
+    """One mistake behind the first letter; where two equal letters would be swapped, one is left out."""
+    at = draw.randrange(1, len(word) - 1)
+    kind = draw.choice(("swap", "omit", "double"))
+    if kind == "double":
+        return word[:at] + word[at] + word[at:]
+    if kind == "omit" or word[at] == word[at + 1]:
+        return word[:at] + word[at + 1 :]
+    return word[:at] + word[at + 1] + word[at] + word[at + 2 :]
+
+
+def calibration_error(probabilities: Floats, labels: npt.NDArray[np.int64], bins: int = BINS) -> float:
+    """Σ_b n_b/N |accuracy_b − confidence_b| over bins (b/K, (b + 1)/K] of the greatest probability (arXiv 1706.04599).
+
+    Args:
+        probabilities: (N, C).
+        labels: (N,).
+        bins: K.
+    """
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == labels
+    index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    gaps = np.bincount(index, weights=right - confidence, minlength=bins)
+    return float(np.abs(gaps).sum() / len(labels))
+
+
+def misspelt_rows(task: TaskDef, source: Source, seed: int) -> Iterator[dict[str, Any]]:
+    """Rows of a split with their texts misspelt."""
+    columns = [column for column in (task.data.columns.text_a, task.data.columns.text_b) if column is not None]
+    for _, cells in read_rows(source):
+        yield {**cells, **{column: with_typos(cells[column], seed) for column in columns}}
+
+
+def smoothness(loaded: Loaded, encoder: str, examples: Examples, seed: int) -> float:
+    """Mean R_s over a split: one ascent step, dropout off, and the radius of the pretrained encoder's embeddings."""
+    smart = {"unit": "embedding_rms", "epsilon": RADIUS, "noise_std": RADIUS, "step_size": 10 * RADIUS, "weight": 1.0}
+    changed = {
+        "smart": loaded.task.smart.model_copy(update={**smart, "steps": 1, "every": 1, "dropout": "shared"}),
+        "proximal": loaded.task.proximal.model_copy(update={"weight": 0.0}),
+    }
+    task = loaded.task.model_copy(update=changed)
+    model = build_model(encoder, {"task": task}, seed=seed)
+    objective = Objective(model, {"task": task}, seed)  # measures the embeddings, the same for every arm
+    model.task_model("task").load_state_dict(loaded.model.state_dict())
+    objective.eval()
+    total = 0.0
+    for chosen in evaluation_batches(examples.lengths, BATCH):
+        batch = collate(examples, chosen, loaded.tokenizer.pad_token_id, task.type)
+        total += float(objective("task", batch, 0, Share.whole(batch))[1]["smart"]) * len(chosen)
+    return total / len(examples)
+
+
+def measure(study: Study, ledger: Ledger, cell: Cell) -> dict[str, float]:
+    """The figures of one cell; none where its model was not kept."""
+    folder = ledger.run_dir(cell.node)
+    if ledger.results(cell.node) is None or not (folder / "best" / cell.task).is_dir():
+        return {}
+    loaded = load_tasks(folder, [cell.task], "best")[cell.task]
+    task, metric, seed = loaded.task, loaded.task.metrics[0], study.config.seeds[0]
+    data = check_data({cell.task: task}, cell.node.run.config.data_root, ["validation"])
+    source = data.sources[cell.task]["validation"]
+    examples = prepare(cell.task, task, source, loaded.tokenizer, loaded.limit)
+    (outputs,) = outputs_of([loaded], examples)
+    found = {metric: score(task, outputs, examples)[metric]}
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / "misspelt.jsonl"
+        rows = misspelt_rows(task, source, seed)
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        misspelt = prepare(cell.task, task, Source(path=path), loaded.tokenizer, loaded.limit)
+        (of_typos,) = outputs_of([loaded], misspelt)
+    found[f"{metric} with typos"] = score(task, of_typos, misspelt)[metric]
+    found["lost to typos"] = found[metric] - found[f"{metric} with typos"]
+    if task.type == "classification":
+        shares = torch.from_numpy(outputs).double().softmax(dim=-1).numpy()
+        found["calibration error"] = calibration_error(shares, examples.labels.astype(np.int64))
+    if task.type != "ranking":
+        encoder = find_encoder(cell.node.chain()[0].run.config.encoder)
+        found["R_s"] = smoothness(loaded, encoder, examples, seed)
+    return found
+
+
+def gather(study: Study, ledger: Ledger) -> list[dict[str, Any]]:
+    """One group for each task, size and figure, with every arm's seeds as in a study's summary."""
+    values: dict[tuple[str, int | None, str], dict[str, dict[int, float]]] = {}
+    for cell in study.cells:
+        for name, value in measure(study, ledger, cell).items():
+            values.setdefault((cell.task, cell.size, name), {}).setdefault(cell.arm, {})[cell.seed] = value
+    first = next(iter(study.config.arms))
+    groups = []
+    for (task, size, name), arms in values.items():
+        drawn: dict[str, Any] = {}
+        for arm, own in arms.items():
+            drawn[arm] = {"values": {str(seed): value for seed, value in own.items()}, **describe(list(own.values()))}
+            seeds = [seed for seed in own if seed in arms.get(first, {})]
+            if arm != first:
+                pairs = [own[s] for s in seeds], [arms[first][s] for s in seeds]
+                drawn[arm]["difference"] = compare_pairs(*pairs)
+                drawn[arm]["spread_ratio"] = spread_ratio([pairs[0]], [pairs[1]])
+        groups.append({"task": task, "size": size, "metric": name, "arms": drawn})
+    return groups
+
+
+def as_text(groups: Sequence[Mapping[str, Any]]) -> str:
+    """The figures for people."""
+    rows = []
+    for group in groups:
+        for arm, facts in group["arms"].items():
+            difference = facts.get("difference", {"mean": None, "t": None})
+            lead = (group["task"], group["size"] or "all", group["metric"], arm, facts["n"], number(facts["mean"]))
+            rows.append((*lead, number(facts["std"]), signed(difference["mean"]), interval(difference["t"])))
+    return table(("task", "size", "figure", "arm", "n", "mean", "std", "difference", "t"), rows)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command; see the module."""
+    made = argparse.ArgumentParser(
+        prog="python -m benchmarks.robustness",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("study", type=Path, metavar="STUDY.yml")
+    made.add_argument("--runs", type=Path, metavar="DIR", help="directory of the study (default: runs/STUDY)")
+    made.add_argument("--data-root", metavar="DIR", help="local mirror of the hub, over the study's")
+    made.add_argument("--output", type=Path, metavar="FILE", help="also write the figures as JSON")
+    words = made.parse_args(argv)
+    study = read_study(words.study, words.data_root)
+    groups = gather(study, Ledger((words.runs or Path("runs") / study.name).resolve()))
+    print(as_text(groups))
+    if words.output is not None:
+        figures = {"study": study.name, "robustness": groups, "radius": RADIUS, "share": SHARE, "machine": machine()}
+        words.output.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

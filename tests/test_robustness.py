@@ -1,0 +1,124 @@
+"""Typos, calibration and smoothness of a study's models; RESULTS.md from summaries."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks import results, robustness
+from benchmarks.robustness import calibration_error, with_typos
+from mtl.cli import main
+
+
+@given(st.text(), st.integers(0, 5))
+def test_typos_leave_as_many_words(text: str, seed: int) -> None:
+    misspelt = with_typos(text, seed)
+    before, after = text.split(" "), misspelt.split(" ")
+    assert misspelt == with_typos(text, seed)
+    assert len(before) == len(after)
+    able = [word for word in before if len(word) > 2 and word.isalpha()]
+    changed = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
+    assert len(changed) == math.ceil(0.1 * len(able))
+    for old, new in changed:
+        assert old in able and new[0] == old[0] and abs(len(new) - len(old)) <= 1
+
+
+def test_other_seeds_make_other_typos() -> None:
+    text = " ".join(["reading", "weather", "because", "another"] * 10)
+    assert len({with_typos(text, seed) for seed in range(20)}) > 15
+    assert with_typos("a to 42 x1y", 0) == "a to 42 x1y"
+    assert with_typos("book", 0, share=1.0) != "book"
+
+
+def test_calibration_by_hand() -> None:
+    shares = np.array([[0.75, 0.25], [0.75, 0.25], [0.1, 0.9], [0.4, 0.6]])
+    labels = np.array([0, 1, 1, 1])
+    # Ten bins: two at 0.75 of which one is right, one right at 0.9, one right at 0.6.
+    assert calibration_error(shares, labels, bins=10) == pytest.approx((2 * 0.25 + 0.1 + 0.4) / 4)
+    assert calibration_error(np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([0, 1])) == 0
+    assert calibration_error(np.array([[1.0, 0.0]]), np.array([1])) == 1
+
+
+@given(st.integers(1, 40), st.integers(1, 20), st.integers(0, 99))
+def test_calibration_agrees_with_a_loop(rows: int, bins: int, seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    shares = draw.dirichlet(np.ones(3), size=rows)
+    labels = draw.integers(3, size=rows)
+    expected = 0.0
+    for number in range(bins):
+        inside = [r for r in range(rows) if number / bins < max(shares[r]) <= (number + 1) / bins]
+        if inside:
+            right = sum(int(np.argmax(shares[r]) == labels[r]) for r in inside) / len(inside)
+            expected += len(inside) / rows * abs(right - sum(max(shares[r]) for r in inside) / len(inside))
+    assert calibration_error(shares, labels, bins) == pytest.approx(expected, abs=1e-9)
+
+
+STUDY = """\
+encoder: {encoder}
+task_defs: [{corpus}]
+tasks: [mood, strength]
+seeds: [1]
+keep: best
+settings: {{train: {{max_steps: 4, batch_size: 8, learning_rate: 2e-3}}}}
+arms:
+  plain: [{{phase: train, settings: {{train: {{smart: false, proximal: false}}}}}}]
+"""
+
+
+def test_a_study_is_measured_and_written_up(encoder_dir: Path, corpus: Path, tmp_path: Path) -> None:
+    studies = tmp_path / "studies"
+    studies.mkdir()
+    path = studies / "tiny.yml"
+    path.write_text(STUDY.format(encoder=encoder_dir, corpus=corpus), encoding="utf-8")
+    (studies / "other.yml").write_text("never run", encoding="utf-8")
+    words = ["--studies", str(studies), "--output", str(tmp_path / "RESULTS.md")]
+    assert results.main(words) == 1 and not (tmp_path / "RESULTS.md").exists(), "no figures, no file"
+    assert main(["compare", str(path), "--output", str(tmp_path / "out")]) == 0
+    robustness.main([str(path), "--runs", str(tmp_path / "out"), "--output", str(studies / "tiny.json")])
+    figures = json.loads((studies / "tiny.json").read_text())["robustness"]
+    found = {(g["task"], g["metric"]): g["arms"]["plain"]["mean"] for g in figures}
+    assert {metric for task, metric in found if task == "mood"} == {
+        *("accuracy", "accuracy with typos", "lost to typos", "calibration error", "R_s")
+    }
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    measured = {g["task"]: g["arms"]["plain"]["mean"] for g in summary["groups"] if g["first"]}
+    assert found["mood", "accuracy"] == pytest.approx(measured["mood"], abs=1e-6)
+    assert found["strength", "pearson"] == pytest.approx(measured["strength"], abs=1e-6)
+    assert 0 < found["mood", "R_s"] < 1 and found["strength", "R_s"] > 0
+    assert results.main(words) == 0
+    written = (tmp_path / "RESULTS.md").read_text()
+    assert "- `benchmarks/studies/other.yml`" in written and f"{found['mood', 'R_s']:.4f}" in written
+
+
+def arm(mean: float, t: list[float] | None, n: int = 5) -> dict[str, Any]:
+    difference = {"n": n, "mean": mean, "std": 0.1, "t": t, "bootstrap": t, "wins": 4, "ties": 0, "losses": 1}
+    return {"values": {}, "n": n, "mean": mean, "std": 0.1, "seconds": 3600.0, "difference": difference}
+
+
+def test_figures_stand_beside_the_papers() -> None:
+    first = {**arm(0.5, None), "difference": None}
+    groups = [
+        {
+            **{"task": "scitail", "size": 23, "metric": "accuracy", "first": True, "higher_is_better": True},
+            "arms": {"single": first, "mt-dnn": arm(0.7, [0.1, 0.3]), "mt-dnn-smart": arm(0.49, [-0.2, 0.1])},
+        }
+    ]
+    summary = {
+        **{"groups": groups, "tasks": ["scitail"], "seeds": [1, 2], "cells": 4, "finished": 3, "select": "validation"},
+        **{"step": "last", "encoder": "e", "git_revision": None, "versions": {"torch": "2"}},
+        "machine": {"cores": 2, "processor": "p"},
+    }
+    for group in groups:  # what a summary of an arm that is the first holds
+        del group["arms"]["single"]["difference"]  # type: ignore[index]
+    text = results.document({"c_scitail": summary}, [])
+    assert "| `single` | 5 | 0.5000 |" in text and text.count("| 51.2 |") == 1 and "| 82.3 |" in text
+    assert "3 of 4 cells (**unfinished**)" in text and "15.0 h" in text
+    assert "`mt-dnn-smart` is not told from the first arm (-0.2000 to +0.1000)" in text
+    assert "`mt-dnn` is" not in text and "Not run" not in text
