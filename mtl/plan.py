@@ -42,7 +42,7 @@ class Plan:
 
     def task_steps(self, done: int) -> dict[str, int]:
         """How many of the first steps each task got."""
-        counts = np.bincount(self.sequence[:done], minlength=len(self.rows)).tolist()
+        counts = np.bincount(self.sequence[:done].ravel(), minlength=len(self.rows)).tolist()
         return {row["task"]: count for row, count in zip(self.rows, counts, strict=True)}
 
 
