@@ -19,7 +19,7 @@ BEGIN, END = "<!-- figures: python -m benchmarks.summary --write -->\n", "<!-- e
 # What is told of each file: words, place of the figure, unit, and what was promised of it.
 ROWS: tuple[tuple[str, str, tuple[str, ...], str, str], ...] = (
     ("plain step over a bare PyTorch loop", "steps", ("over_bare", "bare loop"), "×", "≤ 1.02"),
-    ("… that clips and draws dropout as we do", "steps", ("over_bare", "bare loop, our dropout"), "×", "≤ 1.02"),
+    ("… that draws dropout as we do", "steps", ("over_bare", "bare loop, our dropout"), "×", "≤ 1.02"),
     ("real tokens among those computed, GLUE mix", "batches", ("figures", "32 rows/all", "real"), "%", "≥ 95 %"),
     ("step with R_s, over a plain one", "steps", ("over_plain", "R_s"), "×", "≤ 2.75"),
     ("step with R3F", "steps", ("over_plain", "R3F"), "×", "≤ 2.1"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import summary
 from data_prep import quickstart
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,3 +37,8 @@ def test_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pyt
     assert "'rank': 1" in advice
     assert shape == "(2, 384)"
     assert (tmp_path / "runs" / "few" / "best" / "intent" / "model.safetensors").is_file()
+
+
+def test_figures_are_those_of_the_benchmarks() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert text.partition(summary.BEGIN)[2].partition(summary.END)[0] == summary.markdown()
