@@ -99,7 +99,8 @@ class RunHooks:
                     continue
                 try:
                     predictions = read_predictions(predictions_file(self.output, name, split), task)
-                    found[name][split] = score_intervals(task, predictions, self.splits[name][split])
+                    own = score_intervals(task, predictions, self.splits[name][split])
+                    found[name][split] = {metric: list(bounds) for metric, bounds in own.items()}  # as JSON has them
                 except UserError as error:
                     self.display.warn(f"no intervals of {name}/{split}: {error}")
         return found
