@@ -53,7 +53,7 @@ def train_baselines(
             display.say(f"note: {name} got no step, so there is nothing to compare it with")
             continue
         folder = output / FOLDER / name
-        display.say(f"\n{name} alone, {steps:,} of {results['steps']:,} steps: {folder}")
+        display.say(f"\n{name} alone, {steps:,} steps: {folder}")
         alone = alone_of(checked, name, steps, results["steps"])
         results_alone = run_phase(alone, folder, resume=name in begun, command=command, display=display)
         single[name] = results_alone["tasks"][name]
@@ -81,7 +81,7 @@ def require_several(checked: Checked) -> None:
 
 
 def alone_of(checked: Checked, name: str, steps: int, of: int) -> Checked:
-    """The run of one task alone: `steps` of the `of` steps that all tasks had."""
+    """The run of one task alone: a step for each of its batches in a run of `of` steps."""
     config = checked.run.config
     share = steps / of
 
@@ -89,7 +89,7 @@ def alone_of(checked: Checked, name: str, steps: int, of: int) -> Checked:
         return None if every is None else max(1, round(every * share))
 
     sections = {
-        "train": config.train.model_copy(update={"max_steps": steps}),
+        "train": config.train.model_copy(update={"max_steps": steps, "tasks_per_step": 1}),
         "evaluation": config.evaluation.model_copy(update={"every": scaled(config.evaluation.every)}),
         "checkpoint": config.checkpoint.model_copy(update={"every": scaled(config.checkpoint.every)}),
     }

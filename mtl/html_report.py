@@ -348,7 +348,7 @@ def _paired(runs: Sequence[Told]) -> Html:
             if name not in first.judged:
                 reasons.append(f"{name}, runs {i} and {j}: run {i} did not evaluate it")
     header = ("task", "split", "metric", "difference", "value", "95 % interval", "reads as")
-    explained = "Differences on the same rows (paired bootstrap). An interval that holds 0 shows no difference."
+    explained = "Differences on the same rows (paired bootstrap). An interval that holds 0 shows no clear difference."
     return group(
         element("h3", "Differences"),
         element("p", explained, class_="muted"),

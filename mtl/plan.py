@@ -41,7 +41,7 @@ class Plan:
         return len(self.sequence)
 
     def task_steps(self, done: int) -> dict[str, int]:
-        """How many of the first steps each task got."""
+        """How many batches each task got in the first steps; alone it would take that many steps."""
         counts = np.bincount(self.sequence[:done].ravel(), minlength=len(self.rows)).tolist()
         return {row["task"]: count for row, count in zip(self.rows, counts, strict=True)}
 

@@ -48,7 +48,7 @@ class Log:
     """What `metrics.jsonl` holds.
 
     Attributes:
-        steps: Task to the steps done on it, ascending.
+        steps: Task to the steps done on it, ascending; one that held several of its batches stands there as often.
         terms: Task to term (loss, smart, …) to its (step, value).
         metrics: Task to split to metric to its (step, value).
         skipped: Task to its steps that were left out.
@@ -160,7 +160,7 @@ def _add(log: Log, record: Mapping[str, Any]) -> None:
         raise ValueError
     if event == "step":
         steps = log.steps.setdefault(task, [])
-        if steps and steps[-1] >= step:
+        if steps and steps[-1] > step:  # a step of several tasks may hold one of them twice
             raise ValueError
         steps.append(step)
         log.skipped[task] = log.skipped.get(task, 0) + ("skipped" in record)

@@ -121,7 +121,9 @@ def test_a_study_is_run_kept_and_changed(file: Path, capsys: pytest.CaptureFixtu
     before = stamps(file)
     assert compare(file) == 0
     assert stamps(file) == before, "nothing is left to do"
-    assert main(["report", *[str(ledger.run_dir(cell.node)) for cell in study.cells]]) == 0
+    report = file.parent / "report.html"
+    assert main(["report", "--output", str(report), *[str(ledger.run_dir(cell.node)) for cell in study.cells]]) == 0
+    assert report.is_file()
 
     file.write_text(file.read_text().replace("max_steps: 6", "max_steps: 7"), encoding="utf-8")
     assert compare(file) == 0
@@ -181,12 +183,26 @@ def test_baselines(corpus: Path, encoder_dir: Path, tmp_path: Path, capsys: pyte
         assert results["single"][task] == alone["tasks"][task]
         assert read_run(output / "baselines" / task).config.evaluation.every == 2
         assert "trained alone" in (output / "best" / task / "README.md").read_text()
+    together, alone = ((folder / "metrics.jsonl").read_text() for folder in (output, output / "baselines" / "mood"))
+    losses = [json.loads(text.splitlines()[0])["loss"] for text in (together, alone)]
+    assert losses[0] == losses[1], "the first step is the same to the bit: rows, weights and dropout"
     value, single = (results[key]["mood"]["validation"]["accuracy"] for key in ("tasks", "single"))
     assert f"{value:.4f}  {single:.4f}  {value - single:+.4f}" in " ".join(printed.split("\n")).replace("   ", "  ")
     stamps = {path: path.stat().st_mtime_ns for path in output.glob("baselines/*/provenance.json")}
     assert main([*words, "--resume"]) == 0
     assert json.loads((output / "results.json").read_text()) == results
     assert stamps == {path: path.stat().st_mtime_ns for path in stamps}, "finished ones are kept"
+
+
+def test_alone_a_task_takes_a_step_for_each_of_its_batches(corpus: Path, encoder_dir: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    words = ["train", str(corpus), "--encoder", str(encoder_dir), "--output", str(output), "--batch-size", "8"]
+    words += ["--tasks", "mood,strength", "--max-steps", "3", "--no-smart", "--no-proximal", "--baselines"]
+    assert main([*words, "--set", "train.tasks_per_step=2"]) == 0
+    assert json.loads((output / "results.json").read_text())["task_steps"] == {"mood": 3, "strength": 3}
+    for task in ("mood", "strength"):
+        assert read_run(output / "baselines" / task).config.train.tasks_per_step == 1
+        assert json.loads((output / "baselines" / task / "results.json").read_text())["steps"] == 3
 
 
 def test_held_out_rows_decide_in_place_of_validation(corpus: Path, encoder_dir: Path, tmp_path: Path) -> None:

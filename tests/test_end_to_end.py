@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -309,7 +310,10 @@ def test_prepare_fills_the_cache(
     assert len(list((tmp_path / "prepared").iterdir())) == 6
 
 
-def test_report_compares_runs(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_compares_runs(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where the report of several runs is written
     assert main(["report", str(run_dir), str(run_dir)]) == 0
     assert "accuracy" in capsys.readouterr().out
     assert main(["report", str(tmp_path)]) == 2
@@ -329,3 +333,17 @@ def test_final_weights_can_be_used_too(run_dir: Path, tmp_path: Path) -> None:
     for task in TASKS:
         assert measured[task]["validation"] == pytest.approx(last[task]["validation"], abs=1e-6)
     assert main(["export", str(run_dir), "--weights", "final", "--output", str(tmp_path / "exports")]) == 0
+
+
+def test_a_finished_run_that_lost_its_predictions_says_so(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Path(shutil.copytree(run_dir, tmp_path / "run"))
+    before = json.loads((copy / "results.json").read_text())
+    (copy / "predictions" / "mood.validation.jsonl").unlink()
+    assert main(["train", "--output", str(copy), "--resume"]) == 0
+    captured = capsys.readouterr()
+    assert "no intervals of mood/validation" in captured.out + captured.err
+    after = json.loads((copy / "results.json").read_text())
+    assert after["intervals"].pop("mood") == {} and before["intervals"].pop("mood")
+    assert after == before

@@ -301,6 +301,19 @@ def test_an_unfinished_run_says_so_and_has_intervals(copy: Path) -> None:
     assert interval(expected["mood"]["validation"]["accuracy"]) in page.text
 
 
+def test_steps_of_several_tasks(corpus: Path, encoder_dir: Path, tmp_path: Path) -> None:
+    """Two batches a step, of three tasks drawn at random: some steps hold a task twice."""
+    more = ["--set", "train.tasks_per_step=2", "--sampler", "sqrt", "--no-smart", "--no-proximal"]
+    run = train(corpus, encoder_dir, tmp_path / "run", *more)
+    logged = [(record["step"], record["task"]) for record in lines(run / "metrics.jsonl") if record["event"] == "step"]
+    assert len(logged) == 24 and len(set(logged)) < 24
+    page = read(write_report([run]))
+    for planned in results_of(run)["plan"]:
+        done = sum(task == planned["task"] for _, task in logged)
+        assert done == planned["steps"]
+        assert [planned["task"], f"{planned['steps']}", f"{done}"] in [[row[0], *row[3:5]] for row in page.rows]
+
+
 # Several runs
 
 
