@@ -72,9 +72,8 @@ def split_outputs(
         for chosen in batches[rank::count]:
             batch = collate(examples, chosen, pad_id, task.type)
             outputs[torch.from_numpy(chosen).to(device)] = forward(batch.to(device)).float()
-        if (
-            is_sharded(module) and 0 < len(batches) % count <= rank
-        ):  # the others compute one more, with this one's piece
+        if is_sharded(module) and 0 < len(batches) % count <= rank:
+            # The others compute one more, for which they need this one's piece.
             forward(collate(examples, batches[0], pad_id, task.type).to(device))
     finally:
         module.train(training)

@@ -11,9 +11,7 @@ from mtl.checkpoint import load_newest
 from mtl.config import Run
 from mtl.display import Display
 from mtl.errors import Interrupted, StorageError, UserError, counted
-from mtl.evaluate import (
-    counts,
-)
+from mtl.evaluate import counts
 from mtl.export import save_model
 from mtl.files import locked
 from mtl.hooks import RunHooks
