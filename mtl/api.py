@@ -134,7 +134,8 @@ def adapt(
         task: The task's name.
         output: Directory of the new run.
         task_defs: Definitions of new tasks; see `train`.
-        head: `reuse` (by default, where the run has a head of the task) or `fresh`.
+        head: `reuse` (by default, where the run has a head of the task), `fresh`, or the name of another task of the
+            run with the same type and number of outputs, whose head it starts from.
         data_root: Local mirror of the hub; by default the run's.
         config: Run configuration file.
         settings: Any key of the configuration; see `train`.

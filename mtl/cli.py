@@ -114,7 +114,11 @@ def _adapt_arguments(parser: Parser) -> None:
     parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="a run that `train` finished")
     parser.add_argument("--task", required=True, metavar="T", help="the task to adapt to")
     parser.add_argument("--task-defs", action="append", default=[], metavar="FILE", help="definitions of new tasks")
-    parser.add_argument("--head", choices=("reuse", "fresh"), help="default: reuse the run's head where it has one")
+    parser.add_argument(
+        "--head",
+        metavar="reuse|fresh|TASK",
+        help="start from the run's head of the task (default where it has one), a fresh one, or that of another task",
+    )
     _add_run_options(parser)
 
 

@@ -158,7 +158,8 @@ class RunConfig(Settings):
     Attributes:
         phase: `train` (several tasks, from an encoder) or `adapt` (one task, from a run directory).
         encoder: Hub id, directory or `pkg:PACKAGE/SUBDIR`; in adaptation the run directory.
-        head: In adaptation, whether the run's head of the task is reused.
+        head: In adaptation, what the head starts from: `reuse` is the run's head of the task, `fresh` a new one, and
+            another task's name that task's head in the run.
         task_defs: Definition files, relative to the configuration's file.
         data_root: Local mirror of the hub.
         leaks: Whether training rows that stand in evaluation rows of any task are left out, told of, or not looked for.
@@ -170,7 +171,7 @@ class RunConfig(Settings):
 
     phase: Literal["train", "adapt"] = "train"
     encoder: str
-    head: Literal["reuse", "fresh"] = "fresh"
+    head: str = "fresh"
     task_defs: list[str] = []
     data_root: str | None = None
     leaks: LeakPolicy = "warn"

@@ -214,14 +214,14 @@ def _task_model(base: PreTrainedModel, config: Any, name: str, task: TaskDef, se
 
 
 def load_model(
-    folder: str | Path, tasks: Mapping[str, TaskDef], *, fresh: set[str] | None = None, seed: int = 0
+    folder: str | Path, tasks: Mapping[str, TaskDef], heads: Mapping[str, str | None] | None = None, *, seed: int = 0
 ) -> Any:
     """Loads the shared encoder and the heads that `save_model` wrote.
 
     Args:
         folder: A run's `model` directory.
         tasks: Tasks to give a head.
-        fresh: Those whose head is made anew.
+        heads: Task to the stored head it takes, or None for a fresh one; by default each its own.
         seed: Seed of the fresh heads.
 
     Raises:
@@ -235,13 +235,14 @@ def load_model(
         raise UserError.of(str(path), f"cannot be read: {error}") from None
     own = {f"encoder.{name}": parameter for name, parameter in model.encoder.named_parameters()}
     for task in tasks:
-        prefix = f"heads.{task}."
-        if task in (fresh or ()):
+        prefix, taken = f"heads.{task}.", (heads or {}).get(task, task)
+        if taken is None:
             own |= {name: tensor for name, tensor in model.named_tensors().items() if name.startswith(prefix)}
             continue
-        head = {f"heads.{name}": tensor for name, tensor in stored.items() if name.startswith(f"{task}.")}
+        of_taken = f"{taken}."
+        head = {prefix + name.removeprefix(of_taken): t for name, t in stored.items() if name.startswith(of_taken)}
         if not head:
-            raise UserError.of(str(path), f"holds no head of the task {task!r}")
+            raise UserError.of(str(path), f"holds no head of the task {taken!r}")
         own |= head
     try:
         model.load_tensors(own)

@@ -15,6 +15,7 @@ from mtl.config import Run, RunConfig, read_run_config, resolve
 from mtl.encoder import find_encoder
 from mtl.errors import Problem, StorageError, UserError, listed, nearest
 from mtl.files import TEMPORARY, cache_directory, entries, write_file
+from mtl.heads import FRESH, REUSE, head_note, head_problem
 from mtl.leaks import LeakSearch
 from mtl.settings import Sourced, check
 from mtl.source import Source, locate
@@ -116,7 +117,7 @@ def check_adapt(request: Request, task: str) -> Checked:
     first, problems = read_config(str(own))
     definitions, found = read_task_defs([tasks_file])
     problems += found
-    known = set(definitions)
+    known = {name: definition.data for name, definition in definitions.items()}
     file, found = read_config(request.config)
     extra, wrong = read_task_defs(list(request.task_defs) or file.data.get("task_defs") or [])
     definitions |= extra
@@ -125,14 +126,18 @@ def check_adapt(request: Request, task: str) -> Checked:
         message = f"there is no task {task!r}; the run has: {listed(list(known))}; others come with --task-defs FILE"
         problems.append(Problem("--task", message + nearest(task, definitions)))
         definitions = {}
-    head = request.typed.data.get("head") or file.data.get("head") or ("reuse" if task in known else "fresh")
-    if head == "reuse" and task not in known:
-        problems.append(Problem("--head", f"the run has no head of {task!r} to reuse; it has: {listed(sorted(known))}"))
+    head = str(request.typed.data.get("head") or file.data.get("head") or (REUSE if task in known else FRESH))
+    definition = definitions[task].data if task in definitions else {}
+    wrong_head = head_problem(head, task, definition, known) if definition else None
+    problems += [Problem("--head", wrong_head)] if wrong_head else []
     fixed = {"phase": "adapt", "encoder": str((run_dir / "model").resolve()), "head": head}
     inherited = {key: first.data[key] for key in ("data_root", "leaks") if key in first.data}
     file = Sourced(fixed, {(): "adapt"}).over(file).over(Sourced(inherited, {(): str(own)}))
     wanted = [task] if task in definitions else []
-    return _finish(replace(request, tasks=wanted), {t: definitions[t] for t in wanted}, file, problems)
+    checked = _finish(replace(request, tasks=wanted), {t: definitions[t] for t in wanted}, file, problems)
+    if note := head_note(head, task, definition, known):
+        checked.data.notes.append(note)
+    return checked
 
 
 def _resumed(request: Request) -> Request:

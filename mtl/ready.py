@@ -13,6 +13,7 @@ from mtl.batch import BatchStream
 from mtl.config import Run
 from mtl.data import Examples, load_config, load_tokenizer, prepare, usable_length
 from mtl.errors import UserError
+from mtl.heads import stored_head
 from mtl.launch import SHARDED
 from mtl.model import MultiTaskModel, build_model, load_model
 from mtl.objective import Objective
@@ -151,7 +152,7 @@ def prepare_splits(checked: Checked, tokenizer: Any, *, bar: bool = True) -> dic
 
 
 def make_model(checked: Checked) -> MultiTaskModel:
-    """A pretrained encoder with fresh heads; in adaptation the multi-task encoder and, if reused, its head.
+    """A pretrained encoder with fresh heads; in adaptation the multi-task encoder and, unless fresh, one of its heads.
 
     Raises:
         UserError: It cannot be loaded, or cannot compute activations again.
@@ -171,8 +172,8 @@ def make_model(checked: Checked) -> MultiTaskModel:
 def _make_model(checked: Checked) -> MultiTaskModel:
     run = checked.run
     if run.config.phase == "adapt":
-        fresh = set(run.tasks) if run.config.head == "fresh" else set()
-        model: MultiTaskModel = load_model(checked.encoder, run.tasks, fresh=fresh, seed=run.config.train.seed)
+        stored = {task: stored_head(run.config.head, task) for task in run.tasks}
+        model: MultiTaskModel = load_model(checked.encoder, run.tasks, stored, seed=run.config.train.seed)
         return model
     return build_model(
         checked.encoder, run.tasks, seed=run.config.train.seed, trust_remote_code=run.config.trust_remote_code

@@ -18,6 +18,7 @@ from pydantic import Field, field_validator
 from mtl.config import Run, resolve
 from mtl.encoder import find_encoder
 from mtl.errors import Problem, UserError, listed, nearest
+from mtl.heads import FRESH, REUSE, head_problem
 from mtl.preflight import check_data, directory
 from mtl.settings import KeyPath, Settings, Sourced, check, dotted, read_yaml
 from mtl.taskdef import NAME, Count, TaskDef, read_task_defs
@@ -294,11 +295,13 @@ class _Grid:
         file = Sourced()
         if parent is not None:
             typed = Sourced({k: v for k, v in typed.data.items() if k != "encoder"}, typed.places)
-            head = "reuse" if names[0] in known else "fresh"
+            head = REUSE if names[0] in known else FRESH
             file = Sourced({"phase": "adapt", "encoder": "", "head": head, "leaks": parent.run.config.leaks})
         config, tasks, found = resolve(definitions, file, typed, names)
-        if config is not None and config.head == "reuse" and parent is not None and names[0] not in known:
-            found.append(Problem(typed.place(("head",)), f"the phase before has no head of {names[0]!r} to reuse"))
+        if config is not None and parent is not None:
+            stored = {name: task.model_dump() for name, task in known.items()}
+            message = head_problem(config.head, names[0], definitions[names[0]].data, stored)
+            found += [Problem(typed.place(("head",)), message)] if message else []
         if config is not None and parent is None:
             found += self._encoder_problems(config.encoder, typed.place(("encoder",)))
         for name in tasks:

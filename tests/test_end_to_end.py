@@ -201,7 +201,9 @@ def test_ranking_export_loads_in_cross_encoder(exports: Path, corpus: Path) -> N
         np.testing.assert_allclose(scores, native(**inputs).logits.squeeze(-1).numpy(), atol=1e-5)
 
 
-def test_adapt_to_a_known_and_to_a_new_task(run_dir: Path, corpus: Path, tmp_path: Path) -> None:
+def test_adapt_to_a_known_and_to_a_new_task(
+    run_dir: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     known = tmp_path / "known"
     words = ["--epochs", "2", "--learning-rate", "1e-3", "--batch-size", "8"]
     assert main(["adapt", str(run_dir), "--task", "mood", "--output", str(known), *words]) == 0
@@ -218,6 +220,15 @@ def test_adapt_to_a_known_and_to_a_new_task(run_dir: Path, corpus: Path, tmp_pat
     assert "head: fresh" in (new / "run.yml").read_text()
     assert "weight: 3.0" in (new / "task_defs.yml").read_text()
     assert json.loads((new / "results.json").read_text())["data"]["feeling"]["train"]["rows"] == 30
+    assert capsys.readouterr().out.count("starts from that of") == 0
+    borrowed = [*command[:-1], str(tmp_path / "borrowed"), "--head", "mood", "--train-size", "3", "--max-steps", "1"]
+    assert main([*borrowed, "--learning-rate", "1e-12"]) == 0
+    assert "the head of feeling starts from that of mood: bad → bad" in capsys.readouterr().out
+    scores = json.loads((tmp_path / "borrowed" / "results.json").read_text())["tasks"]["feeling"]["validation"]
+    assert (
+        scores["accuracy"]
+        == json.loads((run_dir / "results.json").read_text())["last"]["mood"]["validation"]["accuracy"]
+    ), "it is mood's head"
     assert main(["export", str(new), "--output", str(tmp_path / "exported")]) == 0
     assert (tmp_path / "exported" / "feeling" / "config.json").is_file()
 

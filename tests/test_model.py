@@ -142,9 +142,11 @@ def test_saved_model_loads_natively_and_again(built: tuple[str, Path, MultiTaskM
         logits = native.eval()(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
         # The same weights in memory of another alignment: matrix products may take another path.
         torch.testing.assert_close(logits, model(task, batch), rtol=1e-5, atol=1e-6)
-    partly_fresh = load_model(tmp_path / "model", TASKS, fresh={"degree"}, seed=9).eval()
+    partly_fresh = load_model(tmp_path / "model", TASKS, {"degree": None}, seed=9).eval()
     assert torch.equal(partly_fresh("colour", batch), model("colour", batch))
     assert not torch.equal(partly_fresh("degree", batch), model("degree", batch))
+    borrowed = load_model(tmp_path / "model", {"hue": TASKS["colour"]}, {"hue": "colour"}).eval()
+    assert torch.equal(borrowed("hue", batch), model("colour", batch))
 
 
 def test_exported_configuration_names_the_labels(built: tuple[str, Path, MultiTaskModel]) -> None:

@@ -1,0 +1,62 @@
+"""What the head starts from in adaptation: the run's own head of the task, a fresh one, or that of a related task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mtl.errors import listed, nearest
+
+REUSE, FRESH = "reuse", "fresh"
+Definition = Mapping[str, Any]
+
+
+def stored_head(head: str, task: str) -> str | None:
+    """The task of a run whose head is taken; None for a fresh one.
+
+    Args:
+        head: `reuse`, `fresh`, or a task of the run.
+        task: The task adapted to.
+    """
+    return {REUSE: task, FRESH: None}.get(head, head)
+
+
+def head_problem(head: str, task: str, definition: Definition, known: Mapping[str, Definition]) -> str | None:
+    """Why a head cannot be taken, or None.
+
+    Args:
+        head: `reuse`, `fresh`, or a task of the run.
+        task: The task adapted to.
+        definition: Its definition, as the user wrote it.
+        known: The definitions of the run's tasks.
+    """
+    taken = stored_head(head, task)
+    if taken is None:
+        return None
+    if taken not in known:
+        allowed = [FRESH, *known] if head == REUSE else [REUSE, FRESH, *known]
+        return f"the run has no head of {taken!r}; allowed: {listed(allowed, 40)}{nearest(taken, allowed)}"
+    theirs, ours = known[taken], definition
+    if theirs.get("type") != ours.get("type"):
+        return f"{taken} is a {theirs.get('type')} and {task} a {ours.get('type')}: their heads differ"
+    old, new = _labels(theirs), _labels(ours)
+    if len(old) != len(new):
+        return f"the head of {taken} has {len(old)} outputs, and {task} needs {len(new)}"
+    if old != new and sorted(old) == sorted(new):
+        return f"outputs keep their place, and the labels of {taken} are in the order {listed(old, 40)}; use the same"
+    return None
+
+
+def head_note(head: str, task: str, definition: Definition, known: Mapping[str, Definition]) -> str | None:
+    """What a head taken from another task means, for the user; None where it is the task's own or fresh."""
+    taken = stored_head(head, task)
+    if taken is None or taken == task:
+        return None
+    pairs = zip(_labels(known[taken]), _labels(definition), strict=True)
+    places = listed([f"{old} → {new}" for old, new in pairs], 40)
+    return f"the head of {task} starts from that of {taken}" + (f": {places}" if places else "")
+
+
+def _labels(definition: Definition) -> list[str]:
+    labels = definition.get("labels") or []
+    return [str(label) for label in labels] if isinstance(labels, list) else []
