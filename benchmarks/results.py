@@ -1,8 +1,9 @@
 """RESULTS.md, from what the studies came to.
 
-    run-mtl compare benchmarks/studies/a_ablation_1000.yml
-    cp runs/a_ablation_1000/summary.json benchmarks/studies/a_ablation_1000.json
+    run-mtl compare benchmarks/studies/c_scitail.yml --summary benchmarks/studies/c_scitail.json
     python -m benchmarks.results
+
+The first goes on where an earlier sitting stopped, on this machine or another.
 
 A study without a JSON beside its YAML is listed as not run. Nothing is written unless one was run.
 """
@@ -87,7 +88,7 @@ def _design(summary: Mapping[str, Any]) -> str:
     return (
         f"{done}, {len(summary['seeds'])} seeds, {counted_rows(summary)}; encoder `{summary['encoder']}`; "
         f"{math.fsum(seconds) / 3600:.1f} h without what cells share, "
-        f"on {machine['cores']} cores ({machine['processor']}), torch {summary['versions']['torch']}, "
+        f"on {machine['cores']} cores ({', '.join(summary['processors'])}), torch {summary['versions']['torch']}, "
         f"revision {revision}."
     )
 

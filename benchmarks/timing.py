@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from mtl.rundir import processor
+
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "sentence-transformers")
 
 
@@ -63,7 +65,7 @@ def ratios(seconds: Mapping[str, Sequence[float]], name: str, base: str) -> Spre
 def machine() -> dict[str, Any]:
     """What the figures were measured on."""
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "accelerator": str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else None,
@@ -71,14 +73,6 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {package: version(package) for package in PACKAGES},
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def peak_memory() -> int:

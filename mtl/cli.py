@@ -197,6 +197,10 @@ def _compare_arguments(parser: Parser) -> None:
     parser.add_argument("--output", type=Path, metavar="DIR", help="directory of the study (default: runs/STUDY)")
     parser.add_argument("--data-root", metavar="DIR", help="local mirror of the hub, over the study's")
     parser.add_argument("--jobs", type=_count, default=1, metavar="N", help="runs at a time (default: 1)")
+    parser.add_argument("--arms", type=_names, default=[], metavar="A,B", help="arms to run now (default: all)")
+    parser.add_argument(
+        "--summary", type=Path, metavar="FILE", help="keep the summary there too; what it holds counts as finished"
+    )
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--summary-only", action="store_true", help="run nothing, show what is finished")
     what.add_argument("--dry-run", action="store_true", help="run nothing, show what the study will take")
@@ -377,7 +381,8 @@ def _compare(arguments: argparse.Namespace) -> int:
         return DONE
     from mtl.compare import compare
 
-    chosen = {name: getattr(arguments, name) for name in ("output", "jobs", "data_root", "summary_only")}
+    names = ("output", "jobs", "data_root", "arms", "summary", "summary_only")
+    chosen = {name: getattr(arguments, name) for name in names}
     return DONE if compare(arguments.study, **chosen) else FAILED
 
 

@@ -8,15 +8,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from mtl.errors import Interrupted, counted
+from mtl.errors import Interrupted, UserError, counted, listed, nearest
 from mtl.files import locked, storing
 from mtl.ledger import Ledger, Record, failure, words_of
+from mtl.outcomes import gather_outcomes, outcome_key, read_outcomes
 from mtl.study import Cell, Node, Study, read_study
 from mtl.summary import store_summary, summary_text
 
@@ -30,6 +31,8 @@ def compare(
     output: Path | None = None,
     jobs: int = 1,
     data_root: str | None = None,
+    arms: Sequence[str] = (),
+    summary: Path | None = None,
     summary_only: bool = False,
     say: Say = print,
 ) -> bool:
@@ -40,17 +43,25 @@ def compare(
         output: Directory of the study; by default `runs/` and the file's name.
         jobs: Runs at a time, among which the machine's threads are divided.
         data_root: Local mirror of the hub, over the file's.
+        arms: Arms to run now; all by default.
+        summary: A file that also gets the summary; cells whose outcome it holds count as finished, wherever they ran.
         summary_only: Whether to run nothing.
         say: Where lines for people go.
 
     Returns:
-        Whether every cell is finished.
+        Whether every cell of those arms is finished.
 
     Raises:
         UserError: With all that is wrong with the file, or the directory is another's.
         Interrupted: A signal came; unfinished runs were checkpointed, and the summary holds what is finished.
     """
     study = read_study(path, data_root)
+    if unknown := [arm for arm in arms if arm not in study.config.arms]:
+        allowed = list(study.config.arms)
+        told = f"there is no arm {unknown[0]!r}; the study has: {listed(allowed, 40)}{nearest(unknown[0], allowed)}"
+        raise UserError.of("--arms", told)
+    wanted = [cell for cell in study.cells if not arms or cell.arm in arms]
+    earlier = read_outcomes(summary, study) if summary else {}
     folder = output or Path("runs") / study.name
     with locked(folder):
         ledger = Ledger(folder.resolve())
@@ -58,16 +69,17 @@ def compare(
         failures: dict[str, str] = {}
         try:
             if not summary_only:
-                failures = _Scheduler(study, ledger, jobs, say).run()
+                left = [cell for cell in wanted if outcome_key(cell) not in earlier]
+                failures = _Scheduler(study, left, ledger, jobs, say).run()
         finally:
-            summary = store_summary(study, ledger)
-            say(summary_text(summary, folder))
+            outcomes = gather_outcomes(study, ledger, earlier)
+            say(summary_text(store_summary(study, outcomes, folder, summary), folder))
     if strangers := ledger.strangers(study.nodes):
-        left = counted(len(strangers), "run")
-        say(f"note: {left} of earlier versions of the study in {folder / 'runs'}: not counted, not removed")
+        runs = counted(len(strangers), "run")
+        say(f"note: {runs} of earlier versions of the study in {folder / 'runs'}: not counted, not removed")
     for name, message in failures.items():
         say(f"failed: {name}: {message}")
-    return bool(summary["cells"] == summary["finished"])
+    return all(outcome_key(cell) in outcomes for cell in wanted)
 
 
 @dataclass
@@ -82,10 +94,10 @@ class _Job:
 
 
 class _Scheduler:
-    """Starts the runs of a study as soon as what they start from is there, `jobs` at a time."""
+    """Starts the runs of the cells that are left as soon as what they start from is there, `jobs` at a time."""
 
-    def __init__(self, study: Study, ledger: Ledger, jobs: int, say: Say) -> None:
-        self.study, self.ledger, self.limit, self.say = study, ledger, jobs, say
+    def __init__(self, study: Study, left: Sequence[Cell], ledger: Ledger, jobs: int, say: Say) -> None:
+        self.study, self.left, self.ledger, self.limit, self.say = study, left, ledger, jobs, say
         self.failures: dict[str, str] = {}
         self.jobs: list[_Job] = []
         self.cells: dict[str, Cell] = {}
@@ -99,7 +111,7 @@ class _Scheduler:
     def _needed(self) -> list[Node]:
         """Runs to do: those of unfinished cells, and those they start from whose model is not there."""
         needed: dict[str, Node] = {}
-        for cell in self.study.cells:
+        for cell in self.left:
             chain = cell.node.chain()
             if cell.node.fingerprint in self.finished:
                 continue
@@ -114,8 +126,7 @@ class _Scheduler:
 
     def run(self) -> dict[str, str]:
         """Runs all; returns the message of each run that failed."""
-        if kept := len(self.study.nodes) - self.total:
-            self.say(f"{counted(kept, 'run')} of {len(self.study.nodes):,} finished before")
+        self.say(f"{self.total:,} of {counted(len(self.study.nodes), 'run')} to do")
         self.finished -= {node.fingerprint for node in self.waiting}
         with self._signals():
             while self.jobs or (self.waiting and self.received is None):

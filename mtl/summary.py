@@ -12,11 +12,11 @@ from typing import Any
 
 from mtl.errors import counted
 from mtl.files import write_file
-from mtl.ledger import Ledger
 from mtl.metrics import METRICS
+from mtl.outcomes import Outcomes, outcome_key
 from mtl.paired import LEVEL, compare_pairs, describe, spread_ratio
 from mtl.report import number, table
-from mtl.rundir import RECORDED_PACKAGES, git_revision, installed_version
+from mtl.rundir import RECORDED_PACKAGES, git_revision, installed_version, processor
 from mtl.study import ALL, Study
 from mtl.study_chart import draw
 
@@ -25,31 +25,29 @@ CHART_FILE = "summary.svg"
 Values = dict[str, dict[int, float]]  # arm to seed to value
 
 
-def summarize(study: Study, ledger: Ledger) -> dict[str, Any]:
-    """Gathers the finished cells.
+def summarize(study: Study, outcomes: Outcomes) -> dict[str, Any]:
+    """Puts the finished cells together.
 
     Returns:
         The study's design; `groups`, one for each task, size and metric, with every arm's `values` by seed, `n`,
         `mean`, `std`, `t`, `seconds` of its own runs and `shared_seconds` of those they start from, and but for the
         first arm `difference` and `spread_ratio`; `across`, for each size the same over the mean of the tasks by their
-        first metrics; how many cells are `finished`.
+        first metrics; how many cells are `finished`; `runs`, the outcomes themselves, with which a study goes on.
     """
     config = study.config
-    step = "last" if config.step == "last" else "tasks"
     scores: dict[tuple[str, int | None, str], Values] = {}
     seconds: dict[tuple[str, int | None, str], list[tuple[float, float]]] = {}
     finished = 0
     for cell in study.cells:
-        results = ledger.results(cell.node)
-        if results is None:
+        outcome = outcomes.get(outcome_key(cell))
+        if outcome is None:
             continue
         finished += 1
-        values = results[step][cell.task][config.select]
         for metric in study.tasks[cell.task].metrics:
             by_arm = scores.setdefault((cell.task, cell.size, metric), {})
-            by_arm.setdefault(cell.arm, {})[cell.seed] = values[metric]
-        *shared, own = [record.seconds if (record := ledger.record(n)) else 0.0 for n in cell.node.chain()]
-        seconds.setdefault((cell.task, cell.size, cell.arm), []).append((own, sum(shared)))
+            by_arm.setdefault(cell.arm, {})[cell.seed] = outcome.metrics[metric]
+        times = seconds.setdefault((cell.task, cell.size, cell.arm), [])
+        times.append((outcome.seconds, outcome.shared_seconds))
     groups = []
     for (task, size, metric), values in scores.items():
         taken = {arm: seconds[task, size, arm] for arm in values}
@@ -73,7 +71,9 @@ def summarize(study: Study, ledger: Ledger) -> dict[str, Any]:
         "across": [_across(study, size, scores) for size in config.train_sizes],
         "machine": {"cores": os.cpu_count(), "processor": processor(), "system": platform.platform()},
         "versions": {package: installed_version(package) for package in RECORDED_PACKAGES},
+        "processors": sorted({outcome.processor for outcome in outcomes.values()}),
         "git_revision": git_revision(),
+        "runs": {key: outcome.model_dump() for key, outcome in outcomes.items()},
     }
 
 
@@ -116,20 +116,12 @@ def _across(study: Study, size: int | None, scores: Mapping[tuple[str, int | Non
     return {"size": size, "tasks": tasks, "left_out": [t for t in metrics if t not in tasks], "arms": arms}
 
 
-def processor() -> str:
-    """The processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def store_summary(study: Study, ledger: Ledger) -> dict[str, Any]:
-    """Writes `summary.json` and `summary.svg`."""
-    summary = summarize(study, ledger)
-    write_file(ledger.folder / SUMMARY_FILE, json.dumps(summary, indent=1))
-    write_file(ledger.folder / CHART_FILE, chart(summary))
+def store_summary(study: Study, outcomes: Outcomes, folder: Path, copy: Path | None = None) -> dict[str, Any]:
+    """Writes `summary.json` and `summary.svg` to a study's directory, and the former to a file elsewhere too."""
+    summary = summarize(study, outcomes)
+    for path in (folder / SUMMARY_FILE, *([copy] if copy else [])):
+        write_file(path, json.dumps(summary, indent=1))
+    write_file(folder / CHART_FILE, chart(summary))
     return summary
 
 

@@ -100,7 +100,7 @@ def check_prediction(figures: dict[str, Any], sets: set[str]) -> None:
 
 @pytest.mark.slow
 def test_growth(tmp_path: Path, encoder_dir: Path) -> None:
-    words = ["--encoder", str(encoder_dir), "--data-root", str(tmp_path), "--repetitions", "2"]
+    words = ["--encoder", str(encoder_dir), "--data-root", str(tmp_path / "none"), "--repetitions", "2"]
     figures = run("growth", tmp_path / "f.json", *words)
     for found in figures["measured"].values():
         assert found["buckets"] == 4 * found["weights"]  # each gradient once, also in a full step

@@ -138,6 +138,44 @@ def test_a_study_is_run_kept_and_changed(file: Path, capsys: pytest.CaptureFixtu
     assert stamps(file) == after
 
 
+def test_a_study_goes_on_elsewhere_from_its_summary(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, kept = tmp_path / "tiny.yml", tmp_path / "kept.json"
+    path.write_text(file.read_text(), encoding="utf-8")
+    words = ["compare", str(path), "--summary", str(kept)]
+    assert main([*words, "--output", str(tmp_path / "here"), "--arms", "plain"]) == 0, "all that was asked for is done"
+    here = json.loads(kept.read_text())
+    assert here["finished"] == 2 and here == json.loads((tmp_path / "here" / "summary.json").read_text())
+    capsys.readouterr()
+    assert main([*words, "--output", str(tmp_path / "there")]) == 0
+    printed = capsys.readouterr().out
+    assert "4 of 6 runs to do" in printed and "4 of 4 cells finished" in printed
+    assert not list((tmp_path / "there" / "runs").glob("*-plain-*"))
+    there = json.loads(kept.read_text())
+    assert there["runs"].items() > here["runs"].items()
+    (before,), (after,) = ([g["arms"] for g in s["groups"] if g["first"]] for s in (here, there))
+    assert after["plain"] == before["plain"] and after["first"]["difference"]["n"] == 2
+
+    path.write_text(path.read_text().replace("max_steps: 12", "max_steps: 13"), encoding="utf-8")
+    assert main([*words, "--output", str(tmp_path / "changed"), "--summary-only"]) == 1
+    assert "0 of 4 cells finished" in capsys.readouterr().out, "outcomes of another configuration do not count"
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"select": "validation", "step": "last", "runs": {"a/b": {}}}'])
+def test_a_file_that_is_no_summary_is_not_replaced(file: Path, tmp_path: Path, content: str) -> None:
+    kept = tmp_path / "mine.json"
+    kept.write_text(content)
+    words = ["compare", str(file), "--summary", str(kept), "--output", str(tmp_path / "out")]
+    assert main([*words, "--summary-only"]) == 2
+    assert kept.read_text() == content
+
+
+def test_an_unknown_arm_is_told(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", str(file), "--arms", "plane", "--output", str(tmp_path / "out")]) == 2
+    assert "did you mean 'plain'?" in capsys.readouterr().err
+
+
 def test_a_failing_arm_is_told_and_the_others_go_on(
     file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,7 +23,7 @@ LAYERS = (
     ("export", "inference", "trainer"),
     ("ready", "hooks", "phases", "dryrun"),
     ("describe", "propose", "validate", "baselines", "api"),
-    ("paired", "study", "ledger", "study_chart", "summary", "study_cost", "compare"),
+    ("paired", "study", "ledger", "outcomes", "study_chart", "summary", "study_cost", "compare"),
     ("completion", "cli"),
     ("__main__",),
 )

@@ -113,7 +113,8 @@ def test_figures_stand_beside_the_papers() -> None:
     summary = {
         **{"groups": groups, "tasks": ["scitail"], "seeds": [1, 2], "cells": 4, "finished": 3, "select": "validation"},
         **{"step": "last", "encoder": "e", "git_revision": None, "versions": {"torch": "2"}},
-        "machine": {"cores": 2, "processor": "p"},
+        "machine": {"cores": 2},
+        "processors": ["p"],
     }
     for group in groups:  # what a summary of an arm that is the first holds
         del group["arms"]["single"]["difference"]  # type: ignore[index]

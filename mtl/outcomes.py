@@ -1,0 +1,77 @@
+"""What the cells of a study came to, in this study's directory or in a summary of an earlier sitting elsewhere."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from mtl.errors import UserError
+from mtl.ledger import Ledger
+from mtl.rundir import processor
+from mtl.settings import Settings
+from mtl.study import Cell, Study
+
+Outcomes = Mapping[str, "Outcome"]
+
+
+class Outcome(Settings):
+    """What a finished cell came to.
+
+    Attributes:
+        metrics: Of the cell's task, on the rows and at the step that the study says.
+        seconds: Of the cell's own run.
+        shared_seconds: Of the runs that it starts from.
+        processor: What it was computed on.
+    """
+
+    metrics: dict[str, float]
+    seconds: float
+    shared_seconds: float
+    processor: str
+
+
+def outcome_key(cell: Cell) -> str:
+    """What a cell's outcome is found by: the task, and the fingerprint of the run with its data and all before it."""
+    return f"{cell.node.fingerprint}/{cell.task}"
+
+
+def read_outcomes(path: Path, study: Study) -> dict[str, Outcome]:
+    """The outcomes in a summary; none where there is no such file, or its figures are of other rows or another step.
+
+    Raises:
+        UserError: It is no summary of a study.
+    """
+    if not path.exists():
+        return {}
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        if (summary["select"], summary["step"]) != (study.config.select, study.config.step):
+            return {}
+        return {key: Outcome.model_validate(facts) for key, facts in summary["runs"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
+        message = "is no summary that `compare` wrote, so it is not replaced; name another file"
+        raise UserError.of(str(path), message) from error
+
+
+def gather_outcomes(study: Study, ledger: Ledger, earlier: Outcomes) -> dict[str, Outcome]:
+    """The outcome of every finished cell: from the ledger, else from an earlier sitting."""
+    step = "last" if study.config.step == "last" else "tasks"
+    found = {}
+    for cell in study.cells:
+        key, results = outcome_key(cell), ledger.results(cell.node)
+        if results is not None:
+            values = results[step][cell.task][study.config.select]
+            *shared, own = [record.seconds if (record := ledger.record(n)) else 0.0 for n in cell.node.chain()]
+            found[key] = Outcome(
+                metrics={metric: values[metric] for metric in study.tasks[cell.task].metrics},
+                seconds=own,
+                shared_seconds=math.fsum(shared),
+                processor=processor(),
+            )
+        elif key in earlier:
+            found[key] = earlier[key]
+    return found
