@@ -207,13 +207,9 @@ def main() -> None:
     made.add_argument("--data-root", default="../shared/data", metavar="DIR", help="mirror of the hub")
     made.add_argument("--work", choices=VARIANTS, help=argparse.SUPPRESS)
     made.add_argument("--rows", type=int, default=16, help=argparse.SUPPRESS)
-    made.add_argument("--markdown", type=Path, metavar="FILE", help="print the README's table of an earlier --output")
     for name, default, source in ASSUMPTIONS:
         made.add_argument(f"--{name}", type=float, default=default, metavar="X", help=f"{source} ({default:g})")
     options = made.parse_args()
-    if options.markdown:
-        print(markdown(json.loads(options.markdown.read_text(encoding="utf-8"))["predicted"]))
-        return
     if options.work:
         data_root = options.data_root if Path(options.data_root).is_dir() else None
         settings = (*VARIANTS[options.work], f"defaults.batch_size={options.rows}")

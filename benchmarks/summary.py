@@ -1,7 +1,7 @@
-"""README's table of figures, from the JSON files that the benchmarks wrote.
+"""README's tables of figures, from the JSON files that the benchmarks wrote.
 
-    python -m benchmarks.summary            # prints it
-    python -m benchmarks.summary --write    # puts it into README.md
+    python -m benchmarks.summary            # prints them
+    python -m benchmarks.summary --write    # puts them into README.md
 
 Each file in `benchmarks/figures/` is what `python -m benchmarks.NAME --output benchmarks/figures/NAME.json` wrote.
 """
@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.growth import markdown as predicted
+
 FOLDER = Path(__file__).parent / "figures"
 README = Path(__file__).parent.parent / "README.md"
-BEGIN, END = "<!-- figures: python -m benchmarks.summary --write -->\n", "<!-- end of figures -->\n"
+END = "<!-- end of figures -->\n"
 # What is told of each file: words, place of the figure, unit, and what was promised of it.
 ROWS: tuple[tuple[str, str, tuple[str, ...], str, str], ...] = (
     ("plain step over a bare PyTorch loop", "steps", ("over_bare", "bare loop"), "×", "≤ 1.02"),
@@ -106,9 +109,13 @@ def figure(found: Any, unit: str) -> str:
     return f"{found:.2%}" if unit == "%" else f"{found:.2f} {unit}"
 
 
-def markdown(folder: Path = FOLDER) -> str:
-    """The table, and the machine that its figures are of."""
-    files = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+def read(folder: Path) -> dict[str, Any]:
+    """What the benchmarks wrote, by name."""
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+
+
+def speed(files: Mapping[str, Any]) -> str:
+    """The table of all figures, and the machine that they are of."""
     lines = ["| what | median (least – greatest) | aim | `benchmarks.` |", "|---|---|---|---|"]
     for words, name, path, unit, aim in ROWS:
         if name in files:
@@ -126,16 +133,43 @@ def markdown(folder: Path = FOLDER) -> str:
     return "\n".join(lines)
 
 
+def growth(files: Mapping[str, Any]) -> str:
+    """What two processes exchanged, and the efficiency predicted for many."""
+    found = files["growth"]
+    sent = ", ".join(
+        f"{facts['bytes']['median'] / 1e6:.1f} MB in a {step} step ({facts['over_formula']:.3f} of the formula)"
+        for step, facts in found["measured"].items()
+    )
+    given = ", ".join(f"--{name} {value:g}" for name, value in found["assumed"].items())
+    measured = f"Each of two processes sent {sent}, with gloo on this encoder's weights."
+    return "\n".join([measured, "", predicted(found["predicted"]), "", f"Assumed: `{given}`.", ""])
+
+
+# Mark in README to what stands between it and END.
+SECTIONS = {
+    "<!-- figures: python -m benchmarks.summary --write -->\n": speed,
+    "<!-- growth: python -m benchmarks.summary --write -->\n": growth,
+}
+
+
+def between(text: str, begin: str) -> str:
+    """What stands in a text behind a mark, up to the next end."""
+    return text.partition(begin)[2].partition(END)[0]
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.summary")
-    parser.add_argument("--write", action="store_true", help="put it into README.md")
-    if not parser.parse_args().write:
-        print(markdown(), end="")
-        return
+    parser.add_argument("--write", action="store_true", help="put them into README.md")
+    write, files = parser.parse_args().write, read(FOLDER)
     text = README.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN)
-    README.write_text(f"{before}{BEGIN}{markdown()}{END}{rest.split(END)[1]}", encoding="utf-8")
+    for begin, section in SECTIONS.items():
+        made = section(files)
+        if not write:
+            print(made)
+        text = text.replace(f"{begin}{between(text, begin)}{END}", f"{begin}{made}{END}")
+    if write:
+        README.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

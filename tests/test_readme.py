@@ -39,6 +39,7 @@ def test_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pyt
     assert (tmp_path / "runs" / "few" / "best" / "intent" / "model.safetensors").is_file()
 
 
-def test_figures_are_those_of_the_benchmarks() -> None:
+@pytest.mark.parametrize("begin", summary.SECTIONS)
+def test_figures_are_those_of_the_benchmarks(begin: str) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert text.partition(summary.BEGIN)[2].partition(summary.END)[0] == summary.markdown()
+    assert summary.between(text, begin) == summary.SECTIONS[begin](summary.read(summary.FOLDER))
