@@ -20,9 +20,9 @@ import yaml
 from conftest import write_jsonl
 
 from mtl import source
+from mtl.card import code_span
 from mtl.checkpoint import MANIFEST_FILE, _digest
 from mtl.cli import main
-from mtl.export import code_span
 from mtl.source import Source, read_rows
 
 Payload = Callable[[], bytes]
