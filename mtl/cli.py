@@ -139,7 +139,7 @@ def _predict_arguments(parser: Parser) -> None:
 
 
 def _export_arguments(parser: Parser) -> None:
-    parser.add_argument("path", metavar="RUN_DIR", type=Path)
+    parser.add_argument("path", metavar="RUN_OR_EXPORT_DIR", type=Path)
     parser.add_argument("--task", action="append", default=[], metavar="T", help="default: all")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="each task goes to DIR/TASK")
     parser.add_argument("--overwrite", action="store_true", help="replace earlier exports")

@@ -87,7 +87,7 @@ def reseal(checkpoint: Path) -> None:
 READ_BY = {
     "run.yml": ["resume", "evaluate", "export", "adapt"],
     "task_defs.yml": ["resume", "evaluate", "export", "adapt"],
-    "provenance.json": ["resume", "report"],
+    "provenance.json": ["resume", "report", "export"],
     "results.json": ["report", "export"],
     "metrics.jsonl": ["resume", "report"],
     "predictions/mood.validation.jsonl": ["report"],
