@@ -223,6 +223,16 @@ def test_a_damaged_provenance_is_told(run_dir: Path, tmp_path: Path, capsys: pyt
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("damage", [{"task_steps": {"mood": "x"}}, {"single": []}, {"single": {"mood": {"test": 1}}}])
+def test_damaged_results_are_told(
+    damage: dict[str, Any], run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Path(shutil.copytree(run_dir, tmp_path / "run"))
+    (copy / "results.json").write_text(json.dumps(read(copy / "results.json") | damage))
+    assert main(["export", str(copy), "--task", "mood", "--output", str(tmp_path / "out")]) == 2
+    assert f"is not a run's results: {next(iter(damage))}" in capsys.readouterr().err
+
+
 def test_values_that_are_no_numbers_are_no_results(run_dir: Path) -> None:
     run, results = read_run(run_dir), read(run_dir / "results.json")
     results["tasks"]["mood"]["validation"] |= {"accuracy": None, "macro_f1": float("nan")}
