@@ -30,6 +30,7 @@ from mtl.data import Examples, load_tokenizer, prepare
 from mtl.encoder import find_encoder
 from mtl.evaluate import BATCH_TOKENS
 from mtl.export import Loaded, save_export, task_of
+from mtl.facts import Facts
 from mtl.inference import KnownBase, best_device, outputs_of, predict_file
 from mtl.model import build_model
 from mtl.report import table
@@ -97,7 +98,7 @@ def measure(encoder: str, file: Path, columns: Columns, folder: Path, repetition
     model, tokenizer = build_model(encoder, tasks, seed=0).eval(), load_tokenizer(encoder)
     loaded = {name: task_of(model, name, task, tokenizer) for name, task in tasks.items()}
     first = loaded["first"]
-    save_export(first, "first", folder / "export", {}, verify=False)
+    save_export(first, "first", folder / "export", Facts(), verify=False)
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     text_a, text_b = columns
     texts: list[Any] = [{"text": r[text_a], "text_pair": r[text_b]} if text_b else r[text_a] for r in rows]

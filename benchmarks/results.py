@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mtl.export import code_span
+from mtl.card import code_span
 from mtl.summary import counted_rows, size_words
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -11,7 +11,8 @@ from typing import Any
 from mtl.config import Run
 from mtl.display import Display
 from mtl.errors import UserError
-from mtl.export import TASK_FILE, model_card
+from mtl.export import renew_card
+from mtl.facts import read_facts
 from mtl.files import locked, write_file
 from mtl.hooks import RESULTS_FILE
 from mtl.phases import run_phase
@@ -63,7 +64,8 @@ def train_baselines(
         with locked(output):
             write_file(output / RESULTS_FILE, json.dumps(outcome, indent=1))
             for name in single:
-                add_to_card(output / "best" / name, name, checked.run, outcome)
+                facts = read_facts(name, output, checked.run, outcome)
+                renew_card(output / "best" / name, name, checked.run.tasks[name], facts)
 
     processes.in_main(store)
     display.say(singles_table(outcome, checked.run), "quiet")
@@ -118,10 +120,3 @@ def singles_table(results: Mapping[str, Any], run: Run) -> str:
         lead = (name, split) if first else ("", "")
         rows.append((*lead, metric, number(together), number(alone), f"{together - alone:+.4f}"))
     return "\n" + table(("task", "split", "metric", "together", "alone", "difference"), rows)
-
-
-def add_to_card(folder: Path, name: str, run: Run, results: Mapping[str, Any]) -> None:
-    """Writes the model card of a task's best step anew, with what training alone came to."""
-    if (folder / TASK_FILE).is_file():
-        card = model_card(name, run.tasks[name], results["tasks"][name], results["single"][name])
-        write_file(folder / "README.md", card)

@@ -143,10 +143,12 @@ def _predict_arguments(parser: Parser) -> None:
 
 
 def _export_arguments(parser: Parser) -> None:
-    parser.add_argument("path", metavar="RUN_DIR", type=Path)
+    parser.add_argument("path", metavar="RUN_OR_EXPORT_DIR", type=Path)
     parser.add_argument("--task", action="append", default=[], metavar="T", help="default: all")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="each task goes to DIR/TASK")
     parser.add_argument("--overwrite", action="store_true", help="replace earlier exports")
+    where = "also upload to this repository of the hub, private if it is new; several tasks go to REPO-TASK each"
+    parser.add_argument("--push-to-hub", metavar="REPO", help=where)
     _add_weights(parser)
 
 
@@ -347,7 +349,8 @@ def _predict(arguments: argparse.Namespace) -> None:
 def _export(arguments: argparse.Namespace) -> None:
     from mtl.inference import export
 
-    export(arguments.path, arguments.task, arguments.output, weights=arguments.weights, overwrite=arguments.overwrite)
+    options = {name: getattr(arguments, name) for name in ("weights", "overwrite", "push_to_hub")}
+    export(arguments.path, arguments.task, arguments.output, **options)
 
 
 def _validate(arguments: argparse.Namespace) -> int:

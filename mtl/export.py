@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +13,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 
+from mtl.card import CARD_FILE, model_card
 from mtl.config import Run, dump_tasks
 from mtl.data import load_tokenizer, usable_length
-from mtl.errors import Problem, UserError, listed, nearest, printable
-from mtl.files import new_directory
+from mtl.errors import Problem, UserError, listed, nearest
+from mtl.facts import Facts
+from mtl.files import new_directory, write_file
 from mtl.model import HEADS_FILE, MultiTaskModel, head_tensors, load_model, quiet_transformers
 from mtl.preflight import RUN_FILE, read_run, read_task
 from mtl.taskdef import TaskDef
@@ -67,24 +67,15 @@ def save_model(model: MultiTaskModel, tokenizer: Any, folder: Path) -> None:
         save_file(head_tensors(model), new / HEADS_FILE)
 
 
-def save_export(
-    loaded: Loaded,
-    name: str,
-    folder: Path,
-    metrics: Mapping[str, Any],
-    *,
-    verify: bool,
-    single: Mapping[str, Any] | None = None,
-) -> None:
+def save_export(loaded: Loaded, name: str, folder: Path, facts: Facts, *, verify: bool) -> None:
     """Writes one task as a plain Transformers model, complete or not at all.
 
     Args:
         loaded: Model, tokenizer and task.
         name: The task's name.
         folder: Where to; an earlier export there is replaced.
-        metrics: Split to its metrics, for the model card.
+        facts: What is known of the model, for its card.
         verify: Whether to reload the export and compare logits.
-        single: The same of the task trained alone, if it was.
 
     Raises:
         ExportError: The reloaded logits differ by more than `TOLERANCE`.
@@ -94,12 +85,18 @@ def save_export(
             loaded.model.save_pretrained(new)
         loaded.tokenizer.save_pretrained(new)
         (new / TASK_FILE).write_text(dump_tasks({name: loaded.task}), encoding="utf-8")
-        (new / "README.md").write_text(model_card(name, loaded.task, metrics, single), encoding="utf-8")
+        (new / CARD_FILE).write_text(model_card(name, loaded.task, facts), encoding="utf-8")
         difference = largest_difference(loaded, new) if verify else 0.0
         if not difference <= TOLERANCE:
             raise ExportError(
                 f"{name}: the reloaded export differs by {difference:.2g} in its logits; nothing was written"
             )
+
+
+def renew_card(folder: Path, name: str, task: TaskDef, facts: Facts) -> None:
+    """Writes an export's model card anew, if the export is there."""
+    if (folder / TASK_FILE).is_file():
+        write_file(folder / CARD_FILE, model_card(name, task, facts))
 
 
 @torch.inference_mode()
@@ -133,69 +130,6 @@ def task_of(model: MultiTaskModel, name: str, task: TaskDef, tokenizer: Any) -> 
     tokenizer = copy.deepcopy(tokenizer)  # the limit below is this task's alone
     tokenizer.model_max_length = min(task.max_length, usable_length(tokenizer, task_model.config))
     return Loaded(task, task_model, tokenizer)
-
-
-def model_card(name: str, task: TaskDef, metrics: Mapping[str, Any], single: Mapping[str, Any] | None = None) -> str:
-    """The export's README: what it is, how well it does (beside training alone, if known), how to load it."""
-    columns = task.data.columns
-    inputs = code_span(columns.text_a) + (f" and {code_span(columns.text_b)}" if columns.text_b else "")
-    output = {
-        "classification": f"one of {listed([code_span(label) for label in task.labels], 40)}",
-        "regression": "one number",
-        "ranking": "one score; the candidates of a query are ordered by it",
-    }[task.type]
-    lines = [
-        "---",
-        "library_name: transformers",
-        f"pipeline_tag: {'text-ranking' if task.type == 'ranking' else 'text-classification'}",
-        "---",
-        "",
-        f"# {name}",
-        "",
-        f"A {task.type} model: {inputs} in, {output} out; inputs of at most {task.max_length} tokens.",
-        "",
-    ]
-    for split, values in metrics.items():
-        alone = (single or {}).get(split)
-        more = " trained alone |" if alone else ""
-        lines += [f"| {split} | value |{more}", f"|---|---|{'---|' if alone else ''}"]
-        lines += [
-            f"| {key} | {_cell(value)} |" + (f" {_cell(alone[key])} |" if alone else "")
-            for key, value in values.items()
-        ]
-        lines.append("")
-    lines += ["```python", *_usage(task), "```", ""]
-    return "\n".join(lines)
-
-
-def _cell(value: float) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else f"{value:,}"
-
-
-def code_span(text: str) -> str:
-    """A text of the user's data in Markdown, where nothing in it is markup."""
-    text = printable(text)
-    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
-    pad = " " if text[:1] in ("`", " ", "") or text[-1:] in ("`", " ") else ""
-    return f"{fence}{pad}{text}{pad}{fence}"
-
-
-def _usage(task: TaskDef) -> list[str]:
-    if task.type == "ranking":
-        return [
-            "from sentence_transformers import CrossEncoder",
-            "",
-            'model = CrossEncoder("path/to/this/directory")',
-            'scores = model.predict([("query", "first candidate"), ("query", "second candidate")])',
-        ]
-    texts = '"first text", "second text"' if task.is_pair else '"a text"'
-    return [
-        "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
-        "",
-        'model = AutoModelForSequenceClassification.from_pretrained("path/to/this/directory")',
-        'tokenizer = AutoTokenizer.from_pretrained("path/to/this/directory")',
-        f'logits = model(**tokenizer({texts}, truncation=True, return_tensors="pt")).logits',
-    ]
 
 
 def load_tasks(path: Path, names: list[str], weights: str) -> dict[str, Loaded]:

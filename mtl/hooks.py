@@ -20,10 +20,12 @@ from mtl.evaluate import (
     split_outputs,
     write_predictions,
 )
-from mtl.export import save_export, task_of
+from mtl.export import renew_card, save_export, task_of
+from mtl.facts import Facts, read_facts
 from mtl.files import write_file
 from mtl.predictions import predictions_file, read_predictions
 from mtl.ready import Ready
+from mtl.runrecord import Provenance, read_provenance
 from mtl.state import TrainState
 
 RESULTS_FILE = "results.json"
@@ -76,8 +78,18 @@ class RunHooks:
         metrics = {
             split: score(self.run.tasks[task], o, self.splits[task][split]) for split, o in self._outputs[task].items()
         }
+        facts = Facts(
+            weights="best",
+            step=step,
+            steps=self.plan.steps,
+            metrics=metrics,
+            baselines=self._baselines[task],
+            data=self._data_facts(task),
+            run=self.run,
+            provenance=read_provenance(self.output) or Provenance(),
+        )
         loaded = task_of(whole, task, self.run.tasks[task], self.tokenizer)
-        save_export(loaded, task, self.output / "best" / task, metrics, verify=False)
+        save_export(loaded, task, self.output / "best" / task, facts, verify=False)
 
     def checkpoint(self, checkpoint: Checkpoint) -> None:
         if not self.processes.is_main:
@@ -130,6 +142,13 @@ class RunHooks:
         if self.processes.is_main:
             write_file(self.output / RESULTS_FILE, json.dumps(results, indent=1))
         return results
+
+    def renew_cards(self, results: Mapping[str, Any]) -> None:
+        """Adds to the cards of the best steps what is known at the end: intervals, and how long the run was."""
+        if self.processes.is_main:
+            for name, task in self.run.tasks.items():
+                facts = read_facts(name, self.output, self.run, results)
+                renew_card(self.output / "best" / name, name, task, facts)
 
     @cached_property
     def _baselines(self) -> dict[str, Any]:

@@ -18,16 +18,17 @@ from mtl.data import Examples, prepare
 from mtl.errors import Problem, UserError, counted
 from mtl.evaluate import Outputs, prediction_records, score, score_intervals, split_outputs, write_predictions
 from mtl.export import Loaded, load_tasks, run_of, save_export
+from mtl.facts import Facts, read_facts
 from mtl.files import refuse_links, write_file
 from mtl.intervals import Interval
 from mtl.precision import autocast, precision_problems
 from mtl.predictions import Predictions, predictions_file
 from mtl.preflight import check_data
+from mtl.push import check_push, push
 from mtl.report import interval, number, read_results, table
 from mtl.source import SUFFIXES, Source
 from mtl.taskdef import NAME, TaskDef
 
-MEASURED = {"best": "tasks", "final": "last"}  # weights to where a run's results hold their metrics
 Say = Callable[[str], None]
 
 
@@ -212,31 +213,51 @@ def _merged(records: dict[str, Iterator[dict[str, Any]]]) -> Iterator[dict[str, 
         yield row
 
 
-def export(path: Path, names: list[str], output: Path, *, weights: str, overwrite: bool, say: Say = print) -> None:
+def export(
+    path: Path,
+    names: list[str],
+    output: Path,
+    *,
+    weights: str,
+    overwrite: bool,
+    push_to_hub: str | None = None,
+    say: Say = print,
+) -> None:
     """Writes tasks of a run as standalone models to `output/TASK`, each verified, and prints a table.
 
+    Args:
+        path: A run directory; or an export's, of which the card of the new one knows the definition alone.
+        names: Tasks; all when empty.
+        output: Where to.
+        weights: Of a run, `best`, `final` or `teacher`.
+        overwrite: Whether earlier exports are replaced.
+        push_to_hub: Repository on the hub that is written too; with several tasks one for each, `REPO-TASK`.
+        say: Where lines for people go.
+
     Raises:
-        UserError: No run, no such task, or a directory in use.
+        UserError: No such run, export or task, a directory in use, or no access to the hub.
+        StorageError: Something could not be written, here or on the hub.
     """
     run = run_of(path)
-    if run is None:
-        raise UserError.of(str(path), "is no run directory")
     loaded = load_tasks(path, names, weights)
+    repositories = {} if push_to_hub is None else check_push(push_to_hub, list(loaded))
     used = [name for name in loaded if (output / name).exists()]
     if output.exists() and not output.is_dir():
         raise UserError.of("--output", f"{output} is a file; name a directory")
     if used and not overwrite:
         raise UserError(Problem("--output", f"{output / name} exists; --overwrite replaces it") for name in used)
-    results = read_results(path)
+    results = read_results(path) if run else {}
     rows: list[tuple[Any, ...]] = []
     for name, item in loaded.items():
-        metrics = results[MEASURED[weights]].get(name, {}) if weights in MEASURED else {}
-        single = results.get("single", {}).get(name) if weights == "best" else None
-        save_export(item, name, output / name, metrics, verify=True, single=single)
-        rows.append((name, *_headline(item.task, metrics, results["baselines"].get(name, {})), str(output / name)))
+        facts = read_facts(name, path, run, results, weights) if run else Facts()
+        save_export(item, name, output / name, facts, verify=True)
+        rows.append((name, *_headline(item.task, facts), str(output / name)))
     say(table(("task", "metric", "value", "baseline", "model"), rows))
+    for name, repository in repositories.items():
+        say(f"pushed: {push(output / name, repository, name)}")
 
 
-def _headline(task: TaskDef, metrics: dict[str, Any], baselines: dict[str, Any]) -> list[str]:
+def _headline(task: TaskDef, facts: Facts) -> list[str]:
     metric = task.metrics[0]
-    return [metric, *(number(values.get("validation", {}).get(metric)) for values in (metrics, baselines))]
+    parts = (facts.metrics, facts.baselines)
+    return [metric, *(number(values.get("validation", {}).get(metric)) for values in parts)]

@@ -77,6 +77,7 @@ def run_phase(
             if model is not None and (whole := ready.whole(model)) is not None:
                 save_model(whole, ready.tokenizer, output / name)
         results = hooks.store_results(state, intervals=hooks.intervals() if processes.is_main else {})
+        hooks.renew_cards(results)
     display.say(results_table(results, ready.run.tasks, output), "quiet")
     return results
 

@@ -138,6 +138,8 @@ class _Results(BaseModel, strict=True):
     tasks: _BySplit
     intervals: dict[str, dict[str, dict[str, Annotated[list[float], Len(2, 2)]]]] = {}
     best_steps: dict[str, int] = {}
+    task_steps: dict[str, int] = {}
+    single: _BySplit = {}
     last: _BySplit = {}
     baselines: _BySplit = {}
     data: dict[str, dict[str, dict[str, int]]] = {}

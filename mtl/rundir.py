@@ -15,7 +15,10 @@ from mtl.config import Run, dump_tasks, dump_yaml
 from mtl.data import Examples
 from mtl.errors import Problem, UserError
 from mtl.files import empty_directory, refuse_links, write_file
+from mtl.origin import Origin, Phase, find_origin
 from mtl.preflight import PROVENANCE_FILE, RUN_FILE, TASKS_FILE, Checked, check_output, read_run
+from mtl.report import read_results
+from mtl.runrecord import read_provenance
 
 INDIFFERENT = ("num_proc",)  # settings that a resumed run may change
 RECORDED_PACKAGES = (
@@ -56,6 +59,7 @@ def start_directory(
         return
     empty_directory(output)
     sources = {f"{n}/{split}": source for n, parts in checked.data.sources.items() for split, source in parts.items()}
+    origin = origin_of(checked)
     provenance = {
         "command": None if command is None else list(command),
         "seed": run.config.train.seed,
@@ -63,6 +67,7 @@ def start_directory(
         "platform": platform.platform(),
         "versions": {package: installed_version(package) for package in RECORDED_PACKAGES},
         "git_revision": git_revision(),
+        "origin": None if origin is None else origin.model_dump(),
         "data": found,
         "contents": {place: source.fingerprint() for place, source in sources.items()},
         "sources": {place: str(source) for place, source in sources.items()},
@@ -71,6 +76,21 @@ def start_directory(
     write_file(output / PROVENANCE_FILE, json.dumps(provenance, indent=1))
     write_file(output / TASKS_FILE, dump_tasks(run.tasks))
     write_file(output / RUN_FILE, dump_yaml(run.config.model_dump()))
+
+
+def origin_of(checked: Checked) -> Origin | None:
+    """Where the run's encoder comes from; in adaptation, what the run that trained it knows, if it knows it."""
+    if checked.run.config.phase == "train":
+        return find_origin(checked.run.config.encoder, checked.encoder)
+    before = Path(checked.encoder).parent
+    try:
+        provenance, results = read_provenance(before), read_results(before)
+    except UserError:
+        return None
+    if provenance is None or provenance.origin is None:
+        return None
+    phases = [*provenance.origin.phases, Phase(tasks=list(results["tasks"]), steps=results["steps"])]
+    return provenance.origin.model_copy(update={"phases": phases})
 
 
 def fingerprints(splits: Splits) -> dict[str, str]:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from mtl.config import Run
 from mtl.errors import UserError
+from mtl.origin import Origin
 from mtl.preflight import PROVENANCE_FILE, RUN_FILE, TASKS_FILE, read_run
 from mtl.report import read_results
 from mtl.source import MAX_LINE
@@ -37,6 +38,7 @@ class Provenance(BaseModel):
     platform: str | None = None
     versions: dict[str, str | None] = {}
     git_revision: str | None = None
+    origin: Origin | None = None
     data: dict[str, str] = {}
     contents: dict[str, str] = {}
     sources: dict[str, str] = {}
@@ -98,10 +100,8 @@ def read_record(run_dir: Path) -> RunRecord:
         run = read_run(run_dir)
     else:
         notes.append(f"{RUN_FILE} or {TASKS_FILE} is missing: tasks and data of this run are unknown")
-    provenance = Provenance()
-    if (run_dir / PROVENANCE_FILE).is_file():
-        provenance = _read_provenance(run_dir / PROVENANCE_FILE)
-    else:
+    provenance = read_provenance(run_dir)
+    if provenance is None:
         notes.append(f"{PROVENANCE_FILE} is missing: where this run comes from is unknown")
     log = Log()
     if (run_dir / METRICS_FILE).is_file():
@@ -110,10 +110,18 @@ def read_record(run_dir: Path) -> RunRecord:
         notes.append(f"{METRICS_FILE} is missing: there is nothing to draw of the training")
     if not results["tasks"]:
         notes.append("nothing was evaluated yet")
-    return RunRecord(run_dir, results, run, provenance, log, notes)
+    return RunRecord(run_dir, results, run, provenance or Provenance(), log, notes)
 
 
-def _read_provenance(path: Path) -> Provenance:
+def read_provenance(run_dir: Path) -> Provenance | None:
+    """Reads a run's `provenance.json`, if there is one.
+
+    Raises:
+        UserError: It is damaged.
+    """
+    path = run_dir / PROVENANCE_FILE
+    if not path.is_file():
+        return None
     try:
         return TypeAdapter(Provenance).validate_python(json.loads(path.read_text(encoding="utf-8")))
     except ValidationError as error:

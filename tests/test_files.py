@@ -24,6 +24,7 @@ from mtl.checkpoint import Checkpoint, load_checkpoint, load_newest, save_checkp
 from mtl.cli import main
 from mtl.errors import StorageError, UserError
 from mtl.export import Loaded, load_tasks, save_export
+from mtl.facts import Facts
 from mtl.files import LOCK_FILE, empty_directory, locked, new_directory, new_file, refuse_links, write_file
 
 
@@ -147,14 +148,14 @@ def test_a_full_disk_at_any_stage_of_an_export_leaves_the_one_before(loaded: Loa
     folder = tmp_path / "mood"
     with pytest.MonkeyPatch.context() as patch:
         failing = Failing(patch, tmp_path)
-        save_export(loaded, "mood", folder, {}, verify=True)
+        save_export(loaded, "mood", folder, Facts(), verify=True)
         before, stages = content(tmp_path), failing.stages
         assert stages >= 6
         for stage in range(1, stages + 1):
             failing.at(stage)
             with pytest.raises(StorageError, match="No space left on device"):
-                save_export(loaded, "mood", folder, {"validation": {"n": 1}}, verify=False)
-            if "| n | 1 |" in (folder / "README.md").read_text():
+                save_export(loaded, "mood", folder, Facts(weights="teacher"), verify=False)
+            if "teacher" in (folder / "README.md").read_text():
                 assert stage == stages
             else:
                 assert content(tmp_path) == before
@@ -171,7 +172,7 @@ def test_a_library_s_failure_is_told_as_one_of_the_disk(
     if what == "save_file":
         monkeypatch.setattr(loaded.model, "save_pretrained", fail)
     with pytest.raises(StorageError, match="Disk quota exceeded"):
-        save_export(loaded, "mood", tmp_path / "mood", {}, verify=False)
+        save_export(loaded, "mood", tmp_path / "mood", Facts(), verify=False)
     assert list(tmp_path.iterdir()) == []
 
 

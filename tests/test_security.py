@@ -20,9 +20,9 @@ import yaml
 from conftest import write_jsonl
 
 from mtl import source
+from mtl.card import code_span
 from mtl.checkpoint import MANIFEST_FILE, _digest
 from mtl.cli import main
-from mtl.export import code_span
 from mtl.source import Source, read_rows
 
 Payload = Callable[[], bytes]
@@ -87,7 +87,7 @@ def reseal(checkpoint: Path) -> None:
 READ_BY = {
     "run.yml": ["resume", "evaluate", "export", "adapt"],
     "task_defs.yml": ["resume", "evaluate", "export", "adapt"],
-    "provenance.json": ["resume", "report"],
+    "provenance.json": ["resume", "report", "export"],
     "results.json": ["report", "export"],
     "metrics.jsonl": ["resume", "report"],
     "predictions/mood.validation.jsonl": ["report"],

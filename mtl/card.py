@@ -1,0 +1,369 @@
+"""Model cards: what a model is, how well it does and on what, how it was trained, its limits, and how to use it.
+
+A card tells what its run recorded. What was not recorded is left out, and nothing is looked up or guessed. Texts of
+users (labels, columns, files) stand in code spans, never in tables or metadata, and of paths the last part alone, as a
+card may be published. Metadata is that of the Hugging Face hub's model cards, written by a YAML dumper.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+from mtl.config import dump_yaml
+from mtl.encoder import HUB_ID, PACKAGE
+from mtl.errors import counted, listed, printable
+from mtl.facts import Facts
+from mtl.heads import stored_head
+from mtl.leaks import KINDS, Leak
+from mtl.origin import Licence, Origin
+from mtl.report import interval
+from mtl.runrecord import Provenance
+from mtl.taskdef import NAME, TaskDef
+
+CARD_FILE = "README.md"
+LABELS_SHOWN = 100
+CONFIG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")  # a data set's configuration that metadata may name
+DIGEST = re.compile(r"[A-Za-z0-9]{8,128}")
+PLACE = "path/to/this/directory"  # in the example
+
+
+def model_card(name: str, task: TaskDef, facts: Facts) -> str:
+    """The text of a model's README.md."""
+    sections = {
+        "": _summary(task),
+        "Use": _use(task),
+        "Results": _results(task, facts),
+        "Training": _training(name, task, facts),
+        "Data": _data(name, task, facts),
+        "Limits": _limits(name, task, facts),
+        "Licence": _licence(facts.origin),
+        "Made with": _versions(facts.provenance),
+    }
+    lines = ["---", dump_yaml(metadata(name, task, facts)).rstrip(), "---", "", f"# {name}", ""]
+    for title, body in sections.items():
+        if body:
+            lines += [*([f"## {title}", ""] if title else []), *body, ""]
+    return "\n".join(lines)
+
+
+def code_span(text: str) -> str:
+    """A text of the user's data in Markdown, where nothing in it is markup."""
+    text = printable(text)
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    pad = " " if text[:1] in ("`", " ", "") or text[-1:] in ("`", " ") else ""
+    return f"{fence}{pad}{text}{pad}{fence}"
+
+
+# Metadata: https://github.com/huggingface/hub-docs/blob/main/modelcard.md
+
+# Our name of a metric to the hub's, where it is another one.
+HUB_METRICS = {"mcc": "matthews_correlation", "macro_f1": "f1", "pearson": "pearsonr", "spearman": "spearmanr"}
+
+
+def metadata(name: str, task: TaskDef, facts: Facts) -> dict[str, Any]:
+    """The card's metadata; keys of which nothing is known are left out."""
+    ranking, tasks = task.type == "ranking", facts.run.tasks if facts.run else {name: task}
+    origin, results = facts.origin, _model_index(name, task, facts)
+    licence = origin.licence if origin else None
+    together = len(tasks) > 1 or bool(origin and any(len(phase.tasks) > 1 for phase in origin.phases))
+    pipeline = _pipeline(task)
+    values = {
+        "license": licence.id if licence else None,
+        "license_name": licence.name if licence else None,
+        "license_link": licence.link if licence else None,
+        "base_model": origin.hub_id if origin else None,
+        "base_model_relation": "finetune" if origin and origin.hub_id else None,
+        "datasets": list(dict.fromkeys(found for t in tasks.values() if (found := _data_set(t)))),
+        "metrics": list(dict.fromkeys(HUB_METRICS.get(metric, metric) for metric in task.metrics)),
+        "pipeline_tag": pipeline,
+        "library_name": "sentence-transformers" if ranking else "transformers",
+        "tags": [
+            "mtl-toolkit",
+            *(["multi-task-learning"] if together else []),
+            *(["cross-encoder", "reranker"] if ranking else []),
+            *(["regression"] if task.type == "regression" else []),
+        ],
+        "model-index": [{"name": name, "results": results}] if results else None,
+    }
+    return {key: value for key, value in values.items() if value}
+
+
+def _pipeline(task: TaskDef) -> str:
+    return "text-ranking" if task.type == "ranking" else "text-classification"
+
+
+def _data_set(task: TaskDef) -> str | None:
+    """The task's data set, if it is one of the hub's."""
+    hub = task.data.hub
+    return hub if hub and HUB_ID.fullmatch(hub) else None
+
+
+def _model_index(name: str, task: TaskDef, facts: Facts) -> list[dict[str, Any]]:
+    found, data = [], task.data
+    for split, values in facts.metrics.items():
+        metrics: list[dict[str, Any]] = [
+            {
+                "type": HUB_METRICS.get(metric, metric),
+                "value": values[metric],
+                "name": metric,
+                **({"args": {"average": "macro"}} if metric == "macro_f1" else {}),
+            }
+            for metric in task.metrics
+            if _is_number(values.get(metric))
+        ]
+        target = data.splits.get(split, split)
+        if metrics and NAME.fullmatch(split):
+            data_set = {
+                "name": name,
+                "type": _data_set(task) or "unknown",
+                **({"config": data.config} if _data_set(task) and CONFIG.fullmatch(data.config or "") else {}),
+                "split": target if NAME.fullmatch(target) else split,
+            }
+            found.append({"task": {"type": _pipeline(task), "name": name}, "dataset": data_set, "metrics": metrics})
+    return found
+
+
+# Sections
+
+
+def _summary(task: TaskDef) -> list[str]:
+    columns = task.data.columns
+    inputs = code_span(columns.text_a) + (f" and {code_span(columns.text_b)}" if columns.text_b else "")
+    output = {
+        "classification": f"one of {len(task.labels):,} labels out",
+        "regression": "one number out",
+        "ranking": "one score out, by which the candidates of a query are ordered",
+    }[task.type]
+    lines = [f"A {task.type} model: {inputs} in, {output}; inputs of at most {task.max_length} tokens."]
+    if task.labels:
+        spans = listed([code_span(label) for label in task.labels], LABELS_SHOWN)
+        lines += ["", f"Labels, in the order of the logits: {spans}."]
+    return lines
+
+
+def _use(task: TaskDef) -> list[str]:
+    place = f'"{PLACE}"'
+    where = "# or the id of its repository on the hub"
+    if task.type == "ranking":
+        code = [
+            "from sentence_transformers import CrossEncoder",
+            "",
+            f"model = CrossEncoder({place})  {where}",
+            'print(model.rank("the query", ["one candidate", "another candidate"]))  # best first',
+        ]
+    else:
+        text = '{"text": "first text", "text_pair": "second text"}' if task.is_pair else '"a text"'
+        comment = "the number is `score`" if task.type == "regression" else "top_k=None gives all labels"
+        code = [
+            "from transformers import pipeline",
+            "",
+            f'model = pipeline("text-classification", model={place})  {where}',
+            f"print(model({text}, truncation=True))  # {comment}",
+        ]
+    more = "`AutoModelForSequenceClassification` and `AutoTokenizer` load it too; `task.yml` is the task's definition."
+    return ["```python", *code, "```", "", more]
+
+
+def _results(task: TaskDef, facts: Facts) -> list[str]:
+    of = f" of {facts.steps:,}" if facts.steps is not None else ""
+    lines = []
+    if facts.weights == "teacher":
+        lines = ["These are the weights of the proximal term's teacher, a slow average; they were not evaluated.", ""]
+    elif facts.step is not None and facts.weights == "final":
+        lines = [f"After the last step, {facts.step:,}.", ""]
+    elif facts.step is not None:
+        chosen = f"chosen by `{task.metrics[0]}` on {_deciding(facts)}"
+        lines = [f"At the task's best step, {facts.step:,}{of}: {chosen}.", ""]
+    for split, values in facts.metrics.items():
+        if NAME.fullmatch(split):
+            lines += _table(task, split, values, facts)
+    unit = "queries" if task.type == "ranking" else "rows"
+    columns = [
+        *([f"the intervals are bootstraps of the {unit}"] if facts.intervals else []),
+        *(["the baseline is a guess that reads no text"] if facts.metrics and facts.baselines else []),
+        *(["“trained alone” is the same encoder on this task only, for as many steps"] if facts.single else []),
+    ]
+    text = "; ".join(columns)
+    return [*lines, f"{text[:1].upper()}{text[1:]}."] if columns else lines[:-1]
+
+
+def _deciding(facts: Facts) -> str:
+    return "rows held out of the training data" if facts.run and facts.run.config.train.holdout else "`validation`"
+
+
+def _table(task: TaskDef, split: str, values: Mapping[str, Any], facts: Facts) -> list[str]:
+    """One split's metrics, in columns of what is known."""
+    spread, guess, alone = (part.get(split, {}) for part in (facts.intervals, facts.baselines, facts.single))
+    columns = {
+        f"metric on `{split}`": [f"`{metric}`" for metric in task.metrics],
+        "value": [_value(values.get(metric)) for metric in task.metrics],
+        "95 % interval": [interval(spread.get(metric)) for metric in task.metrics] if spread else [],
+        "baseline": [_value(guess.get(metric)) for metric in task.metrics] if guess else [],
+        "trained alone": [_value(alone.get(metric)) for metric in task.metrics] if alone else [],
+    }
+    shown = {title: cells for title, cells in columns.items() if cells}
+    rows = [list(shown), ["---"] * len(shown), *zip(*shown.values(), strict=True)]
+    lines = [*("| " + " | ".join(row) + " |" for row in rows), ""]
+    counts = [
+        counted(int(values[key]), noun, plural)
+        for key, noun, plural in (
+            ("n", "row", "rows"),
+            ("queries", "query", "queries"),
+            ("queries_without_relevant", "query without a relevant candidate", "queries without a relevant candidate"),
+        )
+        if _is_number(values.get(key)) and (values[key] or key == "n")
+    ]
+    return [f"On `{split}`: {', '.join(counts)}.", "", *lines] if counts else lines
+
+
+def _training(name: str, task: TaskDef, facts: Facts) -> list[str]:
+    run, origin = facts.run, facts.origin
+    if run is None:
+        return []
+    config, trained = run.config, run.regularized(name) if name in run.tasks else task
+    lines = []
+    if origin is not None:
+        lines.append(f"- Encoder: {_encoder(origin.encoder, origin.hub_id)}.")
+        lines += [
+            f"- Trained before on {listed([code_span(other) for other in phase.tasks], LABELS_SHOWN)}"
+            f"{', together,' if len(phase.tasks) > 1 else ''} for {counted(phase.steps, 'step')}."
+            for phase in origin.phases
+        ]
+    others = [f"`{other}` ({run.tasks[other].type})" for other in run.tasks if other != name]
+    if others:
+        lines.append(f"- One encoder with other tasks, each with a head of its own: {listed(others, LABELS_SHOWN)}.")
+    elif config.phase == "adapt":
+        taken = stored_head(config.head, name)
+        began = "new" if taken is None else "reused" if taken == name else f"taken from {code_span(taken)}"
+        lines.append(f"- Adapted to this task alone; its head was {began}.")
+    if facts.steps is not None:
+        own = f", {facts.own_steps:,} of them on this task" if facts.own_steps is not None else ""
+        lines.append(f"- {counted(facts.steps, 'optimizer step')}{own}; seed {config.train.seed}.")
+    sections = {
+        "task": trained.model_dump(include=set(TASK_SETTINGS), exclude_none=True),
+        "SMART, R_s ([1911.03437](https://arxiv.org/abs/1911.03437))": _regularizer(trained.smart),
+        "proximal term, D (same source)": _regularizer(trained.proximal),
+        "run": config.train.model_dump(include=set(RUN_SETTINGS), exclude_none=True),
+        "optimizer": config.optimizer.model_dump(),
+        "schedule": config.schedule.model_dump(),
+        "sampling": config.sampling.model_dump() if others else {},
+    }
+    lines += ["", "| part | settings |", "|---|---|"]
+    return lines + [f"| {title} | {_settings(values)} |" for title, values in sections.items() if values]
+
+
+TASK_SETTINGS = ("loss", "weight", "dropout", "batch_size", "batch_tokens", "max_length", "learning_rate")
+RUN_SETTINGS = (
+    *("precision", "clip_norm", "accumulation", "tasks_per_step", "loss_scaling"),
+    *("train_size", "train_fraction", "holdout"),
+)
+
+
+def _regularizer(settings: Any) -> dict[str, Any] | str:
+    return settings.model_dump(exclude_none=True) if settings.weight > 0 else "off"
+
+
+def _settings(values: dict[str, Any] | str) -> str:
+    if isinstance(values, str):
+        return values
+    return code_span(", ".join(f"{key}: {value}" for key, value in values.items()))
+
+
+def _encoder(spec: str, hub_id: str | None) -> str:
+    if hub_id is not None or spec.startswith(PACKAGE):
+        return code_span(spec)
+    return f"a local directory, {code_span(PurePath(spec).name)}"
+
+
+def _data(name: str, task: TaskDef, facts: Facts) -> list[str]:
+    data, columns = task.data, task.data.columns
+    config = f", configuration {code_span(data.config)}" if data.config else ""
+    source = f"The data set {code_span(data.hub)} of the hub{config}" if data.hub else "Local files"
+    used = [columns.text_a, columns.text_b, columns.label, columns.group]
+    lines = [f"{source}; columns {', '.join(code_span(column) for column in used if column)}.", ""]
+    for split in dict.fromkeys([*data.splits, *filter(NAME.fullmatch, facts.data)]):
+        target = data.splits.get(split)
+        place = PurePath((data.files or {}).get(target, target)).name if target else "out of the training data"
+        counts = facts.data.get(split, {})
+        known = [
+            f"{int(counts[key]):,} {words}"
+            for key, words in DATA_COUNTS.items()
+            if _is_number(counts.get(key)) and (counts[key] or key == "rows")
+        ]
+        digest = facts.provenance.contents.get(f"{name}/{split}", "")
+        known += [f"fingerprint `{digest}`"] if DIGEST.fullmatch(digest) else []
+        lines.append(f"- `{split}` ({code_span(place)}){': ' if known else ''}{', '.join(known)}")
+    if any(DIGEST.fullmatch(digest) for digest in facts.provenance.contents.values()):
+        what = "the one that the `datasets` library gives" if data.hub else "the SHA-256 of the file"
+        lines += ["", f"A fingerprint is {what}{', or of a local copy its SHA-256' if data.hub else ''}."]
+    return lines
+
+
+DATA_COUNTS = {
+    "rows": "rows",
+    "truncated": "of them truncated",
+    "unlabelled": "without a label left out",
+    "dropped": "left out that stand in evaluation rows",
+}
+
+
+def _limits(name: str, task: TaskDef, facts: Facts) -> list[str]:
+    measured = "Nothing was measured but what stands above: no other kinds of text, languages, or groups of people."
+    lines = [f"- {measured if facts.metrics else 'How well it does is not known here.'}"]
+    if facts.weights == "best" and facts.metrics:
+        lines.append(f"- The best step was chosen by {_deciding(facts)}, so that values there are slightly too good.")
+    if facts.intervals:
+        lines.append("- The intervals say how values vary with the rows evaluated, not with the seed: this is one run.")
+    if facts.run is None or facts.run.config.leaks != "drop":
+        for leak in facts.provenance.leaks:
+            train, evaluation, rows = leak.get("train"), leak.get("evaluation"), leak.get("rows")
+            if isinstance(train, str) and str(evaluation).startswith(f"{name}/") and isinstance(rows, int):
+                kind = leak["kind"] if leak.get("kind") in KINDS else "alike"
+                lines.append(f"- Seen in training: {Leak(code_span(train), code_span(str(evaluation)), rows, kind)}.")
+    if facts.run is not None and facts.run.config.leaks == "ignore":
+        lines.append("- Whether evaluation rows stand in training rows was not looked for.")
+    lines.append(f"- Longer inputs than {task.max_length} tokens are cut.")
+    lines.append(
+        {
+            "classification": "- Probabilities were not calibrated, and one of the labels always wins.",
+            "regression": "- Numbers have no bounds: they may lie outside those of the training data.",
+            "ranking": "- Scores order the candidates of one query; between queries they cannot be compared.",
+        }[task.type]
+    )
+    return lines
+
+
+def _licence(origin: Origin | None) -> list[str]:
+    licence = origin.licence if origin else None
+    if licence is None:
+        return ["No licence of the encoder is known here: see where it came from before you pass this model on."]
+    return [f"The encoder's card states {_licence_words(licence)}. The data has terms of its own."]
+
+
+def _licence_words(licence: Licence) -> str:
+    more = [code_span(part) for part in (licence.name, licence.link) if part]
+    return f"`{licence.id}`" + (f" ({', '.join(more)})" if more else "")
+
+
+def _versions(provenance: Provenance) -> list[str]:
+    known = {**provenance.versions, "Python": provenance.python, "git revision of the toolkit": provenance.git_revision}
+    return [
+        f"- {title if title in WORDS else code_span(title)} {code_span(version)}"
+        for title, version in known.items()
+        if version
+    ]
+
+
+WORDS = ("Python", "git revision of the toolkit")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _value(value: Any) -> str:
+    return f"{value:.4f}" if _is_number(value) else "–"

@@ -1,0 +1,81 @@
+"""Uploads exports to the Hugging Face hub, through its own library and its own login."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mtl.errors import Problem, StorageError, UserError, printable
+
+FLAG = "--push-to-hub"
+LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
+REFUSED = (401, 403, 404)  # by who the user is
+
+
+def check_push(repository: str, names: Sequence[str]) -> dict[str, str]:
+    """Says where each task would go; the network is not asked.
+
+    Args:
+        repository: What the user named: NAME, of whoever is logged in, or OWNER/NAME.
+        names: The tasks.
+
+    Returns:
+        Task to its repository: the one named, or for several tasks `REPOSITORY-TASK`.
+
+    Raises:
+        UserError: A name the hub does not take, or nobody is logged in.
+    """
+    from huggingface_hub import get_token
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    found = {name: repository if len(names) == 1 else f"{repository}-{name}" for name in names}
+    problems = []
+    for repo_id in found.values():
+        try:
+            validate_repo_id(repo_id)
+        except HFValidationError as error:
+            problems.append(Problem(FLAG, f"{repo_id!r} is no name of a repository: {_first_line(error)}"))
+    if get_token() is None:
+        problems.append(Problem(FLAG, f"nobody is logged in to the hub: {LOGIN}"))
+    if problems:
+        raise UserError(problems)
+    return found
+
+
+def push(folder: Path, repository: str, name: str) -> str:
+    """Uploads one export. A new repository is private, as the card and `task.yml` tell of the user's data and files:
+    making it public takes one click, taking it back does not work. One that exists stays as visible as it is.
+
+    Args:
+        folder: The export.
+        repository: Where to.
+        name: The task.
+
+    Returns:
+        The repository's address.
+
+    Raises:
+        UserError: Whoever is logged in may not write there.
+        StorageError: The hub cannot be reached, or fails.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # the latter is of its HTTP library, whichever it is
+
+    api, kept = HfApi(), f"the export in {folder} is complete"
+    try:
+        address = api.create_repo(repository, private=True, exist_ok=True)
+        api.upload_folder(repo_id=address.repo_id, folder_path=folder, commit_message=f"Export of {name}")
+    except HfHubHTTPError as error:
+        if error.response.status_code in REFUSED:
+            message = f"the hub does not let you write to {repository!r} ({_first_line(error)}); {LOGIN}; {kept}"
+            raise UserError.of(FLAG, message) from error
+        raise StorageError(f"{repository} cannot be written: {_first_line(error)}; {kept}") from error
+    except (HTTPError, OSError, RuntimeError, ValueError) as error:  # a failing upload comes as any of these
+        raise StorageError(f"{repository} cannot be written: {_first_line(error)}; {kept}") from error
+    return str(address)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return printable(lines[0].strip().rstrip(".") if lines else type(error).__name__)
