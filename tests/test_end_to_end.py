@@ -229,6 +229,7 @@ def test_adapt_to_a_known_and_to_a_new_task(
         scores["accuracy"]
         == json.loads((run_dir / "results.json").read_text())["last"]["mood"]["validation"]["accuracy"]
     ), "it is mood's head"
+    assert "its head was taken from `mood`" in (tmp_path / "borrowed" / "best" / "feeling" / "README.md").read_text()
     assert main(["export", str(new), "--output", str(tmp_path / "exported")]) == 0
     assert (tmp_path / "exported" / "feeling" / "config.json").is_file()
 
