@@ -85,7 +85,9 @@ def get_ready(checked: Checked, processes: Processes, *, bar: bool = True) -> Re
         UserError: The data cannot be used, the encoder not be loaded, or processes have different data.
     """
     run = checked.run
-    accelerator = processes.together(lambda: make_accelerator(run.config.train.precision))
+    accelerator = processes.together(
+        lambda: make_accelerator(run.config.train.precision, run.config.telemetry.trackers)
+    )
     tokenizer = load_tokenizer(checked.encoder, trust_remote_code=run.config.trust_remote_code)
     splits = processes.main_first(lambda: prepare_splits(checked, tokenizer, bar=bar))
     processes.require_same(fingerprints(splits), "the data of")

@@ -17,7 +17,7 @@ from mtl.errors import Problem, UserError
 from mtl.files import empty_directory, refuse_links, write_file
 from mtl.preflight import PROVENANCE_FILE, RUN_FILE, TASKS_FILE, Checked, check_output, read_run
 
-INDIFFERENT = ("num_proc",)  # settings that a resumed run may change
+INDIFFERENT = ("num_proc", "telemetry")  # settings and sections that a resumed run may change
 RECORDED_PACKAGES = (
     "mtl-toolkit",
     "torch",
@@ -102,7 +102,7 @@ def differences(new: Run, old: Run, where: str) -> list[Problem]:
     return [
         Problem("--resume", f"{key} is {after.get(key)!r}, but {where} says {before.get(key)!r}")
         for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and key not in INDIFFERENT
+        if before.get(key) != after.get(key) and key.split(".")[0] not in INDIFFERENT
     ]
 
 

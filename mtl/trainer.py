@@ -116,7 +116,7 @@ class Trainer:
             NonFiniteError: A term became NaN or infinite.
         """
         every = self.run.config.checkpoint.every or self.plan.evaluate_every
-        while self.state.step < self.plan.steps and not self._exhausted():
+        while not self.is_done:
             self.step(self.state.step)
             self.state.step += 1
             asked = self.processes.agreed(stop.received or 0)
@@ -125,15 +125,14 @@ class Trainer:
                 self._flush()
             if self.state.step % self.plan.evaluate_every == 0 or last:
                 self._evaluate()
-            done = last or self._exhausted()
-            if self.state.step % every == 0 or done or asked:
+            if self.state.step % every == 0 or self.is_done or asked:
                 self._checkpoint()
-            if asked and not done:
+            if asked and not self.is_done:
                 raise Interrupted(asked, f"stopped by signal {asked} after step {self.state.step:,}")
 
-    def _exhausted(self) -> bool:
-        patience = self.run.config.evaluation.patience
-        return patience is not None and self.state.stale >= patience
+    @property
+    def is_done(self) -> bool:
+        return self.state.is_done(self.plan.steps, self.run.config.evaluation.patience)
 
     def step(self, step: int) -> None:
         """One optimizer step on the step's tasks: forward and backward by micro-batch, one clipping, one update."""
