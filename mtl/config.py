@@ -159,10 +159,14 @@ class TelemetrySettings(Settings):
     Attributes:
         trackers: Names in `TRACKERS`, by way of Accelerate; TensorBoard and `metrics.jsonl` are always written.
         project: What the trackers file the run under.
+        gradient_cosine_every: Steps between measurements of the cosines between the tasks' gradients (default: never).
+        probe_rows: Training rows of each task that they are measured on.
     """
 
     trackers: list[TrackerName] = []
     project: Annotated[str, Field(min_length=1)] = "mtl"
+    gradient_cosine_every: Count | None = None
+    probe_rows: Count = 64
 
 
 class RunConfig(Settings):

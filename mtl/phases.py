@@ -146,6 +146,8 @@ def show_data_notes(checked: Checked, display: Display) -> None:
 def remarks(run: Run, splits: Splits) -> list[str]:
     """What a user should know about the data: truncation, rows left out, queries that teach nothing."""
     lines = []
+    if run.config.telemetry.gradient_cosine_every is not None and len(run.tasks) == 1:
+        lines.append("telemetry.gradient_cosine_every: there is one task only, whose gradient has no other to go with")
     for name, parts in splits.items():
         for split, examples in parts.items():
             share = float(examples.truncated.mean())

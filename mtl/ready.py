@@ -19,6 +19,7 @@ from mtl.objective import Objective
 from mtl.parts import few_shot, hold_out, without_leaks
 from mtl.plan import Plan, make_plan
 from mtl.preflight import Checked
+from mtl.probe import Probe
 from mtl.processes import Processes, make_accelerator
 from mtl.rundir import Splits, fingerprints
 from mtl.runlog import Writer
@@ -65,6 +66,9 @@ class Ready:
 
     def trainer(self, log: Writer, hooks: Hooks) -> Trainer:
         """The loop, which writes to a log and asks its surroundings through hooks."""
+        probe = None
+        if self.run.config.telemetry.gradient_cosine_every is not None and len(self.run.tasks) > 1:
+            probe = Probe(self.run, self.objective, self.streams, self.pad_id, self.processes)
         return Trainer(
             self.run,
             self.objective,
@@ -75,6 +79,7 @@ class Ready:
             log,
             hooks,
             self.processes,
+            probe,
         )
 
 

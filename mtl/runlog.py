@@ -7,11 +7,14 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Protocol
 
 from mtl.errors import UserError
 from mtl.files import append, storing
+from mtl.heat_map import heat_chart
+from mtl.pictures import pixels
 from mtl.trackers import Scalar, Trackers
 
 METRICS_FILE = "metrics.jsonl"
@@ -39,6 +42,8 @@ class Writer(Protocol):
 
     def evaluation(self, record: Mapping[str, Any]) -> None: ...
 
+    def gradients(self, record: Mapping[str, Any]) -> None: ...
+
     def finished(self, hyperparameters: Mapping[str, Scalar], best: Mapping[str, Any], step: int) -> None: ...
 
     def position(self) -> int: ...
@@ -52,6 +57,8 @@ class Silence:
     def step(self, record: Mapping[str, Any]) -> None: ...
 
     def evaluation(self, record: Mapping[str, Any]) -> None: ...
+
+    def gradients(self, record: Mapping[str, Any]) -> None: ...
 
     def finished(self, hyperparameters: Mapping[str, Scalar], best: Mapping[str, Any], step: int) -> None: ...
 
@@ -99,6 +106,16 @@ class RunLog:
         """Logs one evaluated split: step, task, split, metrics."""
         self._write({"event": "evaluation", **record})
         self._scalars(metric_tags("eval", record["task"], record["split"], record["metrics"]), record["step"])
+
+    def gradients(self, record: Mapping[str, Any]) -> None:
+        """Logs how the tasks' gradients lie to each other: step, tasks, cosines of each pair, norms."""
+        self._write({"event": "gradients", **record})
+        tasks, cosines, step = record["tasks"], record["cosines"], record["step"]
+        values = {f"cosine/{tasks[i]}/{tasks[j]}": cosines[i][j] for i, j in combinations(range(len(tasks)), 2)}
+        values |= {f"probe_norm/{task}": norm for task, norm in zip(tasks, record["norms"], strict=True)}
+        self._scalars({tag: value for tag, value in values.items() if value is not None}, step)
+        drawn = pixels(heat_chart("cosines", f"Gradient cosines after step {step:,}", tasks, cosines))
+        self._board.add_image("cosine", drawn, step, dataformats="HWC")
 
     def finished(self, hyperparameters: Mapping[str, Scalar], best: Mapping[str, Any], step: int) -> None:
         """Logs what the run was and what it came to, by which runs compare in TensorBoard's HPARAMS tab.

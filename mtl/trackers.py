@@ -12,6 +12,7 @@ from typing import Any
 
 from mtl.config import PER_TASK, Run, RunConfig
 from mtl.errors import Problem
+from mtl.launch import SHARDED
 
 Scalar = str | bool | int | float
 
@@ -31,7 +32,7 @@ class Tracker:
     forbidden: str = ""
 
 
-def tracker_problems(config: RunConfig) -> list[Problem]:
+def telemetry_problems(config: RunConfig) -> list[Problem]:
     """What of the section `telemetry` cannot be done here."""
     problems = []
     for name in config.telemetry.trackers:
@@ -39,6 +40,9 @@ def tracker_problems(config: RunConfig) -> list[Problem]:
         if not any(map(_is_installed, packages)):
             message = f"{name} is not installed: pip install {packages[0]}"
             problems.append(Problem("telemetry.trackers", message))
+    if config.telemetry.gradient_cosine_every is not None and SHARDED:
+        message = "does not work with FSDP: no process holds a whole gradient"
+        problems.append(Problem("telemetry.gradient_cosine_every", message))
     return problems
 
 

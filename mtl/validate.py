@@ -14,7 +14,7 @@ from mtl.preflight import Checked, Request, check_data, directory, read_config
 from mtl.report import dry_run_text, table
 from mtl.settings import Sourced
 from mtl.taskdef import TaskDef, read_task_defs
-from mtl.trackers import tracker_problems
+from mtl.trackers import telemetry_problems
 
 IMBALANCE = 0.9  # share of one class above which a warning is due
 LABELS_SHOWN = 6
@@ -87,7 +87,7 @@ def validate(request: Request, *, dry_run: bool) -> Findings:
     findings = Findings()
     run, tasks, data_root, findings.errors = _resolved(request)
     if run is not None:
-        findings.errors += tracker_problems(run.config)
+        findings.errors += telemetry_problems(run.config)
     data = check_data(tasks, data_root, search=True)
     findings.errors = list(dict.fromkeys(findings.errors + data.problems))  # one file may be several splits
     findings.warnings += [Problem("", note) for note in data.notes]

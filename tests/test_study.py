@@ -106,7 +106,8 @@ def test_fingerprints_follow_what_decides(text: str, tmp_path: Path) -> None:
 
 
 def test_fingerprints_know_nothing_of_telemetry(text: str, tmp_path: Path) -> None:
-    watched = text.replace("settings:\n", "settings:\n  telemetry: {trackers: [wandb], project: other}\n", 1)
+    section = "  telemetry: {trackers: [wandb], project: other, gradient_cosine_every: 5}\n"
+    watched = text.replace("settings:\n", f"settings:\n{section}", 1)
     before, after = read(text, tmp_path), read(watched, tmp_path)
     assert [node.fingerprint for node in before.nodes] == [node.fingerprint for node in after.nodes]
     assert all(node.run.config.telemetry.project == "other" for node in after.nodes)

@@ -28,7 +28,7 @@ from mtl.config import RunConfig
 from mtl.preflight import read_run
 from mtl.runlog import TAGS, metric_tags
 from mtl.settings import Sourced, check
-from mtl.trackers import TRACKERS, Trackers, hyperparameters, tracker_problems
+from mtl.trackers import TRACKERS, Trackers, hyperparameters, telemetry_problems
 
 TASKS = ("mood", "strength", "answer")
 
@@ -315,4 +315,4 @@ def test_every_name_is_one_of_accelerates() -> None:
     assert set(TRACKERS) == set(LOGGER_TYPE_TO_CLASS) - {"tensorboard"}  # that one is ours
     config, problems = check(RunConfig, Sourced({"encoder": "e", "telemetry": {"trackers": sorted(TRACKERS)}}))
     assert problems == [] and config is not None
-    assert all("pip install" in problem.message for problem in tracker_problems(config))
+    assert all("pip install" in problem.message for problem in telemetry_problems(config))
