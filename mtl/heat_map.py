@@ -55,10 +55,12 @@ def shade(value: float | None) -> str:
 
 
 def cell_text(value: float | None, *, wide: bool = True) -> str:
-    """+0.12, −0.03, or +.12 where there is little room."""
+    """+0.12, −0.03, or +.12 where there is little room; 0 where nothing is left to two digits."""
     if value is None:
         return "–"
     text = f"{value:+.2f}".replace("-", "−")
+    if text in ("+0.00", "−0.00"):
+        return "0"
     return text if wide else text.replace("0.", ".", 1)
 
 

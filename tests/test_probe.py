@@ -272,6 +272,7 @@ def test_shades_and_texts() -> None:
     assert [cell_text(value, wide=wide) for value in (0.5, -0.123, None) for wide in (True, False)] == [
         "+0.50", "+.50", "−0.12", "−.12", "–", "–",
     ]  # fmt: skip
+    assert [cell_text(value) for value in (0.0, -0.004, 0.006)] == ["0", "0", "+0.01"]
 
 
 def test_the_pictures_have_the_colours_of_the_page() -> None:
