@@ -34,6 +34,7 @@ OptimizerName = Literal["adamw", "adamax", "radam"]
 ScheduleName = Literal["linear", "cosine", "constant"]
 LeakPolicy = Literal["drop", "warn", "ignore"]
 PrecisionName = Literal["fp32", "bf16", "fp16"]
+TrackerName = Literal["aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "trackio", "wandb"]
 
 PER_TASK = ("learning_rate", "batch_size", "max_length")
 
@@ -152,6 +153,22 @@ class CheckpointSettings(Settings):
     keep_last: Count = 2
 
 
+class TelemetrySettings(Settings):
+    """Section `telemetry`: what is told of a run beside its log. No result depends on it.
+
+    Attributes:
+        trackers: Names in `TRACKERS`, by way of Accelerate; TensorBoard and `metrics.jsonl` are always written.
+        project: What the trackers file the run under.
+        gradient_cosine_every: Steps between measurements of the cosines between the tasks' gradients (default: never).
+        probe_rows: Training rows of each task that they are measured on.
+    """
+
+    trackers: list[TrackerName] = []
+    project: Annotated[str, Field(min_length=1)] = "mtl"
+    gradient_cosine_every: Count | None = None
+    probe_rows: Count = 64
+
+
 class RunConfig(Settings):
     """A run's configuration, as written to `run.yml`.
 
@@ -183,6 +200,7 @@ class RunConfig(Settings):
     sampling: SamplingSettings = SamplingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
     defaults: dict[str, Any] = {}
     tasks: dict[str, dict[str, Any]] = {}
 

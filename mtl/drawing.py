@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from mtl.markup import Html, element
+from mtl.markup import Html, element, visible
 
 Point: TypeAlias = tuple[float, float]
 
@@ -89,7 +89,8 @@ def width_of(text: str) -> float:
 
 
 def fit(text: str, width: float) -> str:
-    """A text cut to a width, with an ellipsis."""
+    """A text, as it will be seen, cut to a width, with an ellipsis."""
+    text = visible(text)
     if width_of(text) <= width:
         return text
     while text and width_of(text) > width - LETTER:

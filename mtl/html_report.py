@@ -16,6 +16,7 @@ from mtl.charts import Measured, forest_chart, strip_chart
 from mtl.drawing import Chart
 from mtl.errors import UserError, counted
 from mtl.files import refuse_links, write_file
+from mtl.html_interaction import interaction
 from mtl.html_task import COUNTS, Place, data_table, results_of, task_section
 from mtl.judged import Judged, compared, judge
 from mtl.markup import Html, element, group, page, style_sheet
@@ -155,11 +156,14 @@ def _run(told: Told, id: str, level: int, charts: dict[str, Chart]) -> tuple[Htm
     sections = [
         ("results", "Results", lambda place: _results(told, place)),
         ("sampling", "Plan and what happened", lambda place: _sampling(record, place)),
+        ("interaction", "How tasks pull at each other", lambda place: interaction(record, place)),
         ("tasks", "Tasks", lambda place: _tasks(told, place)),
         ("provenance", "Where it comes from", lambda place: _provenance(record, place)),
     ]
     parts, links = [], []
     for key, title, content in sections:
+        if key == "interaction" and not record.log.gradients:
+            continue
         place = Place(f"{id}-{key}", level, [])
         parts.append(element("section", place.heading(title), content(place), id=place.id))
         links.append((place.id, title))

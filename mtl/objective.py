@@ -136,7 +136,7 @@ class Objective(nn.Module):
         definition = self.tasks[task]
         state = random_state(self.model.device)
         outputs = self.model(task, batch)
-        loss = self._task_loss(definition, batch, outputs) / share.labelled
+        loss = self.task_loss(definition, batch, outputs) / share.labelled
         total, terms = loss, {"loss": loss}
         if self.smooths(task, turn):
             smart, telemetry = self._smoothness(task, batch, outputs, state, turn)
@@ -164,7 +164,8 @@ class Objective(nn.Module):
         """What the task's radius, noise and step size are multiplied by."""
         return self.embedding_rms if self.tasks[task].smart.unit == "embedding_rms" else 1.0
 
-    def _task_loss(self, definition: TaskDef, batch: Batch, outputs: Tensor) -> Tensor:
+    def task_loss(self, definition: TaskDef, batch: Batch, outputs: Tensor) -> Tensor:
+        """L summed over the examples of a batch that carry one."""
         assert definition.loss is not None
         logits, mask = by_example(outputs, batch)
         return (LOSSES[definition.loss](logits, batch.labels, mask) * batch.weights).sum()

@@ -21,9 +21,10 @@ from mtl.processes import Processes
 from mtl.ready import Ready, get_ready
 from mtl.report import plan_table, results_table
 from mtl.rundir import Splits, resume_command, start_directory
-from mtl.runlog import RunLog, Silence
+from mtl.runlog import RunLog, Silence, Writer
 from mtl.state import TrainState, separate_dropout
 from mtl.stop import StopSignal
+from mtl.trackers import Trackers, hyperparameters
 
 
 def run_phase(
@@ -99,8 +100,7 @@ def _train(ready: Ready, hooks: RunHooks, output: Path, *, resume: bool, command
     state = TrainState() if checkpoint is None else TrainState.stored(checkpoint)
     continued = f"continue with{resume_command(command)}"
     try:
-        log = RunLog(output, position=state.log_position, step=state.step) if processes.is_main else Silence()
-        with contextlib.closing(log):
+        with contextlib.closing(_log(ready, output, state)) as log:
             trainer = ready.trainer(log, hooks)
             if checkpoint is not None:
                 trainer.state = trainer.tensors.restore(checkpoint)
@@ -108,11 +108,26 @@ def _train(ready: Ready, hooks: RunHooks, output: Path, *, resume: bool, command
             bar = hooks.display.bar(ready.plan.steps, trainer.state.step)
             with bar, StopSignal(launched=processes.count > 1).installed() as stop:
                 trainer.fit(stop)
+            log.finished(hyperparameters(ready.run), trainer.state.best, trainer.state.step)
     except Interrupted as error:
         raise Interrupted(error.signal_number, f"{error}; {continued}") from None
     except StorageError as error:
         raise StorageError(f"{error}; {continued}") from error
     return trainer.state
+
+
+def _log(ready: Ready, output: Path, state: TrainState) -> Writer:
+    """The log of this process; trackers are told of nothing where nothing is left to do."""
+    if not ready.processes.is_main:
+        return Silence()
+    config, trackers = ready.run.config, None
+    with contextlib.ExitStack() as failed:
+        if config.telemetry.trackers and not state.is_done(ready.plan.steps, config.evaluation.patience):
+            trackers = Trackers(ready.accelerator, ready.run, output, resumed=state.step > 0)
+            failed.callback(trackers.finish)
+        log = RunLog(output, state.log_position, state.step, trackers)
+        failed.pop_all()
+    return log
 
 
 def show_data_notes(checked: Checked, display: Display) -> None:
@@ -132,6 +147,8 @@ def show_data_notes(checked: Checked, display: Display) -> None:
 def remarks(run: Run, splits: Splits) -> list[str]:
     """What a user should know about the data: truncation, rows left out, queries that teach nothing."""
     lines = []
+    if run.config.telemetry.gradient_cosine_every is not None and len(run.tasks) == 1:
+        lines.append("telemetry.gradient_cosine_every: there is one task only, whose gradient has no other to go with")
     for name, parts in splits.items():
         for split, examples in parts.items():
             share = float(examples.truncated.mean())

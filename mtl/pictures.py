@@ -7,16 +7,25 @@ import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
 from mtl.drawing import FONT, WIDTH, Box, Chart, Dot, Line, Words
 from mtl.files import new_bytes
 from mtl.markup import visible
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from PIL.ImageDraw import ImageDraw
 
 SCALE = 2  # pixels of the file to one of the drawing
 FINER = 2  # drawn so much larger and made smaller, for smooth edges
 TITLE = 22.0  # height of the title above the drawing
+
+
+def _mixed(colour: tuple[int, int, int], share: float) -> str:
+    return "#" + "".join(f"{round(255 + (part - 255) * share):02x}" for part in colour)
+
 
 # Style to colour, width of the line, and its dashes; the same as the light colours of report.css.
 STYLES: dict[str, tuple[str, float, tuple[float, ...]]] = {
@@ -35,6 +44,10 @@ STYLES: dict[str, tuple[str, float, tuple[float, ...]]] = {
     "words": ("#1b1b1f", 1, ()),
     "muted": ("#56565e", 1, ()),
 }
+# Grounds of cells, of the colours of hits and misses in shares of 12, 24, 36 and 48 % on white.
+STYLES |= {f"with{n}": (_mixed((0x00, 0x72, 0xB2), 0.12 * n), 1, ()) for n in range(1, 5)}
+STYLES |= {f"against{n}": (_mixed((0xD5, 0x5E, 0x00), 0.12 * n), 1, ()) for n in range(1, 5)}
+STYLES |= {"neither": ("#f3f3f6", 1, ()), "same": ("#dedee4", 1, ())}
 HOLLOW = ("ring", "baseline")
 
 
@@ -46,6 +59,17 @@ def write_png(chart: Chart, path: Path) -> None:
 
 def png(chart: Chart) -> bytes:
     """A chart with its title as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    _drawn(chart).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def pixels(chart: Chart) -> npt.NDArray[np.uint8]:
+    """The same as colours of pixels, (height, width, 3)."""
+    return np.asarray(_drawn(chart))
+
+
+def _drawn(chart: Chart) -> Image:
     from PIL import Image, ImageDraw
 
     factor = SCALE * FINER
@@ -60,9 +84,7 @@ def png(chart: Chart) -> bytes:
             _line(draw, mark, factor)
         else:
             _shape(draw, mark, factor)
-    buffer = io.BytesIO()
-    image.resize((size[0] // FINER, size[1] // FINER), Image.Resampling.LANCZOS).save(buffer, "PNG")
-    return buffer.getvalue()
+    return image.resize((size[0] // FINER, size[1] // FINER), Image.Resampling.LANCZOS)
 
 
 def _at(x: float, y: float, factor: float) -> tuple[float, float]:

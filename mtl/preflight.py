@@ -20,6 +20,7 @@ from mtl.leaks import LeakSearch
 from mtl.settings import Sourced, check
 from mtl.source import Source, locate
 from mtl.taskdef import TaskDef, TaskDefs, read_task_defs
+from mtl.trackers import telemetry_problems
 
 RUN_FILE = "run.yml"
 CHECKED_FORMAT = 1  # raise when more is checked, or facts are others
@@ -171,6 +172,8 @@ def _finish(request: Request, definitions: Mapping[str, Sourced], file: Sourced,
         place = file.place(("trust_remote_code",))
         message = "trust_remote_code counts on the command line only (--trust-remote-code): a file may be a stranger's"
         problems.append(Problem(place, message))
+    if config is not None:
+        problems += telemetry_problems(config)
     data_root = directory(request.typed.over(file).data.get("data_root"))
     search = config is not None and config.leaks != "ignore"
     data = check_data(tasks, data_root, search=search)

@@ -6,7 +6,7 @@ A run of one process is the same run: every exchange is then the identity.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import cache
 from typing import Any, TypeVar
@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, ProjectConfiguration
 from torch import Tensor
 
 from mtl.config import PrecisionName
@@ -28,11 +28,12 @@ PATIENCE = timedelta(hours=1)  # for a process that prepares data or writes; one
 T = TypeVar("T")
 
 
-def make_accelerator(precision: PrecisionName) -> Accelerator:
+def make_accelerator(precision: PrecisionName, trackers: Sequence[str] = ()) -> Accelerator:
     """Device, precision and processes of a run.
 
     Args:
         precision: fp32, bf16 or fp16.
+        trackers: Experiment trackers, which log nothing until they are initialised.
 
     Raises:
         UserError: The device cannot compute in the precision asked for.
@@ -48,6 +49,8 @@ def make_accelerator(precision: PrecisionName) -> Accelerator:
         cpu=_on_cpu(),
         mixed_precision="no" if precision == "fp32" else precision,
         kwargs_handlers=[together, InitProcessGroupKwargs(timeout=PATIENCE)],
+        log_with=list(trackers) or None,
+        project_config=ProjectConfiguration(logging_dir="."),  # where Aim keeps all runs; others have their own place
     )
     if problems := precision_problems(precision, accelerator.device):
         raise UserError(problems)

@@ -20,6 +20,7 @@ from mtl.objective import Objective
 from mtl.parts import few_shot, hold_out, without_leaks
 from mtl.plan import Plan, make_plan
 from mtl.preflight import Checked
+from mtl.probe import Probe
 from mtl.processes import Processes, make_accelerator
 from mtl.rundir import Splits, fingerprints
 from mtl.runlog import Writer
@@ -66,6 +67,9 @@ class Ready:
 
     def trainer(self, log: Writer, hooks: Hooks) -> Trainer:
         """The loop, which writes to a log and asks its surroundings through hooks."""
+        probe = None
+        if self.run.config.telemetry.gradient_cosine_every is not None and len(self.run.tasks) > 1:
+            probe = Probe(self.run, self.objective, self.streams, self.pad_id, self.processes)
         return Trainer(
             self.run,
             self.objective,
@@ -76,6 +80,7 @@ class Ready:
             log,
             hooks,
             self.processes,
+            probe,
         )
 
 
@@ -86,7 +91,9 @@ def get_ready(checked: Checked, processes: Processes, *, bar: bool = True) -> Re
         UserError: The data cannot be used, the encoder not be loaded, or processes have different data.
     """
     run = checked.run
-    accelerator = processes.together(lambda: make_accelerator(run.config.train.precision))
+    accelerator = processes.together(
+        lambda: make_accelerator(run.config.train.precision, run.config.telemetry.trackers)
+    )
     tokenizer = load_tokenizer(checked.encoder, trust_remote_code=run.config.trust_remote_code)
     splits = processes.main_first(lambda: prepare_splits(checked, tokenizer, bar=bar))
     processes.require_same(fingerprints(splits), "the data of")

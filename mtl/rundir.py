@@ -20,7 +20,7 @@ from mtl.preflight import PROVENANCE_FILE, RUN_FILE, TASKS_FILE, Checked, check_
 from mtl.report import read_results
 from mtl.runrecord import read_provenance
 
-INDIFFERENT = ("num_proc",)  # settings that a resumed run may change
+INDIFFERENT = ("num_proc", "telemetry")  # settings and sections that a resumed run may change
 RECORDED_PACKAGES = (
     "mtl-toolkit",
     "torch",
@@ -122,7 +122,7 @@ def differences(new: Run, old: Run, where: str) -> list[Problem]:
     return [
         Problem("--resume", f"{key} is {after.get(key)!r}, but {where} says {before.get(key)!r}")
         for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and key not in INDIFFERENT
+        if before.get(key) != after.get(key) and key.split(".")[0] not in INDIFFERENT
     ]
 
 

@@ -1,18 +1,25 @@
-"""What a run writes down while it goes: `metrics.jsonl` and TensorBoard event files."""
+"""What a run writes down while it goes: `metrics.jsonl`, TensorBoard event files, and what trackers are told."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 from collections.abc import Mapping
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Protocol
 
 from mtl.errors import UserError
 from mtl.files import append, storing
+from mtl.heat_map import heat_chart
+from mtl.pictures import pixels
+from mtl.trackers import Scalar, Trackers
 
 METRICS_FILE = "metrics.jsonl"
+BOARD = "tensorboard"
+LAST = ".hparams"  # ends the name of the event file that describes a finished run
 # How a step's terms are laid out in TensorBoard.
 TAGS = {
     "loss": "loss/{task}",
@@ -35,6 +42,10 @@ class Writer(Protocol):
 
     def evaluation(self, record: Mapping[str, Any]) -> None: ...
 
+    def gradients(self, record: Mapping[str, Any]) -> None: ...
+
+    def finished(self, hyperparameters: Mapping[str, Scalar], best: Mapping[str, Any], step: int) -> None: ...
+
     def position(self) -> int: ...
 
     def close(self) -> None: ...
@@ -46,6 +57,10 @@ class Silence:
     def step(self, record: Mapping[str, Any]) -> None: ...
 
     def evaluation(self, record: Mapping[str, Any]) -> None: ...
+
+    def gradients(self, record: Mapping[str, Any]) -> None: ...
+
+    def finished(self, hyperparameters: Mapping[str, Scalar], best: Mapping[str, Any], step: int) -> None: ...
 
     def position(self) -> int:
         return 0
@@ -60,41 +75,80 @@ class RunLog:
         folder: The run directory.
         position: Size in bytes of `metrics.jsonl` where a resumed run continues; 0 for a new run.
         step: Steps done then.
+        trackers: Where values go beside TensorBoard; they end with the log.
 
     Raises:
         UserError: The log is shorter than that.
     """
 
-    def __init__(self, folder: Path, position: int = 0, step: int = 0) -> None:
+    def __init__(self, folder: Path, position: int = 0, step: int = 0, trackers: Trackers | None = None) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         path = folder / METRICS_FILE
+        self._trackers, self._events = trackers, folder / BOARD
         with storing(path):
             path.touch()
             if path.stat().st_size < position:
                 raise UserError.of(str(path), f"is shorter than at step {step:,}, where the run would continue")
             os.truncate(path, position)
             self._file = path.open("a", encoding="utf-8")
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
+            self._board = SummaryWriter(str(self._events), purge_step=step + 1 if step else None)
 
     def step(self, record: Mapping[str, Any]) -> None:
         """Logs one optimizer step: step, task, terms, learning rate and gradient norm."""
         record = {key: value if _is_finite(value) else None for key, value in record.items()}  # JSON has no NaN
         self._write({"event": "step", **record})
-        for name, tag in TAGS.items():
-            if record.get(name) is not None:
-                self._board.add_scalar(tag.format(task=record["task"]), record[name], record["step"])
-        self._board.add_scalar("learning_rate", record["learning_rate"], record["step"])
-        if record["gradient_norm"] is not None:
-            self._board.add_scalar("gradient_norm", record["gradient_norm"], record["step"])
+        values = {tag.format(task=record["task"]): record.get(name) for name, tag in TAGS.items()}
+        values |= {name: record[name] for name in ("learning_rate", "gradient_norm")}
+        self._scalars({tag: value for tag, value in values.items() if value is not None}, record["step"])
 
     def evaluation(self, record: Mapping[str, Any]) -> None:
         """Logs one evaluated split: step, task, split, metrics."""
         self._write({"event": "evaluation", **record})
-        prefix = f"eval/{record['task']}" + ("" if record["split"] == "validation" else f"/{record['split']}")
-        for name, value in record["metrics"].items():
-            if isinstance(value, float):
-                self._board.add_scalar(f"{prefix}/{name}", value, record["step"])
+        self._scalars(metric_tags("eval", record["task"], record["split"], record["metrics"]), record["step"])
+
+    def gradients(self, record: Mapping[str, Any]) -> None:
+        """Logs how the tasks' gradients lie to each other: step, tasks, cosines of each pair, norms."""
+        self._write({"event": "gradients", **record})
+        tasks, cosines, step = record["tasks"], record["cosines"], record["step"]
+        values = {f"cosine/{tasks[i]}/{tasks[j]}": cosines[i][j] for i, j in combinations(range(len(tasks)), 2)}
+        values |= {f"probe_norm/{task}": norm for task, norm in zip(tasks, record["norms"], strict=True)}
+        self._scalars({tag: value for tag, value in values.items() if value is not None}, step)
+        drawn = pixels(heat_chart("cosines", f"Gradient cosines after step {step:,}", tasks, cosines))
+        self._board.add_image("cosine", drawn, step, dataformats="HWC")
+
+    def finished(self, hyperparameters: Mapping[str, Scalar], best: Mapping[str, Any], step: int) -> None:
+        """Logs what the run was and what it came to, by which runs compare in TensorBoard's HPARAMS tab.
+
+        The tab shows the last value of a tag, and the best step need not be the last: so there are `best/…` tags beside
+        `eval/…`. All stands in an event file of its own in the run's directory, which makes the run one session, and
+        which a finished run that is resumed writes anew. TensorBoard is left to find the columns: a list of them would
+        be taken from one run for all, and hide what is of the others' tasks only.
+
+        Args:
+            hyperparameters: What decides the run.
+            best: Task to its best step and the metrics by split there.
+            step: Steps of the run.
+        """
+        from torch.utils.tensorboard import SummaryWriter
+        from torch.utils.tensorboard.summary import hparams
+
+        values: dict[str, float] = {}
+        for task, found in best.items():
+            for split, metrics in found["splits"].items():
+                values |= metric_tags("best", task, split, metrics)
+        described = {key: str(value) if isinstance(value, bool) else value for key, value in hyperparameters.items()}
+        _, start, end = hparams(described, {})
+        with storing(self._events):
+            for path in self._events.glob(f"*{LAST}"):
+                path.unlink()
+            with SummaryWriter(str(self._events), filename_suffix=LAST) as board:
+                board.file_writer.add_summary(start, step)
+                for tag, value in values.items():
+                    board.add_scalar(tag, value, step)
+                board.file_writer.add_summary(end, step)
+        if self._trackers is not None:
+            self._trackers.log(values, step)
 
     def position(self) -> int:
         """Size of `metrics.jsonl` in bytes, everything logged so far included and on the disk."""
@@ -102,11 +156,26 @@ class RunLog:
         return self._file.tell()
 
     def close(self) -> None:
-        self._file.close()
-        self._board.close()
+        with contextlib.ExitStack() as closing:  # each, also where another cannot be closed
+            if self._trackers is not None:
+                closing.callback(self._trackers.finish)
+            closing.callback(self._board.close)
+            closing.callback(self._file.close)
 
     def _write(self, record: Mapping[str, Any]) -> None:
         append(self._file, json.dumps(record) + "\n")
+
+    def _scalars(self, values: Mapping[str, float], step: int) -> None:
+        for tag, value in values.items():
+            self._board.add_scalar(tag, value, step)
+        if self._trackers is not None:
+            self._trackers.log(values, step)
+
+
+def metric_tags(root: str, task: str, split: str, metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Metrics by their tags: `eval/TASK/METRIC`, of other splits than validation `eval/TASK/SPLIT/METRIC`."""
+    prefix = f"{root}/{task}" if split == "validation" else f"{root}/{task}/{split}"
+    return {f"{prefix}/{name}": value for name, value in metrics.items() if isinstance(value, float)}
 
 
 def _is_finite(value: Any) -> bool:

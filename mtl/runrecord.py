@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,16 @@ class Provenance(BaseModel):
     leaks: list[dict[str, Any]] = Field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Gradients:
+    """How the tasks' gradients lay to each other after a step: cosines of each pair and norms, None where undefined."""
+
+    step: int
+    tasks: list[str]
+    cosines: list[list[float | None]]
+    norms: list[float | None]
+
+
 @dataclass
 class Log:
     """What `metrics.jsonl` holds.
@@ -54,12 +64,14 @@ class Log:
         terms: Task to term (loss, smart, …) to its (step, value).
         metrics: Task to split to metric to its (step, value).
         skipped: Task to its steps that were left out.
+        gradients: Measurements of how tasks pull at the encoder, ascending, all of the same tasks.
     """
 
     steps: dict[str, list[int]] = field(default_factory=dict)
     terms: dict[str, dict[str, Points]] = field(default_factory=dict)
     metrics: dict[str, dict[str, dict[str, Points]]] = field(default_factory=dict)
     skipped: dict[str, int] = field(default_factory=dict)
+    gradients: list[Gradients] = field(default_factory=list)
 
 
 @dataclass
@@ -163,8 +175,14 @@ def _add(log: Log, record: Mapping[str, Any]) -> None:
     Raises:
         ValueError, KeyError, TypeError: It is none.
     """
-    event, step, task = record["event"], record["step"], record["task"]
-    if not isinstance(step, int) or isinstance(step, bool) or not 0 < step < MAX_STEP or not isinstance(task, str):
+    event, step = record["event"], record["step"]
+    if not isinstance(step, int) or isinstance(step, bool) or not 0 < step < MAX_STEP:
+        raise ValueError
+    if event == "gradients":
+        log.gradients.append(_gradients(record, log.gradients))
+        return
+    task = record["task"]
+    if not isinstance(task, str):
         raise ValueError
     if event == "step":
         steps = log.steps.setdefault(task, [])
@@ -183,6 +201,26 @@ def _add(log: Log, record: Mapping[str, Any]) -> None:
             split.setdefault(key, []).append((step, _number(value)))
     else:
         raise ValueError
+
+
+def _gradients(record: Mapping[str, Any], before: Sequence[Gradients]) -> Gradients:
+    """A measurement that fits the ones before.
+
+    Raises:
+        ValueError, KeyError, TypeError: It does not, or is none.
+    """
+    tasks = list(record["tasks"])
+    cosines = [[None if value is None else _number(value) for value in row] for row in record["cosines"]]
+    norms = [None if value is None else _number(value) for value in record["norms"]]
+    sizes = {len(tasks), len(cosines), len(norms), *map(len, cosines)}
+    flat = [value for row in cosines for value in row if value is not None]
+    if len(sizes) != 1 or not tasks or not all(isinstance(task, str) for task in tasks):
+        raise ValueError
+    if not all(-1 <= value <= 1 for value in flat) or any(n is not None and not n >= 0 for n in norms):
+        raise ValueError
+    if before and (before[-1].tasks != tasks or before[-1].step >= record["step"]):
+        raise ValueError
+    return Gradients(record["step"], tasks, cosines, norms)
 
 
 def _number(value: Any) -> float:

@@ -43,6 +43,10 @@ class TrainState:
     nonfinite: Number = 0
     log_position: Number = 0
 
+    def is_done(self, steps: int, patience: int | None) -> bool:
+        """Whether a run of so many steps, or evaluations without a better score, is over."""
+        return self.step >= steps or (patience is not None and self.stale >= patience)
+
     @classmethod
     def stored(cls, checkpoint: Checkpoint) -> TrainState:
         """What a checkpoint holds.

@@ -25,6 +25,8 @@ from mtl.taskdef import NAME, Count, TaskDef, read_task_defs
 
 ALL = "all"
 FORMAT = 1  # raise when runs of the same configuration come to other results
+# What of a configuration no result depends on, or is told of tasks and data otherwise.
+UNTOLD = {"num_proc", "data_root", "task_defs", "telemetry", "defaults", "tasks"}
 # Settings that the study itself gives to its runs, or that only a person may give.
 OWN = {
     "phase": "a phase says it with its own key 'phase'",
@@ -331,7 +333,7 @@ class _Grid:
             yield from data.problems
 
     def _fingerprint(self, run: Run, parent: Node | None) -> str:
-        config = run.config.model_dump(exclude={"num_proc", "data_root", "task_defs", "defaults", "tasks"})
+        config = run.config.model_dump(exclude=UNTOLD)
         tasks = {name: task.model_dump() for name, task in run.tasks.items()}
         for task in tasks.values():
             task["data"]["files"] = None  # what they hold counts, not where they are

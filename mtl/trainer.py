@@ -22,6 +22,7 @@ from mtl.metrics import is_better
 from mtl.objective import Objective, Share
 from mtl.optimizer import learning_rate_factor, make_optimizer
 from mtl.plan import Plan
+from mtl.probe import Probe
 from mtl.processes import Processes
 from mtl.proximal import momentum, update_teacher
 from mtl.runlog import Writer
@@ -66,6 +67,7 @@ class Trainer:
         writer: The log.
         hooks: Evaluation, files and display.
         processes: The processes of the run; each of them has a trainer and does the same steps on its part of the rows.
+        probe: What compares the tasks' gradients now and then.
     """
 
     def __init__(
@@ -79,10 +81,12 @@ class Trainer:
         writer: Writer,
         hooks: Hooks,
         processes: Processes,
+        probe: Probe | None = None,
     ) -> None:
         self.run, self.plan, self.pad_id, self.accelerator, self.writer, self.hooks, self.processes = (
             run, plan, pad_id, accelerator, writer, hooks, processes,
         )  # fmt: skip
+        self.probe = probe
         self.names, self.streams = list(streams), list(streams.values())
         self.state = TrainState()
         objective.model.to(accelerator.device)
@@ -116,24 +120,26 @@ class Trainer:
             NonFiniteError: A term became NaN or infinite.
         """
         every = self.run.config.checkpoint.every or self.plan.evaluate_every
-        while self.state.step < self.plan.steps and not self._exhausted():
+        while not self.is_done:
             self.step(self.state.step)
             self.state.step += 1
             asked = self.processes.agreed(stop.received or 0)
             last = self.state.step == self.plan.steps
             if self.state.step % self.run.config.train.log_every == 0 or last:
                 self._flush()
+            if self.probe is not None and self.probe.due(self.state.step):
+                self._flush()
+                self.writer.gradients({"step": self.state.step, **self.probe.measure()})
             if self.state.step % self.plan.evaluate_every == 0 or last:
                 self._evaluate()
-            done = last or self._exhausted()
-            if self.state.step % every == 0 or done or asked:
+            if self.state.step % every == 0 or self.is_done or asked:
                 self._checkpoint()
-            if asked and not done:
+            if asked and not self.is_done:
                 raise Interrupted(asked, f"stopped by signal {asked} after step {self.state.step:,}")
 
-    def _exhausted(self) -> bool:
-        patience = self.run.config.evaluation.patience
-        return patience is not None and self.state.stale >= patience
+    @property
+    def is_done(self) -> bool:
+        return self.state.is_done(self.plan.steps, self.run.config.evaluation.patience)
 
     def step(self, step: int) -> None:
         """One optimizer step on the step's tasks: forward and backward by micro-batch, one clipping, one update."""

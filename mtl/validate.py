@@ -14,6 +14,7 @@ from mtl.preflight import Checked, Request, check_data, directory, read_config
 from mtl.report import dry_run_text, table
 from mtl.settings import Sourced
 from mtl.taskdef import TaskDef, read_task_defs
+from mtl.trackers import telemetry_problems
 
 IMBALANCE = 0.9  # share of one class above which a warning is due
 LABELS_SHOWN = 6
@@ -85,6 +86,8 @@ def validate(request: Request, *, dry_run: bool) -> Findings:
     """Checks definitions, then all rows of all splits, then leaks between tasks; with `dry_run` one step per task."""
     findings = Findings()
     run, tasks, data_root, findings.errors = _resolved(request)
+    if run is not None:
+        findings.errors += telemetry_problems(run.config)
     data = check_data(tasks, data_root, search=True)
     findings.errors = list(dict.fromkeys(findings.errors + data.problems))  # one file may be several splits
     findings.warnings += [Problem("", note) for note in data.notes]

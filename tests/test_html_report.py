@@ -8,7 +8,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from html.parser import HTMLParser
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from mtl import html_report, html_task
 from mtl.charts import Series, bar_chart, line_chart, short, ticks
 from mtl.cli import main
 from mtl.drawing import WIDTH, Words, fit, svg, width_of
+from mtl.heat_map import cell_text
 from mtl.html_report import write_report
 from mtl.html_task import smoothed, thinned
 from mtl.intervals import differences
@@ -91,7 +92,8 @@ def train(corpus: Path, encoder: Path, output: Path, *more: str) -> Path:
 
 @pytest.fixture(scope="module")
 def run_dir(corpus: Path, encoder_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train(corpus, encoder_dir, tmp_path_factory.mktemp("reports") / "one")
+    more = ["--set", "telemetry.gradient_cosine_every=4"]
+    return train(corpus, encoder_dir, tmp_path_factory.mktemp("reports") / "one", *more)
 
 
 @pytest.fixture(scope="module")
@@ -207,6 +209,32 @@ def test_structure_is_accessible(run_dir: Path, other: Path, tmp_path: Path) -> 
         assert not re.search(r"https?://|url\(|@import", (tmp_path / "r.html").read_text().replace("http-equiv", ""))
 
 
+def test_tasks_that_pull_together_and_apart(run_dir: Path, other: Path, copy: Path) -> None:
+    measured = [record for record in lines(run_dir / "metrics.jsonl") if record["event"] == "gradients"]
+    assert [record["step"] for record in measured] == [4, 8, 12]
+    page = read(write_report([run_dir], copy / "r.html"))
+    means = []
+    for i, j in combinations(range(3), 2):
+        values = [record["cosines"][i][j] for record in measured]
+        numbers = [cell_text(value) for value in (np.mean(values), values[-1], min(values), max(values))]
+        below = f"{sum(value < 0 for value in values)} of 3"
+        assert [TASKS[i], TASKS[j], *numbers, below] in page.rows
+        means.append((-np.mean(values), [TASKS[i], TASKS[j]]))
+        assert f"{TASKS[i]} and {TASKS[j]}: {cell_text(values[-1])}" in page.text
+    listed = [row[:2] for row in page.rows if len(row) == 7 and row[-1].endswith(" of 3")]
+    assert listed == [pair for _, pair in sorted(means)], "those that go together first"
+    assert "Gradient cosines after step 12" in page.text and "mean of 3 measurements" in page.text
+    assert "pull at each other" not in read(write_report([other], copy / "r.html")).text
+    many = {"event": "gradients", "step": 13, "tasks": [f"t{i}" for i in range(20)], "norms": [None] * 20}
+    many["cosines"] = [[None if i == j == 0 else 0.5 for j in range(20)] for i in range(20)]
+    kept = [json.dumps(record) + "\n" for record in lines(copy / "metrics.jsonl") if record["event"] != "gradients"]
+    (copy / "metrics.jsonl").write_text("".join(kept) + json.dumps(many) + "\n")
+    page = read(write_report([copy]))
+    assert "60 of 190, the ends of the list" in page.text and "Gradient cosines after" not in page.text
+    (copy / "metrics.jsonl").write_text("".join(kept) + 2 * (json.dumps(many) + "\n"))  # a step twice
+    assert main(["report", str(copy)]) == 2
+
+
 # What is missing, unfinished or damaged
 
 
@@ -269,6 +297,11 @@ def test_a_missing_file_is_a_note(name: str, words: str, copy: Path) -> None:
         ("metrics.jsonl", '{"event": "step", "step": 1, "task": "mood", "loss": 1e300}\n'),
         ("metrics.jsonl", '{"event": "step", "step": 1, "task": ["mood"]}\n'),
         ("metrics.jsonl", '{"event": "evaluation", "step": 1, "task": "mood", "split": "v", "metrics": 3}\n'),
+        ("metrics.jsonl", '{"event": "gradients", "step": 99, "tasks": ["a"], "cosines": [[2]], "norms": [1]}\n'),
+        ("metrics.jsonl", '{"event": "gradients", "step": 99, "tasks": ["a"], "cosines": [[1, 1]], "norms": [1]}\n'),
+        ("metrics.jsonl", '{"event": "gradients", "step": 99, "tasks": ["a"], "cosines": [[NaN]], "norms": [1]}\n'),
+        ("metrics.jsonl", '{"event": "gradients", "step": 99, "tasks": ["a"], "cosines": [[1]], "norms": [-1]}\n'),
+        ("metrics.jsonl", '{"event": "gradients", "step": 99, "tasks": [1], "cosines": [[1]], "norms": [1]}\n'),
         ("metrics.jsonl", "[]\n"),
         ("metrics.jsonl", "{}\n" + "\x80"),
         ("metrics.jsonl", "[" * 50_000 + "\n"),
@@ -397,6 +430,10 @@ def hostile_run(encoder_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     provenance["versions"][HOSTILE[1]] = HOSTILE[2]
     provenance["leaks"] = [{"train": HOSTILE[0], "evaluation": HOSTILE[1], "rows": HOSTILE[3], "kind": HOSTILE[4]}]
     (folder / "run" / "provenance.json").write_text(json.dumps(provenance))
+    cosines = [[1.0 if i == j else (-1) ** i * 0.3 for j in range(len(HOSTILE))] for i in range(len(HOSTILE))]
+    gradients = {"event": "gradients", "tasks": HOSTILE, "cosines": cosines, "norms": [1.0] * len(HOSTILE)}
+    with (folder / "run" / "metrics.jsonl").open("a") as file:
+        file.writelines(json.dumps({**gradients, "step": step}) + "\n" for step in (3, 4))
     return folder / "run"
 
 

@@ -183,7 +183,7 @@ def test_gradient_flows_through_both_sides_of_r_s(encoder: Path, kind: str) -> N
         (p, mask), (q, _) = by_example(perturbed, batch), by_example(clean, batch)
         divergence = DIVERGENCES[definitions[kind].smart.divergence or ""](p, q, mask)
         share = Share.whole(batch)
-        loss = objective._task_loss(definitions[kind], batch, clean) / share.labelled
+        loss = objective.task_loss(definitions[kind], batch, clean) / share.labelled
         return float(loss + 2.0 * divergence.sum() / share.examples)
 
     for index in range(3):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -9,8 +11,9 @@ import pytest
 from mtl.config import command_line, read_run_config
 from mtl.errors import UserError
 from mtl.ledger import words_of
+from mtl.preflight import check_data
 from mtl.settings import Sourced
-from mtl.study import Study, read_study
+from mtl.study import FORMAT, Study, read_study
 
 STUDY = """\
 encoder: {encoder}
@@ -100,6 +103,24 @@ def test_fingerprints_follow_what_decides(text: str, tmp_path: Path) -> None:
     assert all(before[key] != epochs[key] for key in before)
     held = prints(text + "select: holdout\n")
     assert all(before[key] != held[key] for key in before)
+
+
+def test_fingerprints_know_nothing_of_telemetry(text: str, tmp_path: Path) -> None:
+    section = "  telemetry: {trackers: [wandb], project: other, gradient_cosine_every: 5}\n"
+    watched = text.replace("settings:\n", f"settings:\n{section}", 1)
+    before, after = read(text, tmp_path), read(watched, tmp_path)
+    assert [node.fingerprint for node in before.nodes] == [node.fingerprint for node in after.nodes]
+    assert all(node.run.config.telemetry.project == "other" for node in after.nodes)
+    node = after.nodes[0]
+    config = node.run.config.model_dump(exclude={"num_proc", "data_root", "task_defs", "defaults", "tasks"})
+    del config["telemetry"]  # as if there were no such section
+    tasks = {name: task.model_dump() for name, task in node.run.tasks.items()}
+    for task in tasks.values():
+        task["data"]["files"] = None
+    sources = check_data(node.run.tasks, None).sources
+    data = {name: {split: s.fingerprint() for split, s in splits.items()} for name, splits in sources.items()}
+    described = json.dumps([FORMAT, config, tasks, data, None], sort_keys=True)
+    assert node.parent is None and node.fingerprint == hashlib.sha256(described.encode()).hexdigest()
 
 
 def test_arms_of_the_same_configuration_share_their_runs(text: str, tmp_path: Path) -> None:
