@@ -111,7 +111,8 @@ def resume_command(command: Sequence[str] | None) -> str:
     if command is None:
         return " resume=True"
     words = [word for word in command if word not in ("--overwrite", "--resume")]
-    return ":\n  " + shlex.join([*words, "--resume"])
+    python = ["python"] if words[0].endswith(".py") else []
+    return ":\n  " + shlex.join([*python, *words, "--resume"])
 
 
 def installed_version(package: str) -> str | None:

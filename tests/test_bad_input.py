@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, write_jsonl
 
+from mtl.arguments import ARGUMENTS, Parser
 from mtl.cli import main
+from mtl.config import RunConfig
 from mtl.encoder import find_encoder
 from mtl.errors import UserError
 
@@ -289,11 +291,21 @@ LIGHT: list[tuple[list[str], int, str]] = [
     (["--help"], 0, "COMMAND"),
     *([([command, "--help"], 0, "--debug") for command in ("train", "adapt", "evaluate", "predict", "export")]),
     *([([command, "--help"], 0, "--debug") for command in ("validate", "prepare", "report", "init")]),
-    ([], 2, "error: the following arguments are required: COMMAND"),
-    (["trian"], 2, "error: argument COMMAND: invalid choice: 'trian'"),
+    ([], 2, "error: no command is named; there are: train, adapt, "),
+    (["trian"], 2, "completion; did you mean 'train'?\nsee run_mtl.py --help"),
+    (
+        ["train", "--ouput", "x"],
+        2,
+        "error: --ouput: there is no such flag here; did you mean '--output'?\nsee run_mtl.py train",
+    ),
+    (["train", "--output", "x", "--split=test"], 2, "--split: there is no such flag here; it is a flag of: evaluate\n"),
+    (["train", "--output", "x", "--resume", "--overwrite"], 2, "--overwrite: not together with --resume; leave one"),
+    (["train", "--output", "x", "--tasks", ","], 2, "--tasks: expected names with commas between, got ','"),
+    (["adapt", "x", "--head", "fesh"], 2, "--head: got 'fesh'; allowed: reuse, fresh; did you mean 'fresh'?"),
+    (["schema", "extra"], 2, "error: extra: nothing takes this word\nsee run_mtl.py schema --help"),
     (["train", "tasks.yml"], 2, "error: the following arguments are required: --output"),
-    (["train", "--output", "x", "--epochs", "many"], 2, "error: argument --epochs: invalid int value: 'many'"),
-    (["train", "--output", "x", "--epochs", "1", "--max-steps", "1"], 2, "not allowed with argument"),
+    (["train", "--output", "x", "--epochs", "many"], 2, "error: --epochs: expected a whole number, got 'many'"),
+    (["train", "--output", "x", "--epochs", "1", "--max-steps", "1"], 2, "--max-steps: not together with --epochs"),
     (["train", "bad.yml", "--encoder", "./missing", "--output", "x"], 2, "bad.yml:2: is not valid YAML"),
     (["train", "good.yml", "--encoder", "./missing", "--output", "x"], 2, "there is no directory missing"),
     (["train", "good.yml", "--output", "x"], 2, "'encoder' is missing"),
@@ -319,3 +331,29 @@ def test_help_and_errors_load_nothing_heavy(words: list[str], status: int, said:
     assert said in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout.splitlines()[-1] == "[]", "these were imported"
+
+
+# Flag to the configuration's key whose default its help has to name.
+DEFAULTS = {
+    "--epochs": ("train", "epochs"),
+    "--learning-rate": ("train", "learning_rate"),
+    "--batch-size": ("train", "batch_size"),
+    "--max-length": ("train", "max_length"),
+    "--sampler": ("sampling", "strategy"),
+    "--precision": ("train", "precision"),
+    "--seed": ("train", "seed"),
+}
+
+
+def test_help_explains_every_flag_and_its_defaults_are_those_of_the_configuration() -> None:
+    config = RunConfig(encoder="e")
+    for name, (add_arguments, _) in ARGUMENTS.items():
+        parser = Parser(prog=name)
+        add_arguments(parser)
+        for action in parser._actions:
+            assert action.help, f"{name}: {action.dest}"
+            for flag in action.option_strings:
+                if name == "train" and flag in DEFAULTS:
+                    section, key = DEFAULTS[flag]
+                    default = str(getattr(getattr(config, section), key))
+                    assert f"(default: {default})" in action.help or f"{default} (default)" in action.help, flag
