@@ -11,11 +11,11 @@ from typing import Any
 from mtl.config import Run
 from mtl.display import Display
 from mtl.errors import UserError
-from mtl.export import TASK_FILE, model_card
+from mtl.export import model_card
 from mtl.files import locked, write_file
 from mtl.hooks import RESULTS_FILE
 from mtl.phases import run_phase
-from mtl.preflight import RUN_FILE, Checked, Data
+from mtl.preflight import RUN_FILE, TASK_FILE, Checked, Data
 from mtl.processes import Processes
 from mtl.report import number, table
 

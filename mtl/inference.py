@@ -22,7 +22,7 @@ from mtl.files import refuse_links, write_file
 from mtl.intervals import Interval
 from mtl.precision import autocast, precision_problems
 from mtl.predictions import Predictions, predictions_file
-from mtl.preflight import check_data
+from mtl.preflight import TASK_FILE, check_data, no_run
 from mtl.report import interval, number, read_results, table
 from mtl.source import SUFFIXES, Source
 from mtl.taskdef import NAME, TaskDef
@@ -220,7 +220,8 @@ def export(path: Path, names: list[str], output: Path, *, weights: str, overwrit
     """
     run = run_of(path)
     if run is None:
-        raise UserError.of(str(path), "is no run directory")
+        exported = (path / TASK_FILE).is_file()
+        raise UserError.of(str(path), "is an export already; name a run's directory" if exported else no_run(path))
     loaded = load_tasks(path, names, weights)
     used = [name for name in loaded if (output / name).exists()]
     if output.exists() and not output.is_dir():

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from annotated_types import Len
 from pydantic import BaseModel, ValidationError
 
-from mtl.errors import UserError, printable
+from mtl.errors import UserError, counted, printable
 from mtl.taskdef import TaskDef
 
 
@@ -56,7 +56,7 @@ def plan_table(rows: Sequence[Mapping[str, Any]], steps: int, epoch_steps: int) 
         )
         for r in rows
     ]
-    return f"{table(header, body)}\n{steps:,} steps; an epoch is {epoch_steps:,}"
+    return f"{table(header, body)}\n{counted(steps, 'step')}; an epoch is {epoch_steps:,}"
 
 
 def dry_run_text(facts: Mapping[str, Any]) -> str:

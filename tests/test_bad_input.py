@@ -146,7 +146,7 @@ def wrong_value(case: Case) -> Callable[[], str]:
 def missing_definitions(case: Case) -> Callable[[], str]:
     missing = case.definitions.with_name("missing.yml")
     case.files.append(str(missing))
-    return lambda: f"{missing}: cannot be read: No such file or directory"
+    return lambda: f"{missing}: there is no such file"
 
 
 TOGETHER: list[Fault] = [
@@ -308,10 +308,10 @@ LIGHT: list[tuple[list[str], int, str]] = [
     (["train", "--output", "x", "--epochs", "1", "--max-steps", "1"], 2, "--max-steps: not together with --epochs"),
     (["train", "bad.yml", "--encoder", "./missing", "--output", "x"], 2, "bad.yml:2: is not valid YAML"),
     (["train", "good.yml", "--encoder", "./missing", "--output", "x"], 2, "there is no directory missing"),
-    (["train", "good.yml", "--output", "x"], 2, "'encoder' is missing"),
+    (["train", "good.yml", "--output", "x"], 2, "error: --encoder: is missing; name a model's directory, pkg:"),
     (["validate", "bad.yml"], 2, "bad.yml:2: is not valid YAML"),
     (["prepare", "bad.yml", "--encoder", "./missing"], 2, "bad.yml:2: is not valid YAML"),
-    (["adapt", "missing", "--task", "a", "--output", "x"], 2, "is no finished run"),
+    (["adapt", "missing", "--task", "a", "--output", "x"], 2, "error: missing: there is no such directory"),
 ]
 
 
