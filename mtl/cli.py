@@ -186,9 +186,11 @@ def _report(arguments: argparse.Namespace) -> None:
     from mtl.html_report import write_report
     from mtl.report import compare_runs, read_results
 
-    print(compare_runs({str(run_dir): read_results(run_dir) for run_dir in arguments.run_dirs}))
+    results = {str(run_dir): read_results(run_dir) for run_dir in arguments.run_dirs}
     data_root, png = arguments.data_root, arguments.png
-    print(f"report: {write_report(arguments.run_dirs, arguments.output, data_root=data_root, png=png)}")
+    written = write_report(arguments.run_dirs, arguments.output, data_root=data_root, png=png)
+    print(compare_runs(results))
+    print(f"report: {written}")
 
 
 def _compare(arguments: argparse.Namespace) -> int:

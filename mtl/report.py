@@ -106,7 +106,8 @@ def read_results(run_dir: Path) -> dict[str, Any]:
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError.of(str(run_dir), "holds no results.json: it is no run, or was never evaluated") from None
+        what = "holds no results.json: it is no run, or was never evaluated"
+        raise UserError.of(str(run_dir), what if run_dir.is_dir() else "there is no such directory") from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError.of(str(path), f"cannot be read: {error}") from None
     try:

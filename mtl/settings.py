@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -138,6 +139,9 @@ def read_yaml(path: str | os.PathLike[str]) -> tuple[Sourced, list[Problem]]:
         UserError: Nothing can be made of the file: it is missing, not YAML, no mapping, or too large.
     """
     shown = os.fspath(path)
+    if Path(path).suffix in (".parquet", ".jsonl", ".csv", ".tsv"):
+        message = f"is data, not settings; `run_mtl.py init {shlex.quote(shown)}` proposes a task definition for it"
+        raise UserError.of(shown, message)
     try:
         raw = Path(path).read_bytes()
     except FileNotFoundError:

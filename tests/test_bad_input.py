@@ -149,6 +149,55 @@ def missing_definitions(case: Case) -> Callable[[], str]:
     return lambda: f"{missing}: there is no such file"
 
 
+def misspelt_file(case: Case) -> Callable[[], str]:
+    case.files = [str(case.definitions.with_name("task.yml"))]
+    return lambda: f"{case.files[0]}: there is no such file; did you mean 'tasks.yml'?"
+
+
+def definitions_twice(case: Case) -> Callable[[], str]:
+    case.files *= 2
+    return lambda: f"{case.definitions}: is named twice; name each file of definitions once"
+
+
+def data_for_definitions(case: Case) -> Callable[[], str]:
+    case.files = [str(case.definitions.parent / "mood" / "train.jsonl")]
+    return lambda: f"{case.files[0]}: is data, not settings; `run_mtl.py init {case.files[0]}` proposes "
+
+
+def broken_setting(case: Case) -> Callable[[], str]:
+    case.words += ["--set", "train.epochs=[1"]
+    return lambda: "--set train.epochs: is not valid YAML: expected ',' or ']', but got the end"
+
+
+def no_tokenizer(case: Case) -> Callable[[], str]:
+    encoder = case.definitions.parent / "encoder"
+    shutil.copytree(case.encoder, encoder, ignore=shutil.ignore_patterns("tokenizer*", "vocab*", "special*"))
+    case.encoder = str(encoder)
+    case.words += ["--leaks", "ignore"]  # which is told before
+    return lambda: f"{encoder}: holds no tokenizer: every word would be unknown; "
+
+
+def misspelt_directory(case: Case) -> Callable[[], str]:
+    shutil.copytree(case.encoder, case.definitions.parent / "encoder")
+    case.encoder = str(case.definitions.parent / "encodr")
+    return lambda: f"--encoder: {case.encoder!r}: there is no directory {case.encoder}; did you mean 'encoder'?"
+
+
+def nothing_to_continue(case: Case) -> Callable[[], str]:
+    case.words += ["--resume"]
+    return lambda: f"--resume: there is no run in {case.output} to continue; leave --resume out to start one"
+
+
+ALONE: list[Fault] = [
+    missing_directory,
+    misspelt_file,
+    definitions_twice,
+    data_for_definitions,
+    broken_setting,
+    no_tokenizer,
+    misspelt_directory,
+    nothing_to_continue,
+]
 TOGETHER: list[Fault] = [
     misspelt_key,
     misspelt_key_below,
@@ -178,7 +227,7 @@ def told(case: Case, capsys: pytest.CaptureFixture[str]) -> list[str]:
     return [line.removeprefix("error: ") for line in lines]
 
 
-@pytest.mark.parametrize("fault", [*TOGETHER, missing_directory], ids=lambda fault: fault.__name__)
+@pytest.mark.parametrize("fault", [*TOGETHER, *ALONE], ids=lambda fault: fault.__name__)
 def test_each_fault_alone_is_one_message(fault: Fault, case: Case, capsys: pytest.CaptureFixture[str]) -> None:
     message = fault(case)()
     (line,) = told(case, capsys)
@@ -224,6 +273,7 @@ def test_a_task_that_is_not_defined(task: str, case: Case, capsys: pytest.Captur
 
 ENCODERS: list[tuple[str, str]] = [
     ("pkg:no_such_package/model", "no package 'no_such_package' is installed here"),
+    ("pkg:pytets/model", "no package 'pytets' is installed here; did you mean 'pytest'?"),
     ("pkg:not-a-name/model", "expected pkg:PACKAGE/SUBDIR"),
     ("pkg:json/nothing", "there is no directory"),
     ("pkg:json/../../..", "leads out of the package"),
