@@ -171,7 +171,8 @@ def _finish(request: Request, definitions: Mapping[str, Sourced], file: Sourced,
     encoder = spec
     if spec is None:
         problems = [problem for problem in problems if problem.message != "the key 'encoder' is missing"]
-        problems.append(Problem("--encoder", f"is missing; {ENCODERS}"))
+        if request.config is None or file.data:  # else the file that would name it is what is wrong
+            problems.append(Problem("--encoder", f"is missing; {ENCODERS}"))
     if isinstance(spec, str):
         try:
             encoder = find_encoder(spec)
@@ -341,6 +342,8 @@ def read_run(run_dir: Path) -> Run:
         UserError: They are missing or damaged.
     """
     file, problems = read_config(str(run_dir / RUN_FILE))
+    if not file.data:
+        raise UserError(problems)
     definitions, found = read_task_defs([run_dir / TASKS_FILE])
     # The adaptation's overrides are already in the tasks of a resolved run.
     config, wrong = check(RunConfig, file)

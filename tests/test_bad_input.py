@@ -358,6 +358,11 @@ LIGHT: list[tuple[list[str], int, str]] = [
     (["train", "--output", "x", "--epochs", "1", "--max-steps", "1"], 2, "--max-steps: not together with --epochs"),
     (["train", "bad.yml", "--encoder", "./missing", "--output", "x"], 2, "bad.yml:2: is not valid YAML"),
     (["train", "good.yml", "--encoder", "./missing", "--output", "x"], 2, "there is no directory missing"),
+    (
+        ["train", "--config", "bad.yml", "--output", "x"],
+        2,
+        "bad.yml:2: is not valid YAML: expected ',' or ']', but got the end",
+    ),
     (["train", "good.yml", "--output", "x"], 2, "error: --encoder: is missing; name a model's directory, pkg:"),
     (["validate", "bad.yml"], 2, "bad.yml:2: is not valid YAML"),
     (["prepare", "bad.yml", "--encoder", "./missing"], 2, "bad.yml:2: is not valid YAML"),
