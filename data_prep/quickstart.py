@@ -20,6 +20,7 @@ import argparse
 import json
 import random
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -86,8 +87,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=Path("data/quickstart"), help="directory (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same bytes (default: %(default)s)")
     options = parser.parse_args(argv)
-    for path, rows in write(generate(options.seed), options.output).items():
-        print(f"{rows:6d} rows  {path}")
+    try:
+        written = write(generate(options.seed), options.output)
+    except OSError as error:
+        print(f"error: --output: {error.filename} cannot be written: {error.strerror}", file=sys.stderr)
+        return 1
+    for path, rows in written.items():
+        print(f"{rows:6,} rows  {path}")
     return 0
 
 

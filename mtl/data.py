@@ -120,9 +120,13 @@ def load_tokenizer(encoder: str, *, trust_remote_code: bool = False) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(encoder, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(encoder, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, ImportError) as error:
         raise UserError.of(encoder, f"the tokenizer cannot be loaded: {str(error).splitlines()[0]}") from error
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # Transformers makes one where there is none
+        message = "holds no tokenizer: every word would be unknown; save the model's own beside it (save_pretrained)"
+        raise UserError.of(encoder, message)
+    return tokenizer
 
 
 def load_config(encoder: str, *, trust_remote_code: bool = False) -> Any:

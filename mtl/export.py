@@ -20,10 +20,9 @@ from mtl.errors import Problem, UserError, listed, nearest
 from mtl.facts import Facts
 from mtl.files import new_directory, write_file
 from mtl.model import HEADS_FILE, MultiTaskModel, head_tensors, load_model, quiet_transformers
-from mtl.preflight import RUN_FILE, read_run, read_task
+from mtl.preflight import RUN_FILE, TASK_FILE, no_run, read_run, read_task
 from mtl.taskdef import TaskDef
 
-TASK_FILE = "task.yml"
 WEIGHTS = {"final": "model", "teacher": "teacher"}  # directories of a run that hold a shared encoder and heads
 TOLERANCE = 1e-5  # largest difference between the logits of a model and of its export
 
@@ -149,19 +148,19 @@ def load_tasks(path: Path, names: list[str], weights: str) -> dict[str, Loaded]:
         _require(names, list(tasks), path)
         return {name: _load_export(path, task) for name, task in tasks.items()}
     if not (path / RUN_FILE).is_file():
-        raise UserError.of(str(path), f"is neither a run (no {RUN_FILE}) nor an export (no {TASK_FILE})")
+        raise UserError.of(str(path), no_run(path))
     run = read_run(path)
     _require(names, list(run.tasks), path)
     chosen = {name: run.tasks[name] for name in names or run.tasks}
     if weights == "best":
         missing = [name for name in chosen if not (path / "best" / name / TASK_FILE).is_file()]
         if missing:
-            raise UserError.of(str(path), f"has no best step of {listed(missing)} yet (it was not evaluated)")
+            raise UserError.of(str(path), f"has no best step of {listed(missing)} yet: continue the run with --resume")
         return {name: _load_export(path / "best" / name, task) for name, task in chosen.items()}
     folder = path / WEIGHTS[weights]
     if not folder.is_dir():
-        reason = "or ran without the proximal term" if weights == "teacher" else "it has no model yet"
-        raise UserError.of(str(path), f"has no {weights} weights: it is not finished, {reason}")
+        reason = ", or ran without the proximal term" if weights == "teacher" else "; continue it with --resume"
+        raise UserError.of(str(path), f"has no {weights} weights: the run is not finished{reason}")
     model, tokenizer = load_model(folder, chosen), load_tokenizer(str(folder))
     return {name: task_of(model, name, task, tokenizer) for name, task in chosen.items()}
 
@@ -193,7 +192,9 @@ def load_encoder(run_dir: Path) -> tuple[PreTrainedModel, Any]:
     """
     folder = run_dir / WEIGHTS["final"]
     if not folder.is_dir():
-        raise UserError.of(str(run_dir), "has no shared encoder yet: it is not finished")
+        raise UserError.of(
+            str(run_dir), "has no shared encoder yet: the run is not finished; continue it with --resume"
+        )
     try:
         with quiet_transformers():
             encoder = AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)

@@ -60,7 +60,9 @@ class Ledger:
         """
         known = (self.folder / STUDY_FILE).is_file()
         if self.folder.exists() and not known and entries(self.folder):
-            raise UserError.of("--output", f"{self.folder} is in use by something that is no study")
+            raise UserError.of(
+                "--output", f"{self.folder} is in use by something that is no study; name another directory"
+            )
         write_file(self.folder / STUDY_FILE, study_file.read_text(encoding="utf-8"))
 
     def run_dir(self, node: Node) -> Path:

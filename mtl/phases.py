@@ -93,9 +93,11 @@ def _train(ready: Ready, hooks: RunHooks, output: Path, *, resume: bool, command
     for line in damaged:
         hooks.display.warn(f"passed over a damaged checkpoint: {line}")
     if resume:
-        found = (
-            f"resuming after step {checkpoint.step:,}" if checkpoint else "no checkpoint: starting from the first step"
-        )
+        found = "no checkpoint: starting from the first step"
+        if checkpoint is not None and checkpoint.step >= ready.plan.steps:
+            found = f"all {counted(ready.plan.steps, 'step')} are done: there is nothing left to train"
+        elif checkpoint is not None:
+            found = f"resuming after step {checkpoint.step:,}"
         hooks.display.say(found)
     state = TrainState() if checkpoint is None else TrainState.stored(checkpoint)
     continued = f"continue with{resume_command(command)}"

@@ -12,7 +12,7 @@ from typing import Any
 
 from mtl.checks import Row, SplitSummary, check_split
 from mtl.config import Run, RunConfig, read_run_config, resolve
-from mtl.encoder import find_encoder
+from mtl.encoder import ENCODERS, find_encoder
 from mtl.errors import Problem, StorageError, UserError, listed, nearest
 from mtl.files import TEMPORARY, cache_directory, entries, write_file
 from mtl.heads import FRESH, REUSE, head_note, head_problem
@@ -25,6 +25,7 @@ from mtl.trackers import telemetry_problems
 RUN_FILE = "run.yml"
 CHECKED_FORMAT = 1  # raise when more is checked, or facts are others
 TASKS_FILE = "task_defs.yml"
+TASK_FILE = "task.yml"
 PROVENANCE_FILE = "provenance.json"
 BEGINNING = (PROVENANCE_FILE, TASKS_FILE)  # what a run that was killed as it began may have left
 
@@ -98,7 +99,8 @@ def check_train(request: Request) -> Checked:
     file, problems = read_config(request.config)
     named = list(request.task_defs) or file.data.get("task_defs") or []
     if not problems and not (isinstance(named, list) and named):
-        problems.append(Problem("TASK_DEFS", "no task definition file is named"))
+        message = "no file of task definitions is named; `run_mtl.py init DATA_FILE` proposes one for your data"
+        problems.append(Problem("TASK_DEFS", message))
     definitions, found = read_task_defs(named if isinstance(named, list) else [])
     return _finish(request, definitions, file, problems + found)
 
@@ -113,8 +115,12 @@ def check_adapt(request: Request, task: str) -> Checked:
     run_dir = request.run_dir
     assert run_dir is not None
     own, tasks_file = run_dir / RUN_FILE, run_dir / TASKS_FILE
-    if not own.is_file() or not (run_dir / "model").is_dir():
-        raise UserError.of(str(run_dir), "is no finished run (it has no run.yml or no model)")
+    if not own.is_file():
+        raise UserError.of(str(run_dir), no_run(run_dir))
+    if not (run_dir / "model").is_dir():
+        raise UserError.of(str(run_dir), "is a run that is not finished; continue it with --resume first")
+    if request.output.resolve() == run_dir.resolve():
+        raise UserError.of("--output", f"{request.output} is the run to start from; name another directory")
     first, problems = read_config(str(own))
     definitions, found = read_task_defs([tasks_file])
     problems += found
@@ -142,7 +148,13 @@ def check_adapt(request: Request, task: str) -> Checked:
 
 
 def _resumed(request: Request) -> Request:
-    """A run continued without naming files reads its own."""
+    """A run continued without naming files reads its own.
+
+    Raises:
+        UserError: There is no run.
+    """
+    if request.resume and (problems := check_output(request.output, resume=True, overwrite=False)):
+        raise UserError(problems)
     if request.resume and not request.task_defs and request.config is None:
         return replace(request, config=str(request.output / RUN_FILE))
     return request
@@ -163,6 +175,10 @@ def _finish(request: Request, definitions: Mapping[str, Sourced], file: Sourced,
     problems += found + check_output(request.output, resume=request.resume, overwrite=request.overwrite)
     spec = request.typed.over(file).data.get("encoder")
     encoder = spec
+    if spec is None:
+        problems = [problem for problem in problems if problem.message != "the key 'encoder' is missing"]
+        if request.config is None or file.data:  # else the file that would name it is what is wrong
+            problems.append(Problem("--encoder", f"is missing; {ENCODERS}"))
     if isinstance(spec, str):
         try:
             encoder = find_encoder(spec)
@@ -303,7 +319,7 @@ def check_output(output: Path, *, resume: bool, overwrite: bool) -> list[Problem
     if resume:
         if (output / RUN_FILE).is_file():
             return []
-        return [Problem("--resume", f"there is no run in {output} to continue")]
+        return [Problem("--resume", f"there is no run in {output} to continue; leave --resume out to start one")]
     if not output.exists():
         return []
     if not output.is_dir():
@@ -317,6 +333,16 @@ def check_output(output: Path, *, resume: bool, overwrite: bool) -> list[Problem
     return [Problem("--output", f"{output} holds a run; --resume continues it, --overwrite replaces it")]
 
 
+def no_run(path: Path) -> str:
+    """Why a directory is neither a run nor an export, and where one may be."""
+    if not path.is_dir():
+        siblings = (str(p) for p in path.parent.iterdir() if p.is_dir()) if path.parent.is_dir() else ()
+        return f"there is no such directory{nearest(path, siblings, cutoff=0.8)}"
+    inside = sorted(str(p.parent) for name in (RUN_FILE, TASK_FILE) for p in path.glob(f"*/{name}"))
+    hint = f"; it holds {listed(inside, 4)}: name one of them" if inside else ""
+    return f"is neither a run (no {RUN_FILE}) nor an export (no {TASK_FILE}){hint}"
+
+
 def read_run(run_dir: Path) -> Run:
     """Reads a run directory's resolved configuration and tasks.
 
@@ -324,6 +350,8 @@ def read_run(run_dir: Path) -> Run:
         UserError: They are missing or damaged.
     """
     file, problems = read_config(str(run_dir / RUN_FILE))
+    if not file.data:
+        raise UserError(problems)
     definitions, found = read_task_defs([run_dir / TASKS_FILE])
     # The adaptation's overrides are already in the tasks of a resolved run.
     config, wrong = check(RunConfig, file)

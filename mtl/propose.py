@@ -143,6 +143,8 @@ def propose(path: Path) -> str:
         UserError: The file can't be read, or shows no texts or no labels.
     """
     path = path.absolute()  # not resolved: what a link points to may have a name that tells nothing
+    if path.is_dir():
+        raise UserError.of(str(path), "is a directory; name a csv, tsv, jsonl or parquet file")
     if path.suffix not in SUFFIXES:
         raise UserError.of(str(path), f"is of an unknown type; convert it to one of: {listed(SUFFIXES)}")
     if not path.is_file():

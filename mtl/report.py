@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from annotated_types import Len
 from pydantic import BaseModel, ValidationError
 
-from mtl.errors import UserError, printable
+from mtl.errors import UserError, counted, printable
 from mtl.taskdef import TaskDef
 
 
@@ -56,7 +56,7 @@ def plan_table(rows: Sequence[Mapping[str, Any]], steps: int, epoch_steps: int) 
         )
         for r in rows
     ]
-    return f"{table(header, body)}\n{steps:,} steps; an epoch is {epoch_steps:,}"
+    return f"{table(header, body)}\n{counted(steps, 'step')}; an epoch is {epoch_steps:,}"
 
 
 def dry_run_text(facts: Mapping[str, Any]) -> str:
@@ -106,7 +106,8 @@ def read_results(run_dir: Path) -> dict[str, Any]:
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError.of(str(run_dir), "holds no results.json: it is no run, or was never evaluated") from None
+        what = "holds no results.json: it is no run, or was never evaluated"
+        raise UserError.of(str(run_dir), what if run_dir.is_dir() else "there is no such directory") from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError.of(str(path), f"cannot be read: {error}") from None
     try:

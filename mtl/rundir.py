@@ -55,7 +55,8 @@ def start_directory(
             if stored.get(key) != found.get(key):
                 problems.append(Problem("--resume", f"the data of {key} is not what the run began with"))
         if problems:
-            raise UserError(problems)
+            message = f"{output} goes on as it began: leave out what differs, or name another --output without --resume"
+            raise UserError([*problems, Problem("--resume", message)])
         return
     empty_directory(output)
     sources = {f"{n}/{split}": source for n, parts in checked.data.sources.items() for split, source in parts.items()}
@@ -131,7 +132,8 @@ def resume_command(command: Sequence[str] | None) -> str:
     if command is None:
         return " resume=True"
     words = [word for word in command if word not in ("--overwrite", "--resume")]
-    return ":\n  " + shlex.join([*words, "--resume"])
+    python = ["python"] if words[0].endswith(".py") else []
+    return ":\n  " + shlex.join([*python, *words, "--resume"])
 
 
 def installed_version(package: str) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +44,11 @@ WANTED = {  # by pydantic's type of error
     "int_type": "expected a whole number",
     "int_from_float": "expected a whole number",
 }
+BOUNDS = (
+    ("greater than or equal to", "at least"),
+    ("less than or equal to", "at most"),
+    ("greater than", "more than"),
+)  # pydantic's words, and ours
 
 
 class Settings(BaseModel):
@@ -133,8 +139,17 @@ def read_yaml(path: str | os.PathLike[str]) -> tuple[Sourced, list[Problem]]:
         UserError: Nothing can be made of the file: it is missing, not YAML, no mapping, or too large.
     """
     shown = os.fspath(path)
+    if Path(path).suffix in (".parquet", ".jsonl", ".csv", ".tsv"):
+        message = f"is data, not settings; `run_mtl.py init {shlex.quote(shown)}` proposes a task definition for it"
+        raise UserError.of(shown, message)
     try:
         raw = Path(path).read_bytes()
+    except FileNotFoundError:
+        folder = Path(path).parent
+        beside = [p.name for p in folder.iterdir() if p.suffix in (".yml", ".yaml")] if folder.is_dir() else []
+        raise UserError.of(shown, f"there is no such file{nearest(Path(path).name, beside, cutoff=0.8)}") from None
+    except IsADirectoryError:
+        raise UserError.of(shown, "is a directory; name a YAML file") from None
     except OSError as error:
         raise UserError.of(shown, f"cannot be read: {error.strerror or error}") from None
     if len(raw) > MAX_BYTES:
@@ -154,8 +169,9 @@ def parse_yaml(text: str, name: str) -> tuple[Sourced, list[Problem]]:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
-        where = f"{name}:{mark.line + 1}" if mark else name
-        raise UserError.of(where, f"is not valid YAML: {error.problem or error.context}") from None
+        where = f"{name}:{mark.line + 1}" if mark and not name.startswith("--") else name
+        reason = str(error.problem or error.context).replace("'<stream end>'", "the end")
+        raise UserError.of(where, f"is not valid YAML: {reason}") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise UserError.of(name, f"is not valid YAML: {str(error).splitlines()[0]}") from None
     if root is None:
@@ -339,6 +355,8 @@ def _explain(model: type[Settings], source: Sourced, prefix: KeyPath, error: dic
         return Problem(where, f"{shown} is {kind(value)}; expected a mapping")
     message = error["msg"][0].lower() + error["msg"][1:]
     wanted = WANTED.get(error["type"]) or message.replace("input should be", "expected")
+    for long, short in BOUNDS:
+        wanted = wanted.replace(long, short)
     return Problem(where, f"{shown} is {kind(value)}; {wanted}")
 
 

@@ -77,7 +77,7 @@ def locate(task: TaskDef, split: str, data_root: str | None) -> Source | Problem
     target = data.splits.get(split, split)
     if data.files is not None:
         if target not in data.files:
-            return Problem(f"split {split!r}", f"there is no such split; the files are: {listed(list(data.files))}")
+            return Problem("--split", f"there is no split {split!r}; the files are: {listed(list(data.files))}")
         path = Path(data.files[target])
         if path.suffix not in SUFFIXES:
             return Problem(str(path), f"is of an unknown type; allowed: {listed(SUFFIXES)}")

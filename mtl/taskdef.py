@@ -272,8 +272,10 @@ def read_task_defs(files: Iterable[TaskDefs]) -> tuple[dict[str, Sourced], list[
                 message = f"the task name {name!r} may hold letters, digits, '-' and '_' only (it names directories)"
                 problems.append(Problem(source.place(()), message))
             elif name in tasks:
-                message = f"the task {name!r} is defined here again; it is first in {tasks[name].place(())}"
-                problems.append(Problem(source.place(()), message))
+                here, first = source.place(()), tasks[name].place(())
+                message = f"the task {name!r} is defined here again; it is first in {first}"
+                again = Problem(str(file), "is named twice; name each file of definitions once")
+                problems.append(again if here == first else Problem(here, message))
             elif not isinstance(source.data, dict):
                 message = f"the task {name!r} is {kind(source.data)}; expected a mapping with type, data, …"
                 problems.append(Problem(source.place(()), message))

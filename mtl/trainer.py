@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import signal
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -135,7 +136,7 @@ class Trainer:
             if self.state.step % every == 0 or self.is_done or asked:
                 self._checkpoint()
             if asked and not self.is_done:
-                raise Interrupted(asked, f"stopped by signal {asked} after step {self.state.step:,}")
+                raise Interrupted(asked, f"stopped by {signal.Signals(asked).name} after step {self.state.step:,}")
 
     @property
     def is_done(self) -> bool:
@@ -242,7 +243,7 @@ class Trainer:
             return False
         fault = next(filter(None, map(self._fault, self._numbers(records))), None)
         if fault is not None and self.state.nonfinite == self.run.config.train.max_skipped:
-            raise NonFiniteError(f"{fault}; that is one step more than train.max_skipped lets be skipped")
+            raise NonFiniteError(f"{fault}; that is one step more than train.max_skipped lets be skipped; {ADVICE}")
         return fault is not None
 
     def _fault(self, record: Mapping[str, Any]) -> str | None:
@@ -253,7 +254,7 @@ class Trainer:
                 name = record["task"]
                 rows = np.sort(self._examples(name).rows[self._batch(name, record["turn"])]) + 1
                 where = f"task {name!r}, step {record['step']:,}"
-                return f"{where}: the {TERM_NAMES.get(key, key)} is {value}; training rows {listed(rows.tolist(), 40)}"
+                return f"{where}: the {TERM_NAMES.get(key, key)} is {value}; training rows {listed(rows.tolist())}"
         return None
 
     def _numbers(self, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -278,7 +279,7 @@ class Trainer:
         records, self._unwritten = self._numbers(self._unwritten), []
         for record in records:
             if "skipped" not in record and (fault := self._fault(record)):
-                raise NonFiniteError(f"{fault}; the checkpoints written before are intact")
+                raise NonFiniteError(f"{fault}; the checkpoints written before are intact; {ADVICE}")
             self.writer.step(record | split_smoothness(record, self.run.tasks[record["task"]].smart.dropout))
         self.hooks.logged(records)
 
@@ -295,7 +296,7 @@ class Trainer:
             value = splits[deciding][metric]
             if not math.isfinite(value):
                 raise NonFiniteError(
-                    f"task {name!r}, step {step:,}: the {metric} of {deciding} is {value}: outputs diverged"
+                    f"task {name!r}, step {step:,}: the {metric} of {deciding} is {value}: outputs diverged; {ADVICE}"
                 )
             best = self.state.best.get(name)
             improved[name] = is_better(metric, value, best["splits"][deciding][metric] if best else None)
@@ -329,6 +330,8 @@ def split_smoothness(record: Mapping[str, Any], dropout: str) -> dict[str, float
         parts["smart_gain"] = record["smart"] / record["smart_noise"]
     return parts
 
+
+ADVICE = "try a lower --learning-rate"  # where something is not finite
 
 TERM_NAMES = {
     "loss": "task loss",

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, write_jsonl
 
+from mtl.arguments import ARGUMENTS, Parser
 from mtl.cli import main
+from mtl.config import RunConfig
 from mtl.encoder import find_encoder
 from mtl.errors import UserError
 
@@ -144,9 +146,58 @@ def wrong_value(case: Case) -> Callable[[], str]:
 def missing_definitions(case: Case) -> Callable[[], str]:
     missing = case.definitions.with_name("missing.yml")
     case.files.append(str(missing))
-    return lambda: f"{missing}: cannot be read: No such file or directory"
+    return lambda: f"{missing}: there is no such file"
 
 
+def misspelt_file(case: Case) -> Callable[[], str]:
+    case.files = [str(case.definitions.with_name("task.yml"))]
+    return lambda: f"{case.files[0]}: there is no such file; did you mean 'tasks.yml'?"
+
+
+def definitions_twice(case: Case) -> Callable[[], str]:
+    case.files *= 2
+    return lambda: f"{case.definitions}: is named twice; name each file of definitions once"
+
+
+def data_for_definitions(case: Case) -> Callable[[], str]:
+    case.files = [str(case.definitions.parent / "mood" / "train.jsonl")]
+    return lambda: f"{case.files[0]}: is data, not settings; `run_mtl.py init {case.files[0]}` proposes "
+
+
+def broken_setting(case: Case) -> Callable[[], str]:
+    case.words += ["--set", "train.epochs=[1"]
+    return lambda: "--set train.epochs: is not valid YAML: expected ',' or ']', but got the end"
+
+
+def no_tokenizer(case: Case) -> Callable[[], str]:
+    encoder = case.definitions.parent / "encoder"
+    shutil.copytree(case.encoder, encoder, ignore=shutil.ignore_patterns("tokenizer*", "vocab*", "special*"))
+    case.encoder = str(encoder)
+    case.words += ["--leaks", "ignore"]  # which is told before
+    return lambda: f"{encoder}: holds no tokenizer: every word would be unknown; "
+
+
+def misspelt_directory(case: Case) -> Callable[[], str]:
+    shutil.copytree(case.encoder, case.definitions.parent / "encoder")
+    case.encoder = str(case.definitions.parent / "encodr")
+    return lambda: f"--encoder: {case.encoder!r}: there is no directory {case.encoder}; did you mean 'encoder'?"
+
+
+def nothing_to_continue(case: Case) -> Callable[[], str]:
+    case.words += ["--resume"]
+    return lambda: f"--resume: there is no run in {case.output} to continue; leave --resume out to start one"
+
+
+ALONE: list[Fault] = [
+    missing_directory,
+    misspelt_file,
+    definitions_twice,
+    data_for_definitions,
+    broken_setting,
+    no_tokenizer,
+    misspelt_directory,
+    nothing_to_continue,
+]
 TOGETHER: list[Fault] = [
     misspelt_key,
     misspelt_key_below,
@@ -176,7 +227,7 @@ def told(case: Case, capsys: pytest.CaptureFixture[str]) -> list[str]:
     return [line.removeprefix("error: ") for line in lines]
 
 
-@pytest.mark.parametrize("fault", [*TOGETHER, missing_directory], ids=lambda fault: fault.__name__)
+@pytest.mark.parametrize("fault", [*TOGETHER, *ALONE], ids=lambda fault: fault.__name__)
 def test_each_fault_alone_is_one_message(fault: Fault, case: Case, capsys: pytest.CaptureFixture[str]) -> None:
     message = fault(case)()
     (line,) = told(case, capsys)
@@ -222,6 +273,7 @@ def test_a_task_that_is_not_defined(task: str, case: Case, capsys: pytest.Captur
 
 ENCODERS: list[tuple[str, str]] = [
     ("pkg:no_such_package/model", "no package 'no_such_package' is installed here"),
+    ("pkg:pytets/model", "no package 'pytets' is installed here; did you mean 'pytest'?"),
     ("pkg:not-a-name/model", "expected pkg:PACKAGE/SUBDIR"),
     ("pkg:json/nothing", "there is no directory"),
     ("pkg:json/../../..", "leads out of the package"),
@@ -289,17 +341,32 @@ LIGHT: list[tuple[list[str], int, str]] = [
     (["--help"], 0, "COMMAND"),
     *([([command, "--help"], 0, "--debug") for command in ("train", "adapt", "evaluate", "predict", "export")]),
     *([([command, "--help"], 0, "--debug") for command in ("validate", "prepare", "report", "init")]),
-    ([], 2, "error: the following arguments are required: COMMAND"),
-    (["trian"], 2, "error: argument COMMAND: invalid choice: 'trian'"),
+    ([], 2, "error: no command is named; there are: train, adapt, "),
+    (["trian"], 2, "completion; did you mean 'train'?\nsee run_mtl.py --help"),
+    (
+        ["train", "--ouput", "x"],
+        2,
+        "error: --ouput: there is no such flag here; did you mean '--output'?\nsee run_mtl.py train",
+    ),
+    (["train", "--output", "x", "--split=test"], 2, "--split: there is no such flag here; it is a flag of: evaluate\n"),
+    (["train", "--output", "x", "--resume", "--overwrite"], 2, "--overwrite: not together with --resume; leave one"),
+    (["train", "--output", "x", "--tasks", ","], 2, "--tasks: expected names with commas between, got ','"),
+    (["adapt", "x", "--head", "fesh"], 2, "--head: got 'fesh'; allowed: reuse, fresh; did you mean 'fresh'?"),
+    (["schema", "extra"], 2, "error: extra: nothing takes this word\nsee run_mtl.py schema --help"),
     (["train", "tasks.yml"], 2, "error: the following arguments are required: --output"),
-    (["train", "--output", "x", "--epochs", "many"], 2, "error: argument --epochs: invalid int value: 'many'"),
-    (["train", "--output", "x", "--epochs", "1", "--max-steps", "1"], 2, "not allowed with argument"),
+    (["train", "--output", "x", "--epochs", "many"], 2, "error: --epochs: expected a whole number, got 'many'"),
+    (["train", "--output", "x", "--epochs", "1", "--max-steps", "1"], 2, "--max-steps: not together with --epochs"),
     (["train", "bad.yml", "--encoder", "./missing", "--output", "x"], 2, "bad.yml:2: is not valid YAML"),
     (["train", "good.yml", "--encoder", "./missing", "--output", "x"], 2, "there is no directory missing"),
-    (["train", "good.yml", "--output", "x"], 2, "'encoder' is missing"),
+    (
+        ["train", "--config", "bad.yml", "--output", "x"],
+        2,
+        "bad.yml:2: is not valid YAML: expected ',' or ']', but got the end",
+    ),
+    (["train", "good.yml", "--output", "x"], 2, "error: --encoder: is missing; name a model's directory, pkg:"),
     (["validate", "bad.yml"], 2, "bad.yml:2: is not valid YAML"),
     (["prepare", "bad.yml", "--encoder", "./missing"], 2, "bad.yml:2: is not valid YAML"),
-    (["adapt", "missing", "--task", "a", "--output", "x"], 2, "is no finished run"),
+    (["adapt", "missing", "--task", "a", "--output", "x"], 2, "error: missing: there is no such directory"),
 ]
 
 
@@ -319,3 +386,29 @@ def test_help_and_errors_load_nothing_heavy(words: list[str], status: int, said:
     assert said in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout.splitlines()[-1] == "[]", "these were imported"
+
+
+# Flag to the configuration's key whose default its help has to name.
+DEFAULTS = {
+    "--epochs": ("train", "epochs"),
+    "--learning-rate": ("train", "learning_rate"),
+    "--batch-size": ("train", "batch_size"),
+    "--max-length": ("train", "max_length"),
+    "--sampler": ("sampling", "strategy"),
+    "--precision": ("train", "precision"),
+    "--seed": ("train", "seed"),
+}
+
+
+def test_help_explains_every_flag_and_its_defaults_are_those_of_the_configuration() -> None:
+    config = RunConfig(encoder="e")
+    for name, (add_arguments, _) in ARGUMENTS.items():
+        parser = Parser(prog=name)
+        add_arguments(parser)
+        for action in parser._actions:
+            assert action.help, f"{name}: {action.dest}"
+            for flag in action.option_strings:
+                if name == "train" and flag in DEFAULTS:
+                    section, key = DEFAULTS[flag]
+                    default = str(getattr(getattr(config, section), key))
+                    assert f"(default: {default})" in action.help or f"{default} (default)" in action.help, flag

@@ -89,7 +89,7 @@ CASES: dict[str, tuple[dict[str, Edit], str, str]] = {
     "too deep": ({"tasks.yml": "a: " + "[" * 200 + "]" * 200}, "tasks.yml:1", "or 24 levels"),
     "too long": ({"tasks.yml": "# " + "x" * (1 << 20)}, "tasks.yml", "at most 1,048,576 are read"),
     "Latin-1": ({"tasks.yml": b"mood:\n  type: caf\xe9\n"}, "tasks.yml:2", "is not UTF-8 text (byte 0xe9); convert it"),
-    "no file of definitions": ({"tasks.yml": None}, "tasks.yml", "cannot be read: No such file or directory"),
+    "no file of definitions": ({"tasks.yml": None}, "tasks.yml", "there is no such file"),
     "a key twice": (
         definition("  metrics: [acc", "  type: ranking\n  metrics: [acc"),
         "tasks.yml:4",
@@ -208,7 +208,7 @@ CASES: dict[str, tuple[dict[str, Edit], str, str]] = {
         "tasks.yml:4",
         "allowed: cross_entropy, .*; did you mean 'cross_entropy'",
     ),
-    "no weight": (setting("weight: 0"), "tasks.yml:4", "mood.weight is the number 0; expected greater than 0"),
+    "no weight": (setting("weight: 0"), "tasks.yml:4", "mood.weight is the number 0; expected more than 0"),
     "a weight in words": (
         setting("weight: heavy"),
         "tasks.yml:4",
@@ -223,15 +223,15 @@ CASES: dict[str, tuple[dict[str, Edit], str, str]] = {
     "no batch": (
         setting("batch_size: 0"),
         "tasks.yml:4",
-        "mood.batch_size is the number 0; expected greater than or equal to 1",
+        "mood.batch_size is the number 0; expected at least 1",
     ),
     "half a row": (
         setting("batch_size: 1.5"),
         "tasks.yml:4",
         "mood.batch_size is the number 1.5; expected a whole number",
     ),
-    "too short a length": (setting("max_length: 3"), "tasks.yml:4", "expected greater than or equal to 4"),
-    "a negative learning rate": (setting("learning_rate: -1e-5"), "tasks.yml:4", "expected greater than 0"),
+    "too short a length": (setting("max_length: 3"), "tasks.yml:4", "expected at least 4"),
+    "a negative learning rate": (setting("learning_rate: -1e-5"), "tasks.yml:4", "expected more than 0"),
     "a number for a section": (setting("smart: 1"), "tasks.yml:4", "mood.smart is the number 1; expected a mapping"),
     "another's name of a key": (
         setting("smart: {lambda: 1}"),
@@ -253,7 +253,7 @@ CASES: dict[str, tuple[dict[str, Edit], str, str]] = {
         "tasks.yml:10",
         "pairs.smart.divergence: 'kl' does not fit regression; allowed: mse",
     ),
-    "a momentum above 1": (setting("proximal: {beta_early: 1.5}"), "tasks.yml:4", "expected less than or equal to 1"),
+    "a momentum above 1": (setting("proximal: {beta_early: 1.5}"), "tasks.yml:4", "expected at most 1"),
     "a run's key in adapt": (
         setting("adapt: {epochs: 3}"),
         "tasks.yml:4",

@@ -221,7 +221,7 @@ UNKNOWN = [
         "; did you mean 'a'?",
     ),
     ("train.epochs=many", "--set train.epochs: train.epochs is the text 'many'", "; expected a whole number"),
-    ("train.batch_size=0", "--set train.batch_size: train.batch_size is the number 0", "greater than or equal to 1"),
+    ("train.batch_size=0", "--set train.batch_size: train.batch_size is the number 0", "at least 1"),
 ]
 
 

@@ -238,7 +238,15 @@ def test_adapt_tells_what_it_does_not_know(run_dir: Path, tmp_path: Path, capsys
     assert main(["adapt", str(run_dir), "--task", "mod", "--output", str(tmp_path / "x")]) == 2
     assert "did you mean 'mood'?" in capsys.readouterr().err
     assert main(["adapt", str(tmp_path), "--task", "mood", "--output", str(tmp_path / "x")]) == 2
-    assert "no finished run" in capsys.readouterr().err
+    assert f"{tmp_path}: is neither a run (no run.yml) nor an export" in capsys.readouterr().err
+    before = (run_dir / "run.yml").read_text()
+    assert main(["adapt", str(run_dir), "--task", "mood", "--output", str(run_dir), "--overwrite"]) == 2
+    assert capsys.readouterr().err == f"error: --output: {run_dir} is the run to start from; name another directory\n"
+    assert (run_dir / "run.yml").read_text() == before
+    assert main(["evaluate", str(run_dir / "best")]) == 2
+    assert f"it holds {run_dir}/best/answer, {run_dir}/best/mood" in capsys.readouterr().err
+    assert main(["report", str(run_dir), "--output", str(tmp_path / "report.pdf")]) == 2
+    assert capsys.readouterr().out == "", "nothing is told before the report can be written"
 
 
 def test_validate_prints_text_and_json(corpus: Path, encoder_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

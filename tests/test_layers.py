@@ -24,7 +24,7 @@ LAYERS = (
     ("ready", "hooks", "phases", "dryrun"),
     ("describe", "propose", "validate", "baselines", "api"),
     ("paired", "study", "ledger", "outcomes", "study_chart", "summary", "study_cost", "compare"),
-    ("completion", "cli"),
+    ("completion", "arguments", "cli"),
     ("__main__",),
 )
 ORDER = [module for layer in LAYERS for module in layer]

@@ -579,7 +579,7 @@ def test_errors_come_together_and_nothing_is_left(imported: Import) -> None:
 def test_missing_directory_and_file(imported: Import) -> None:
     assert main([str(imported.folder / "no.yml"), "--data", str(imported.folder / "no"), "--output", "x"]) == 2
     error = imported.capsys.readouterr().err
-    assert "no.yml: cannot be read" in error and "--data: there is no directory" in error
+    assert "no.yml: there is no such file" in error and "--data: there is no directory" in error
 
 
 def test_tasks_are_chosen_by_name(imported: Import) -> None:

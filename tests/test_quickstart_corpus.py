@@ -86,6 +86,13 @@ def test_command_line_writes_every_file_and_says_so(tmp_path: Path, capsys: pyte
     assert all(str(path) in printed for path in written)
 
 
+def test_an_output_that_cannot_be_written_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["--output", str(tmp_path / "file")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: --output: {tmp_path}/file") and "cannot be written: " in error
+
+
 def test_task_definitions_point_at_the_generated_fields(corpus: Corpus) -> None:
     definitions = yaml.safe_load((ROOT / "task_defs" / "quickstart.yml").read_text(encoding="utf-8"))
     assert definitions.keys() == corpus.keys()

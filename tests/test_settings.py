@@ -178,8 +178,8 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     large.write_bytes(b"#" * (MAX_BYTES + 1))
     latin.write_bytes("a: 1\nb: café\n".encode("latin-1"))
     expected = {
-        missing: f"{missing}: cannot be read: No such file or directory",
-        tmp_path: f"{tmp_path}: cannot be read: Is a directory",
+        missing: f"{missing}: there is no such file",
+        tmp_path: f"{tmp_path}: is a directory; name a YAML file",
         large: f"{large}: is {MAX_BYTES + 1:,} bytes long; at most {MAX_BYTES:,} are read",
         latin: f"{latin}:2: is not UTF-8 text (byte 0xe9); convert it first",
     }
@@ -263,7 +263,7 @@ FAULTS = [
     ),
     ("name: x\ninner: {norm: 7}\n", "a.yml:2: inner.norm is the number 7; allowed: linf, l2"),
     ("epochs: 3\n", "a.yml:1: the key 'name' is missing"),
-    ("name: x\nepochs: 0\n", "a.yml:2: epochs is the number 0; expected greater than or equal to 1"),
+    ("name: x\nepochs: 0\n", "a.yml:2: epochs is the number 0; expected at least 1"),
     ("name: x\nepochs: '3'\n", "a.yml:2: epochs is the text '3'; expected a whole number"),
     ("name: x\nepochs: 2.5\n", "a.yml:2: epochs is the number 2.5; expected a whole number"),
     ("name: x\nepochs: true\n", "a.yml:2: epochs is true (true/false); expected a whole number"),

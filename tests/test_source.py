@@ -407,7 +407,7 @@ def test_files_that_are_not_there_are_told(tmp_path: Path) -> None:
     assert locate(task, "validation", None) == Problem(files["validation"], "there is no such file (validation data)")
     assert locate(task, "odd", None) == Problem(str(odd), f"is of an unknown type; allowed: {', '.join(SUFFIXES)}")
     assert locate(task, "test", None) == Problem(
-        "split 'test'", "there is no such split; the files are: train, validation, odd"
+        "--split", "there is no split 'test'; the files are: train, validation, odd"
     )
 
 

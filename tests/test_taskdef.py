@@ -234,12 +234,12 @@ def test_all_that_does_not_fit_is_told_together() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("smart: {epsilon: -1}\n", "t.smart.epsilon is the number -1; expected greater than or equal to 0"),
+        ("smart: {epsilon: -1}\n", "t.smart.epsilon is the number -1; expected at least 0"),
         ("smart: {norm: l1}\n", "t.smart.norm is the text 'l1'; allowed: linf, l2"),
         ("dropout: 1.0\n", "t.dropout is the number 1.0; expected less than 1"),
-        ("max_length: 3\n", "t.max_length is the number 3; expected greater than or equal to 4"),
-        ("weight: 0\n", "t.weight is the number 0; expected greater than 0"),
-        ("proximal: {switch: 1.5}\n", "t.proximal.switch is the number 1.5; expected less than or equal to 1"),
+        ("max_length: 3\n", "t.max_length is the number 3; expected at least 4"),
+        ("weight: 0\n", "t.weight is the number 0; expected more than 0"),
+        ("proximal: {switch: 1.5}\n", "t.proximal.switch is the number 1.5; expected at most 1"),
         (
             "adapt: {smart: {wieght: 3}}\n",
             f"unknown key 't.adapt.smart.wieght'; allowed: {', '.join(sorted(SmartSettings.model_fields))}"
