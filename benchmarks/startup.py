@@ -12,11 +12,10 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.timing import Spread, parser, store, take_turns
+from benchmarks.timing import ROOT, Spread, parser, quickstart_definitions, store, take_turns
 from mtl.encoder import find_encoder
 from mtl.report import table
 
-ROOT = Path(__file__).resolve().parent.parent
 RUN = [sys.executable, str(ROOT / "run_mtl.py")]
 MIX = "cola,sst2,mrpc,stsb,qqp,mnli,rte,wnli,scitail,snli"
 FILES = ["glue.yml", "scitail.yml", "snli.yml"]
@@ -41,11 +40,12 @@ def main() -> None:
     made = parser("startup", __doc__)
     made.add_argument("--data-root", default="../shared/data", metavar="DIR", help="mirror of the hub")
     options = made.parse_args()
-    definitions, mirrored = ["task_defs/quickstart.yml"], Path(options.data_root).is_dir()
-    more: list[str] = []
-    if mirrored:
-        definitions, more = [f"task_defs/{file}" for file in FILES], ["--tasks", MIX, "--data-root", options.data_root]
     with tempfile.TemporaryDirectory() as folder:
+        if Path(options.data_root).is_dir():
+            definitions = [f"task_defs/{file}" for file in FILES]
+            more = ["--tasks", MIX, "--data-root", options.data_root]
+        else:
+            definitions, more = [str(quickstart_definitions(Path(folder)))], []
         broken = Path(folder) / "broken.yml"
         broken.write_text("a: [1\n")
         output = ["--encoder", options.encoder, "--output", f"{folder}/run", "--overwrite"]

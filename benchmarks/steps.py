@@ -13,7 +13,9 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ import torch
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
-from benchmarks.timing import Spread, parser, peak_memory, ratios, store, take_turns
+from benchmarks.timing import Spread, parser, peak_memory, quickstart_definitions, ratios, store, take_turns
 from mtl.batch import collate
 from mtl.config import command_line
 from mtl.dropout import ATTENTION, QuickDropout
@@ -127,7 +129,7 @@ def make_trainer(
         definitions: Their file; by default that of GLUE where there is a mirror and else that of the quickstart.
     """
     if definitions is None:
-        definitions = Path("task_defs", "glue.yml" if data_root else "quickstart.yml")
+        definitions = Path("task_defs/glue.yml") if data_root else generated()[1]
         tasks, settings = tasks or TASKS[definitions.name], ("train.max_steps=400", *settings)
     flags = {"encoder": ("--encoder", encoder), "leaks": ("--leaks", "ignore")}
     flags |= {"data_root": ("--data-root", data_root)} if data_root else {}
@@ -135,6 +137,13 @@ def make_trainer(
     checked = check_train(Request(Path("unused"), [str(definitions)], typed=typed, tasks=tasks or ()))
     log: Any = Nothing()
     return get_ready(checked, Processes.current()).trainer(log, log)
+
+
+@cache
+def generated() -> tuple[tempfile.TemporaryDirectory[str], Path]:
+    """The quickstart's definitions, and the directory that holds them and its corpus while this process lives."""
+    folder = tempfile.TemporaryDirectory()
+    return folder, quickstart_definitions(Path(folder.name))
 
 
 class BareLoop:

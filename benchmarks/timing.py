@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,9 +17,18 @@ from typing import Any
 
 import torch
 
+from data_prep import quickstart
 from mtl.rundir import processor
 
+ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "sentence-transformers")
+
+
+def quickstart_definitions(folder: Path) -> Path:
+    """The quickstart's definitions, beside a corpus that is generated into the folder."""
+    quickstart.write(quickstart.generate(), folder / "data" / "quickstart")
+    (folder / "task_defs").mkdir()
+    return Path(shutil.copy(ROOT / "task_defs" / "quickstart.yml", folder / "task_defs"))
 
 
 @dataclass(frozen=True)

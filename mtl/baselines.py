@@ -16,7 +16,7 @@ from mtl.facts import read_facts
 from mtl.files import locked, write_file
 from mtl.hooks import RESULTS_FILE
 from mtl.phases import run_phase
-from mtl.preflight import RUN_FILE, TASK_FILE, Checked, Data
+from mtl.preflight import RUN_FILE, Checked, Data
 from mtl.processes import Processes
 from mtl.report import number, table
 

@@ -33,6 +33,11 @@ OTHERS = ["perhaps", "anyway", "hello", "never"]
 GLUE_WORDS = ["the", "was", "is", "a", "and", "i", "found", "it", "this", "that", "we", "say"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests come first, so that none is alone at the end where several processes share them."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Prepared data goes to a directory of this test session."""

@@ -44,9 +44,8 @@ def run(name: str, output: Path, *words: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.data
-def test_steps(data_root: Path, tmp_path: Path, encoder_dir: Path) -> None:
-    words = ["--encoder", str(encoder_dir), "--data-root", str(data_root), "--repetitions", "2"]
+def test_steps(tmp_path: Path, encoder_dir: Path) -> None:
+    words = ["--encoder", str(encoder_dir), "--data-root", str(tmp_path / "none"), "--repetitions", "2"]
     figures = run("steps", tmp_path / "f.json", *words)
     assert {"R_s", "R3F", "R_s + D", "plain, bf16", "bare loop"} < set(figures["seconds"])
     assert all(len(values) == 2 for values in figures["seconds"].values())
@@ -64,9 +63,8 @@ def test_batches(data_root: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.data
-def test_startup(data_root: Path, tmp_path: Path, encoder_dir: Path) -> None:
-    words = ["--encoder", str(encoder_dir), "--data-root", str(data_root), "--repetitions", "1"]
+def test_startup(tmp_path: Path, encoder_dir: Path) -> None:
+    words = ["--encoder", str(encoder_dir), "--data-root", str(tmp_path / "none"), "--repetitions", "1"]
     figures = run("startup", tmp_path / "f.json", *words)
     assert {"--help", "validate, cached", "train, to the first step"} < set(figures["seconds"])
 
