@@ -96,7 +96,7 @@ def evaluation_lines(
     before: Mapping[str, Any],
     tasks: Mapping[str, TaskDef],
 ) -> list[str]:
-    """One line per task: its selecting metric on each split, starred at its best step, change of validation, best.
+    """One line per task: its selecting metric on each split, starred at its best step, change on the first split, best.
 
     Args:
         step: Steps done.
@@ -109,11 +109,12 @@ def evaluation_lines(
     lines, width = [], max(map(len, metrics))
     for name, splits in metrics.items():
         metric, starred = tasks[name].metrics[0], best[name]["step"] == step
+        deciding = next(iter(splits))  # rows held out of the training data where there are some
         values = " / ".join(number(values[metric]) for values in splits.values())
         parts = [f"step {step:,}/{steps:,}", name.ljust(width), f"{metric} {values}{'*' if starred else ''}"]
         if name in before:
-            parts.append(f"{splits['validation'][metric] - before[name]['validation'][metric]:+.4f}")
+            parts.append(f"{splits[deciding][metric] - before[name][deciding][metric]:+.4f}")
         if not starred:
-            parts.append(f"best {number(best[name]['splits']['validation'][metric])} at step {best[name]['step']:,}")
+            parts.append(f"best {number(best[name]['splits'][deciding][metric])} at step {best[name]['step']:,}")
         lines.append("  ".join(parts))
     return lines

@@ -76,24 +76,35 @@ def dry_run_text(facts: Mapping[str, Any]) -> str:
 
 
 def results_table(results: Mapping[str, Any], tasks: Mapping[str, TaskDef], output: Path) -> str:
-    """The end of a run: every metric at the task's best step with its interval, beside a guess that reads no text."""
+    """The end of a run: every metric at the task's best step with its interval, beside a guess that reads no text.
+
+    Where inputs were truncated their share stands there too.
+    """
+    shares = {
+        (name, split): facts["truncated"] / facts["rows"]
+        for name, splits in results["data"].items()
+        for split, facts in splits.items()
+    }
+    cut = any(shares.values())
     rows = []
     for name, splits in results["tasks"].items():
         for split, values in splits.items():
             for index, metric in enumerate(tasks[name].metrics):
-                rows.append(
-                    (
-                        name if index == 0 else "",
-                        split if index == 0 else "",
-                        metric,
-                        number(values[metric]),
-                        interval(results.get("intervals", {}).get(name, {}).get(split, {}).get(metric)),
-                        number(results["baselines"][name][split][metric]),
-                        f"{results['best_steps'][name]:,}" if index == 0 else "",
-                        str(output / "best" / name) if index == 0 and split == next(iter(splits)) else "",
-                    )
+                first = index == 0
+                cells = (
+                    name if first else "",
+                    split if first else "",
+                    metric,
+                    number(values[metric]),
+                    interval(results.get("intervals", {}).get(name, {}).get(split, {}).get(metric)),
+                    number(results["baselines"][name][split][metric]),
+                    f"{results['best_steps'][name]:,}" if first else "",
+                    *([f"{shares[name, split]:.1%}" if first else ""] if cut else []),
+                    str(output / "best" / name) if first and split == next(iter(splits)) else "",
                 )
-    return "\n" + table(("task", "split", "metric", "value", "95% interval", "baseline", "best step", "model"), rows)
+                rows.append(cells)
+    header = ("task", "split", "metric", "value", "95% interval", "baseline", "best step")
+    return "\n" + table((*header, *(["truncated"] if cut else []), "model"), rows)
 
 
 def read_results(run_dir: Path) -> dict[str, Any]:
