@@ -3,7 +3,8 @@
     python -m benchmarks.summary            # prints them
     python -m benchmarks.summary --write    # puts them into README.md
 
-Each file in `benchmarks/figures/` is what `python -m benchmarks.NAME --output benchmarks/figures/NAME.json` wrote.
+Each file in `benchmarks/figures/` is what `python -m benchmarks.NAME --output benchmarks/figures/NAME.json` wrote, and
+each in `benchmarks/studies/` what `run-mtl compare benchmarks/studies/NAME.yml --summary benchmarks/studies/NAME.json` did.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 from benchmarks.growth import markdown as predicted
 
-FOLDER = Path(__file__).parent / "figures"
+FOLDERS = (Path(__file__).parent / "figures", Path(__file__).parent / "studies")
 README = Path(__file__).parent.parent / "README.md"
 END = "<!-- end of figures -->\n"
 # What is told of each file: words, place of the figure, unit, and what was promised of it.
@@ -109,9 +110,10 @@ def figure(found: Any, unit: str) -> str:
     return f"{found:.2%}" if unit == "%" else f"{found:.2f} {unit}"
 
 
-def read(folder: Path) -> dict[str, Any]:
-    """What the benchmarks wrote, by name."""
-    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+def read() -> dict[str, Any]:
+    """What the benchmarks and the studies wrote, by name."""
+    paths = [path for folder in FOLDERS for path in sorted(folder.glob("*.json"))]
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
 
 
 def speed(files: Mapping[str, Any]) -> str:
@@ -145,10 +147,44 @@ def growth(files: Mapping[str, Any]) -> str:
     return "\n".join([measured, "", predicted(found["predicted"]), "", f"Assumed: `{given}`.", ""])
 
 
+STARTS = {  # arms of the study of few examples, in words
+    "single": "the encoder alone",
+    "mt-dnn": "the run of five tasks, with a fresh head",
+    "mt-dnn-rte-head": "the run of five tasks, with `--head rte`",
+    "smart": "the encoder alone, with SMART",
+    "smart-adapt": "the run of five tasks, SMART in adaptation",
+    "mt-dnn-smart": "the run of five tasks, SMART in both phases",
+}
+
+
+def few_examples(files: Mapping[str, Any]) -> str:
+    """Adaptation to SciTail with few rows: means over seeds, and paired differences to the encoder alone."""
+    groups = [group for group in files["c_scitail"]["groups"] if group["first"]]
+    head = "| adapted from | " + " | ".join(f"{group['size']} rows" for group in groups) + " |"
+    lines = [head, "|---" * (1 + len(groups)) + "|"]
+    for arm, words in STARTS.items():
+        found = [group["arms"][arm] for group in groups]
+        if all(facts["n"] > 1 for facts in found):
+            lines.append(f"| {words} | " + " | ".join(map(_mean, found)) + " |")
+    counts = sorted({facts["n"] for group in groups for facts in group["arms"].values() if facts["n"] > 1})
+    seeds = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
+    told = f"Accuracy on SciTail's validation rows in percent, mean of {seeds} seeds; in brackets the difference to the"
+    return "\n".join([*lines, "", f"{told} first line, paired by seed, with its 95 % t interval.", ""])
+
+
+def _mean(facts: Mapping[str, Any]) -> str:
+    text, difference = f"{100 * facts['mean']:.1f}", facts.get("difference")
+    if difference is None:
+        return text
+    low, high = (100 * bound for bound in difference["t"])
+    return f"{text} ({100 * difference['mean']:+.1f}: {low:+.1f} to {high:+.1f})"
+
+
 # Mark in README to what stands between it and END.
 SECTIONS = {
     "<!-- figures: python -m benchmarks.summary --write -->\n": speed,
     "<!-- growth: python -m benchmarks.summary --write -->\n": growth,
+    "<!-- few examples: python -m benchmarks.summary --write -->\n": few_examples,
 }
 
 
@@ -161,7 +197,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.summary")
     parser.add_argument("--write", action="store_true", help="put them into README.md")
-    write, files = parser.parse_args().write, read(FOLDER)
+    write, files = parser.parse_args().write, read()
     text = README.read_text(encoding="utf-8")
     for begin, section in SECTIONS.items():
         made = section(files)

@@ -116,7 +116,7 @@ def read_results(run_dir: Path) -> dict[str, Any]:
     path = run_dir / "results.json"
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         what = "holds no results.json: it is no run, or was never evaluated"
         raise UserError.of(str(run_dir), what if run_dir.is_dir() else "there is no such directory") from None
     except (OSError, ValueError, RecursionError) as error:

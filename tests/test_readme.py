@@ -42,4 +42,4 @@ def test_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pyt
 @pytest.mark.parametrize("begin", summary.SECTIONS)
 def test_figures_are_those_of_the_benchmarks(begin: str) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert summary.between(text, begin) == summary.SECTIONS[begin](summary.read(summary.FOLDER))
+    assert summary.between(text, begin) == summary.SECTIONS[begin](summary.read())
