@@ -4,7 +4,7 @@
     python -m benchmarks.summary --write    # puts them into README.md
 
 Each file in `benchmarks/figures/` is what `python -m benchmarks.NAME --output benchmarks/figures/NAME.json` wrote, and
-each in `benchmarks/studies/` what `run-mtl compare benchmarks/studies/NAME.yml --summary benchmarks/studies/NAME.json` did.
+each in `benchmarks/studies/` what `run-mtl compare` did with `--summary benchmarks/studies/NAME.json`.
 """
 
 from __future__ import annotations
