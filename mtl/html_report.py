@@ -262,7 +262,7 @@ def _tasks(told: Told, place: Place) -> Html:
 def _provenance(record: RunRecord, place: Place) -> Html:
     found, config = record.provenance, record.run.config if record.run else None
     rows = [
-        ("command", " ".join(found.command)),
+        ("command", " ".join(found.command or [])),
         ("encoder", config.encoder if config else None),
         ("phase", config.phase if config else None),
         ("seed", found.seed),

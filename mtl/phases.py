@@ -73,7 +73,9 @@ def run_phase(
             start_directory(checked, ready.splits, output, resume=resume, overwrite=overwrite, command=command)
 
         processes.in_main(start)
-        state = _train(ready, hooks, output, resume=resume, command=command)
+        # From here on, before log and checkpoint are opened: imports within may swallow a plain KeyboardInterrupt.
+        with StopSignal(launched=processes.count > 1).installed() as stop:
+            state = _train(ready, hooks, output, stop, resume=resume, command=command)
         for name, model in (("model", ready.objective.model), ("teacher", ready.objective.teacher)):
             if model is not None and (whole := ready.whole(model)) is not None:
                 save_model(whole, ready.tokenizer, output / name)
@@ -83,7 +85,9 @@ def run_phase(
     return results
 
 
-def _train(ready: Ready, hooks: RunHooks, output: Path, *, resume: bool, command: Sequence[str] | None) -> TrainState:
+def _train(
+    ready: Ready, hooks: RunHooks, output: Path, stop: StopSignal, *, resume: bool, command: Sequence[str] | None
+) -> TrainState:
     """Trains from the newest checkpoint, or from the first step, to the end of the plan."""
     processes = ready.processes
     checkpoint, damaged = load_newest(output / "checkpoints") if resume else (None, [])
@@ -107,8 +111,7 @@ def _train(ready: Ready, hooks: RunHooks, output: Path, *, resume: bool, command
             if checkpoint is not None:
                 trainer.state = trainer.tensors.restore(checkpoint)
             hooks.display.continued(trainer.state.last)
-            bar = hooks.display.bar(ready.plan.steps, trainer.state.step)
-            with bar, StopSignal(launched=processes.count > 1).installed() as stop:
+            with hooks.display.bar(ready.plan.steps, trainer.state.step):
                 trainer.fit(stop)
             log.finished(hyperparameters(ready.run), trainer.state.best, trainer.state.step)
     except Interrupted as error:

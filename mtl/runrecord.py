@@ -32,7 +32,7 @@ Points = list[tuple[float, float]]
 class Provenance(BaseModel):
     """What of `provenance.json` is shown."""
 
-    command: list[str] = []
+    command: list[str] | None = None  # of a run from Python
     seed: int | None = None
     python: str | None = None
     platform: str | None = None

@@ -71,6 +71,7 @@ def test_a_run_from_python_is_the_run_of_the_command_line(
     assert trained.results == json.loads((trained.path / "results.json").read_text())
     command = [json.loads((run / "provenance.json").read_text())["command"] for run in (trained.path, tmp_path / "run")]
     assert command == [None, ["run_mtl.py", *words]]
+    assert main(["report", str(trained.path), "--output", str(tmp_path / "report.html")]) == 0
 
 
 def test_definitions_may_be_data(trained: mtl.Trained, corpus: Path, encoder_dir: Path, tmp_path: Path) -> None:

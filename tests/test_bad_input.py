@@ -351,7 +351,11 @@ LIGHT: list[tuple[list[str], int, str]] = [
     (["train", "--output", "x", "--split=test"], 2, "--split: there is no such flag here; it is a flag of: evaluate\n"),
     (["train", "--output", "x", "--resume", "--overwrite"], 2, "--overwrite: not together with --resume; leave one"),
     (["train", "--output", "x", "--tasks", ","], 2, "--tasks: expected names with commas between, got ','"),
-    (["adapt", "x", "--head", "fesh"], 2, "--head: got 'fesh'; allowed: reuse, fresh; did you mean 'fresh'?"),
+    (
+        ["export", "x", "--weights", "bets"],
+        2,
+        "--weights: got 'bets'; allowed: best, final, teacher; did you mean 'best'?",
+    ),
     (["schema", "extra"], 2, "error: extra: nothing takes this word\nsee run_mtl.py schema --help"),
     (["train", "tasks.yml"], 2, "error: the following arguments are required: --output"),
     (["train", "--output", "x", "--epochs", "many"], 2, "error: --epochs: expected a whole number, got 'many'"),
