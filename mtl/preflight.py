@@ -188,6 +188,9 @@ def _finish(request: Request, definitions: Mapping[str, Sourced], file: Sourced,
         place = file.place(("trust_remote_code",))
         message = "trust_remote_code counts on the command line only (--trust-remote-code): a file may be a stranger's"
         problems.append(Problem(place, message))
+    if config is not None and config.phase == "train" and config.head != FRESH:
+        message = f"head is for `adapt`: in `train` every head is new, so it can be {FRESH!r} only"
+        problems.append(Problem(request.typed.over(file).place(("head",)), message))
     if config is not None:
         problems += telemetry_problems(config)
     data_root = directory(request.typed.over(file).data.get("data_root"))

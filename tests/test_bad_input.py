@@ -183,6 +183,11 @@ def misspelt_directory(case: Case) -> Callable[[], str]:
     return lambda: f"--encoder: {case.encoder!r}: there is no directory {case.encoder}; did you mean 'encoder'?"
 
 
+def head_of_another(case: Case) -> Callable[[], str]:
+    case.words += ["--set", "head=mood"]
+    return lambda: "--set head: head is for `adapt`: in `train` every head is new, so it can be 'fresh' only"
+
+
 def nothing_to_continue(case: Case) -> Callable[[], str]:
     case.words += ["--resume"]
     return lambda: f"--resume: there is no run in {case.output} to continue; leave --resume out to start one"
@@ -196,6 +201,7 @@ ALONE: list[Fault] = [
     broken_setting,
     no_tokenizer,
     misspelt_directory,
+    head_of_another,
     nothing_to_continue,
 ]
 TOGETHER: list[Fault] = [

@@ -56,7 +56,7 @@ def test_real_tasks_train_adapt_and_export(data_root: Path, tmp_path: Path) -> N
     """A few steps of the main job on GLUE and WikiQA, then adaptation to SciTail, which was not in the mix."""
     definitions = [str(ROOT / "task_defs" / name) for name in ("glue.yml", "wikiqa.yml")]
     run, adapted, exports = tmp_path / "run", tmp_path / "adapted", tmp_path / "exports"
-    options = ["--data-root", str(data_root), "--max-length", "48", "--max-steps", "8", "--train-size", "64"]
+    options = ["--data-root", str(data_root), "--max-length", "24", "--max-steps", "8", "--train-size", "64"]
     mix = ["train", *definitions, "--tasks", "cola,stsb,wikiqa,mrpc", "--encoder", ENCODER, "--output", str(run)]
     assert main([*mix, *options]) == 0
     splits = results(run)["tasks"]

@@ -213,9 +213,10 @@ def test_resume_with_another_number_of_processes(
 SHARDED = {
     "plain": (),
     "mixed": (*MIXED, "--set", "train.accumulation=3"),
-    "checkpointing": ("--set", "train.gradient_checkpointing=true"),
-    "adamax": ("--set", "optimizer.name=adamax"),
-    "independent": ("--set", "defaults.smart.steps=2", "--set", "defaults.smart.dropout=independent"),
+    "others": (
+        *("--set", "train.gradient_checkpointing=true", "--set", "optimizer.name=adamax"),
+        *("--set", "defaults.smart.steps=2", "--set", "defaults.smart.dropout=independent"),
+    ),
 }
 
 
