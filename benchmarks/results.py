@@ -22,14 +22,12 @@ from mtl.summary import counted_rows, size_words
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDIES = ROOT / "benchmarks" / "studies"
-# Published figures, in percent, by study, task, size and arm; accuracy with BERT-base.
+# Published figures, in percent, by task, size and arm; accuracy with BERT-base.
 TABLE_5 = "Table 5 of arXiv 1911.03437, with BERT-base, in percent"
-PAPER: dict[str, dict[tuple[str, int | None], dict[str, float]]] = {
-    "c_scitail": {
-        ("scitail", 23): {"single": 51.2, "mt-dnn": 81.9, "mt-dnn-smart": 82.3},
-        ("scitail", 235): {"single": 82.2, "mt-dnn": 88.3, "mt-dnn-smart": 88.6},
-        ("scitail", 2359): {"single": 90.5, "mt-dnn": 91.1, "mt-dnn-smart": 91.3},
-    }
+PAPER: dict[tuple[str, int | None], dict[str, float]] = {
+    ("scitail", 23): {"single": 51.2, "mt-dnn": 81.9, "mt-dnn-smart": 82.3},
+    ("scitail", 235): {"single": 82.2, "mt-dnn": 88.3, "mt-dnn-smart": 88.6},
+    ("scitail", 2359): {"single": 90.5, "mt-dnn": 91.1, "mt-dnn-smart": 91.3},
 }
 INTRODUCTION = """\
 # Results
@@ -39,7 +37,8 @@ Written by `python -m benchmarks.results` from the studies in [`benchmarks/studi
 **How far this generalises.** The encoder has 22.7 million parameters, a fifth of BERT-base's, and its makers had
 already trained it on sentence pairs: tasks on pairs start from a better place than with a masked language model, and
 pre-fine-tuning has less to add. Of MNLI, QQP, SNLI and SciTail the data holds a part only. Published figures stand
-beside ours for orientation; they are of another encoder and not of the mean over seeds.
+beside ours for orientation; they are of another encoder, and the best of three runs
+([as an author says](https://github.com/namisan/mt-dnn/issues/126)), not the mean over seeds.
 
 Every mean is over seeds, none left out; which rows and which step count is said above each table. Differences are to
 the first arm, paired by seed, with 95 % intervals by the t distribution and by a bootstrap of the pairs. Many
@@ -51,12 +50,12 @@ def document(summaries: Mapping[str, Mapping[str, Any]], not_run: Sequence[str])
     """The whole file.
 
     Args:
-        summaries: Study to what `compare` or `benchmarks.robustness` wrote of it.
+        summaries: Study to what `compare` wrote of it, and then what `benchmarks.robustness` did.
         not_run: Studies of which there is nothing.
     """
     lines = [INTRODUCTION]
     for name, summary in summaries.items():
-        lines += list(_robustness(name, summary) if "robustness" in summary else _section(name, summary))
+        lines += list(_robustness(summary) if "robustness" in summary else _section(name, summary))
     lines += ["## What did not help", "", *_no_help(summaries), ""]
     if not_run:
         lines += ["## Not run yet", "", *(f"- `benchmarks/studies/{name}.yml`" for name in not_run), ""]
@@ -66,12 +65,12 @@ def document(summaries: Mapping[str, Mapping[str, Any]], not_run: Sequence[str])
 def _section(name: str, summary: Mapping[str, Any]) -> Iterator[str]:
     yield from (f"## {name}", "")
     yield f"`run-mtl compare benchmarks/studies/{name}.yml`: {_design(summary)}"
-    published = PAPER.get(name, {})
-    if published:
+    groups = [group for group in summary["groups"] if group["first"]]
+    if any((group["task"], group["size"]) in PAPER for group in groups):
         yield f"Published: {TABLE_5}."
-    for group in (group for group in summary["groups"] if group["first"]):
+    for group in groups:
         yield from ("", f"**{group['task']}, {size_words(group['size'])}, {group['metric']}**", "")
-        yield from _rows(group, published.get((group["task"], group["size"]), {}))
+        yield from _rows(group, PAPER.get((group["task"], group["size"]), {}))
     if len(summary["tasks"]) > 1:
         for group in summary["across"]:
             yield from ("", f"**Mean of {', '.join(group['tasks'])}, {size_words(group['size'])}**", "")
@@ -112,11 +111,11 @@ def _rows(group: Mapping[str, Any], published: Mapping[str, float]) -> Iterator[
         yield "| " + " | ".join(cells) + " |"
 
 
-def _robustness(name: str, figures: Mapping[str, Any]) -> Iterator[str]:
-    yield from (f"## {name}", "")
+def _robustness(figures: Mapping[str, Any]) -> Iterator[str]:
+    yield from (f"## {figures['study']}: smoothness and robustness", "")
     yield (
-        f"`python -m benchmarks.robustness benchmarks/studies/{name}.yml`, on validation rows: R_s with a radius of "
-        f"{figures['radius']:g} of the word embeddings' size for all arms; "
+        f"`python -m benchmarks.robustness benchmarks/studies/{figures['study']}.yml`, on validation rows: R_s with a "
+        f"radius of {figures['radius']:g} of the word embeddings' size for all arms; "
         f"{figures['share']:.0%} of the words misspelt."
     )
     for group in figures["robustness"]:
@@ -153,8 +152,8 @@ def _interval(bounds: Sequence[float] | None) -> str:
 def gather(folder: Path) -> tuple[dict[str, Any], list[str]]:
     """What there is of each study in a folder, and the names of those that were not run."""
     names = [path.stem for path in sorted(folder.glob("*.yml"))]
-    files = {name: folder / f"{name}.json" for name in names}
-    found = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in files.items() if path.is_file()}
+    files = {key: folder / f"{key}.json" for name in names for key in (name, f"{name}.robustness")}
+    found = {key: json.loads(path.read_text(encoding="utf-8")) for key, path in files.items() if path.is_file()}
     return found, [name for name in names if name not in found]
 
 

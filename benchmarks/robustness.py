@@ -1,7 +1,8 @@
 """How smooth, robust and calibrated the models of a study are, arm by arm and seed by seed.
 
-    run-mtl compare benchmarks/studies/e_robustness.yml
-    python -m benchmarks.robustness benchmarks/studies/e_robustness.yml --output benchmarks/studies/e_robustness.json
+    run-mtl compare benchmarks/studies/a_ablation_1000.yml
+    python -m benchmarks.robustness benchmarks/studies/a_ablation_1000.yml \\
+        --output benchmarks/studies/a_ablation_1000.robustness.json
 
 Of every finished cell whose best model was kept (`keep: best` in the study), on its validation rows:
 

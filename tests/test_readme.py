@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import summary
+from benchmarks import results, summary
 from data_prep import quickstart
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,3 +43,8 @@ def test_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pyt
 def test_figures_are_those_of_the_benchmarks(begin: str) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert summary.between(text, begin) == summary.SECTIONS[begin](summary.read())
+
+
+def test_results_are_those_of_the_studies() -> None:
+    written = results.document(*results.gather(results.STUDIES))
+    assert (ROOT / "RESULTS.md").read_text(encoding="utf-8") == written

@@ -81,8 +81,8 @@ def test_a_study_is_measured_and_written_up(encoder_dir: Path, corpus: Path, tmp
     words = ["--studies", str(studies), "--output", str(tmp_path / "RESULTS.md")]
     assert results.main(words) == 1 and not (tmp_path / "RESULTS.md").exists(), "no figures, no file"
     assert main(["compare", str(path), "--output", str(tmp_path / "out")]) == 0
-    robustness.main([str(path), "--runs", str(tmp_path / "out"), "--output", str(studies / "tiny.json")])
-    figures = json.loads((studies / "tiny.json").read_text())["robustness"]
+    robustness.main([str(path), "--runs", str(tmp_path / "out"), "--output", str(studies / "tiny.robustness.json")])
+    figures = json.loads((studies / "tiny.robustness.json").read_text())["robustness"]
     found = {(g["task"], g["metric"]): g["arms"]["plain"]["mean"] for g in figures}
     assert {metric for task, metric in found if task == "mood"} == {
         *("accuracy", "accuracy with typos", "lost to typos", "calibration error", "R_s")
@@ -94,7 +94,8 @@ def test_a_study_is_measured_and_written_up(encoder_dir: Path, corpus: Path, tmp
     assert 0 < found["mood", "R_s"] < 1 and found["strength", "R_s"] > 0
     assert results.main(words) == 0
     written = (tmp_path / "RESULTS.md").read_text()
-    assert "- `benchmarks/studies/other.yml`" in written and f"{found['mood', 'R_s']:.4f}" in written
+    assert all(f"- `benchmarks/studies/{name}.yml`" in written for name in ("other", "tiny")), "not run"
+    assert f"{found['mood', 'R_s']:.4f}" in written
 
 
 def arm(mean: float, t: list[float] | None, n: int = 5) -> dict[str, Any]:
