@@ -16,6 +16,7 @@ import yaml
 from pydantic import Field
 
 from mtl.errors import Problem, UserError, listed, nearest
+from mtl.presets import with_presets
 from mtl.settings import Settings, Sourced, check, dotted, parse_yaml, plain, read_yaml, scalar
 from mtl.taskdef import (
     Count,
@@ -26,7 +27,6 @@ from mtl.taskdef import (
     TaskDef,
     complete,
     select,
-    with_preset,
 )
 
 SamplerName = Literal["round_robin", "proportional", "sqrt", "temperature", "annealed"]
@@ -336,7 +336,7 @@ def _layers(name: str, own: Sourced, file: Sourced, typed: Sourced, *, adapting:
     result = Sourced({}, own.places)
     for layer in written + words:
         if isinstance(layer.data, dict) and layer.data:
-            result = with_preset(layer).over(result)  # a preset wins over what lower layers spell out
+            result = with_presets(layer).over(result)  # a preset wins over what lower layers spell out
     return result
 
 

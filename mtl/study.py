@@ -20,11 +20,12 @@ from mtl.encoder import find_encoder
 from mtl.errors import Problem, UserError, listed, nearest
 from mtl.heads import FRESH, REUSE, head_problem
 from mtl.preflight import check_data, directory
+from mtl.presets import PRESETS
 from mtl.settings import KeyPath, Settings, Sourced, check, dotted, read_yaml
 from mtl.taskdef import NAME, Count, TaskDef, read_task_defs
 
 ALL = "all"
-FORMAT = 1  # raise when runs of the same configuration come to other results
+FORMAT = 2  # raise when runs of the same configuration come to other results
 # What of a configuration no result depends on, or is told of tasks and data otherwise.
 UNTOLD = {"num_proc", "data_root", "task_defs", "telemetry", "defaults", "tasks"}
 # Settings that the study itself gives to its runs, or that only a person may give.
@@ -333,10 +334,14 @@ class _Grid:
             yield from data.problems
 
     def _fingerprint(self, run: Run, parent: Node | None) -> str:
-        config = run.config.model_dump(exclude=UNTOLD)
-        tasks = {name: task.model_dump() for name, task in run.tasks.items()}
+        config = run.config.model_dump(exclude=UNTOLD, exclude_none=True)
+        tasks = {name: task.model_dump(exclude_none=True) for name, task in run.tasks.items()}
         for task in tasks.values():
-            task["data"]["files"] = None  # what they hold counts, not where they are
+            task["data"].pop("files", None)  # what they hold counts, not where they are
+            for section in PRESETS:
+                values = task.pop(section)
+                if getattr(run.config.train, section) and values["weight"] > 0:  # else no result depends on it
+                    task[section] = {key: value for key, value in values.items() if key != "preset"}  # spelled out
         data = {name: self._data[name] for name in tasks}
         described = [FORMAT, config, tasks, data, parent.fingerprint if parent else None]
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()

@@ -19,6 +19,7 @@ LossName = Literal["cross_entropy", "mse", "listwise", "pairwise"]
 NormName = Literal["linf", "l2"]
 DropoutMode = Literal["shared", "independent"]
 PresetName = Literal["paper", "mtdnn", "r3f", "rdrop"]
+ProximalPresetName = Literal["paper"]
 RadiusUnit = Literal["absolute", "embedding_rms"]
 ScopeName = Literal["example", "token"]
 AscentName = Literal["projected", "normalized"]
@@ -36,7 +37,7 @@ class SmartSettings(Settings):
     """Smoothness-inducing adversarial regularizer R_s (arXiv 1911.03437); defaults are the paper's.
 
     Attributes:
-        preset: A name in `SMART_PRESETS`, whose values stand where nothing else is said.
+        preset: A name in `presets.PRESETS`, whose values stand where nothing else is said.
         weight: λ, the factor of R_s in the loss; 0 switches it off.
         epsilon: ε, radius of the perturbation ball.
         noise_std: σ, standard deviation of the initial noise.
@@ -71,6 +72,7 @@ class ProximalSettings(Settings):
     """Momentum Bregman proximal point update (arXiv 1911.03437, section 3.2); defaults are the paper's.
 
     Attributes:
+        preset: A name in `presets.PRESETS`, whose values stand where nothing else is said.
         weight: μ, the factor of D in the loss; 0 switches it off.
         beta_early: β, momentum of the teacher at the start of the run.
         beta_late: β after the switch.
@@ -79,6 +81,7 @@ class ProximalSettings(Settings):
         divergence: ℓ_s; by default sym_kl, for regression mse.
     """
 
+    preset: ProximalPresetName | None = None
     weight: NonNegative = 1.0
     beta_early: Fraction = 0.99
     beta_late: Fraction = 0.999
@@ -199,34 +202,6 @@ class TaskDef(TrainingSettings):
         return {str(index): index for index in range(len(self.labels))} | by_name
 
 
-# Values of R_s by name, below whatever a definition says itself.
-SMART_PRESETS: dict[str, dict[str, Any]] = {
-    # arXiv 1911.03437, section 4.1.
-    "paper": {
-        "epsilon": 1e-5,
-        "noise_std": 1e-5,
-        "step_size": 1e-3,
-        "steps": 1,
-        "norm": "linf",
-        "dropout": "independent",
-    },
-    # The authors' public code: unit norm per token where the embedding layer gives out values of size 1.
-    "mtdnn": {
-        "epsilon": 1.0,
-        "noise_std": 1e-5,
-        "step_size": 1e-3,
-        "unit": "embedding_rms",
-        "steps": 1,
-        "norm": "linf",
-        "scope": "token",
-        "ascent": "normalized",
-        "dropout": "independent",
-    },
-    # arXiv 2008.03156, section 3.
-    "r3f": {"epsilon": 1e-5, "noise_std": 1e-5, "steps": 0, "dropout": "independent"},
-    # arXiv 2106.14448, equation 3, whose two KL terms carry a factor ½ (here in the weight, α = 1).
-    "rdrop": {"epsilon": 0.0, "noise_std": 0.0, "steps": 0, "dropout": "independent", "weight": 0.5},
-}
 DEFAULT_METRICS = {
     "classification": ["accuracy"],
     "regression": ["pearson", "spearman"],
@@ -337,13 +312,6 @@ def complete(name: str, source: Sourced) -> tuple[TaskDef | None, list[Problem]]
     problems += [Problem(source.place(path), f"{name}.{message}") for path, message in found]
     readable = all(path[0] not in ("data", "labels") for path, _ in found)  # else its rows would be found wrong as well
     return task if readable else None, problems
-
-
-def with_preset(source: Sourced) -> Sourced:
-    """Spells out `smart.preset`: its values stand below what the same settings say themselves."""
-    preset = source.child("smart", "preset").data
-    values = SMART_PRESETS.get(preset) if isinstance(preset, str) else None
-    return source if values is None else source.over(Sourced({"smart": dict(values)}, {(): f"preset {preset}"}))
 
 
 def _with_divergence(settings: Any, task_type: str) -> Any:

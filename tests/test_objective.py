@@ -292,11 +292,11 @@ def test_order_of_candidates_changes_nothing(encoder: Path) -> None:
 
 @pytest.mark.parametrize("preset", ["paper", "mtdnn", "r3f", "rdrop"])
 def test_presets_train(encoder: Path, preset: str) -> None:
-    from mtl.taskdef import SMART_PRESETS
+    from mtl.presets import PRESETS
 
-    assert set(SMART_PRESETS) == {"paper", "mtdnn", "r3f", "rdrop"}
+    assert set(PRESETS["smart"]) == {"paper", "mtdnn", "r3f", "rdrop"}
     values: dict[str, Any] = {"weight": 1.0, "divergence": "sym_kl"}
-    settings = SmartSettings(**(values | SMART_PRESETS[preset]))
+    settings = SmartSettings(**(values | PRESETS["smart"][preset]))
     objective = objective_of(encoder, {"c": task("classification").model_copy(update={"smart": settings})})
     _, terms = run(objective, "c", batch_of("classification"))
     assert terms["smart"] > 0

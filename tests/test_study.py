@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 
 import pytest
@@ -11,9 +9,8 @@ import pytest
 from mtl.config import command_line, read_run_config
 from mtl.errors import UserError
 from mtl.ledger import words_of
-from mtl.preflight import check_data
 from mtl.settings import Sourced
-from mtl.study import FORMAT, Study, read_study
+from mtl.study import Study, read_study
 
 STUDY = """\
 encoder: {encoder}
@@ -111,16 +108,20 @@ def test_fingerprints_know_nothing_of_telemetry(text: str, tmp_path: Path) -> No
     before, after = read(text, tmp_path), read(watched, tmp_path)
     assert [node.fingerprint for node in before.nodes] == [node.fingerprint for node in after.nodes]
     assert all(node.run.config.telemetry.project == "other" for node in after.nodes)
-    node = after.nodes[0]
-    config = node.run.config.model_dump(exclude={"num_proc", "data_root", "task_defs", "defaults", "tasks"})
-    del config["telemetry"]  # as if there were no such section
-    tasks = {name: task.model_dump() for name, task in node.run.tasks.items()}
-    for task in tasks.values():
-        task["data"]["files"] = None
-    sources = check_data(node.run.tasks, None).sources
-    data = {name: {split: s.fingerprint() for split, s in splits.items()} for name, splits in sources.items()}
-    described = json.dumps([FORMAT, config, tasks, data, None], sort_keys=True)
-    assert node.parent is None and node.fingerprint == hashlib.sha256(described.encode()).hexdigest()
+
+
+def test_fingerprints_know_nothing_of_a_regularizer_that_is_off(text: str, tmp_path: Path) -> None:
+    def prints(settings: str) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
+        study = read(text.replace("settings:\n", f"settings:\n  defaults: {{{settings}}}\n", 1), tmp_path)
+        for cell in study.cells:
+            found.setdefault(cell.arm, set()).add(cell.node.fingerprint)
+        return found
+
+    before = prints("smart: {epsilon: 1e-5, unit: absolute, noise_std: 1e-5, step_size: 1e-3, dropout: independent}")
+    assert prints("smart: {preset: paper}") == before, "it is the values that count"
+    other = prints("smart: {preset: r3f}, proximal: {weight: 2}")
+    assert other["plain"] == before["plain"] and not other["joint"] & before["joint"]
 
 
 def test_arms_of_the_same_configuration_share_their_runs(text: str, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from mtl import config, taskdef
 from mtl.errors import Problem
 from mtl.metrics import METRICS, TaskType
+from mtl.presets import PRESETS, with_presets
 from mtl.settings import Sourced, check, parse_yaml
 from mtl.taskdef import (
     DEFAULT_METRICS,
@@ -21,7 +22,6 @@ from mtl.taskdef import (
     complete,
     read_task_defs,
     select,
-    with_preset,
 )
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -342,15 +342,16 @@ def test_tasks_are_selected_in_the_order_named() -> None:
     assert problems == [Problem("--tasks", message)]
 
 
-@pytest.mark.parametrize("preset", sorted(taskdef.SMART_PRESETS))
-def test_preset_stands_below_what_the_definition_says(preset: str) -> None:
+@pytest.mark.parametrize(("section", "preset"), [(s, name) for s, table in PRESETS.items() for name in table])
+def test_preset_stands_below_what_the_definition_says(section: str, preset: str) -> None:
     """A preset's values hold where nothing else is said, and a resolved definition keeps them when read again."""
     own = {"type": "regression", "data": {"hub": "a/b", "columns": {"text_a": "t"}}}
-    task, problems = complete("t", with_preset(Sourced({**own, "smart": {"preset": preset, "epsilon": 0.125}})))
+    key = {"smart": "epsilon", "proximal": "switch"}[section]
+    task, problems = complete("t", with_presets(Sourced({**own, section: {"preset": preset, key: 0.125}})))
     assert problems == [] and task is not None
-    expected = taskdef.SMART_PRESETS[preset] | {"epsilon": 0.125}
-    assert {name: getattr(task.smart, name) for name in expected} == expected
-    again, problems = complete("t", with_preset(Sourced(task.model_dump(exclude_none=True))))
+    expected = PRESETS[section][preset] | {key: 0.125}
+    assert {name: getattr(getattr(task, section), name) for name in expected} == expected
+    again, problems = complete("t", with_presets(Sourced(task.model_dump(exclude_none=True))))
     assert problems == [] and again == task
 
 
@@ -366,7 +367,8 @@ def test_names_in_settings_are_those_of_the_tables() -> None:
         (taskdef.NormName, NORMS),
         (taskdef.ScopeName, DIMENSIONS),
         (taskdef.AscentName, ASCENTS),
-        (taskdef.PresetName, taskdef.SMART_PRESETS),
+        (taskdef.PresetName, PRESETS["smart"]),
+        (taskdef.ProximalPresetName, PRESETS["proximal"]),
         (config.SamplerName, SAMPLERS),
         (config.OptimizerName, OPTIMIZERS),
         (config.ScheduleName, DECAYS),

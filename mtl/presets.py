@@ -1,0 +1,52 @@
+"""Published settings of the regularizers by name, for `preset:` in a task's `smart` and `proximal`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mtl.settings import Sourced
+
+# Section of a definition to name to values, which stand below whatever the section says itself.
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "smart": {
+        # arXiv 1911.03437, section 4.1.
+        "paper": {
+            "epsilon": 1e-5,
+            "noise_std": 1e-5,
+            "step_size": 1e-3,
+            "unit": "absolute",
+            "steps": 1,
+            "norm": "linf",
+            "dropout": "independent",
+        },
+        # The authors' public code: unit norm per token where the embedding layer gives out values of size 1.
+        "mtdnn": {
+            "epsilon": 1.0,
+            "noise_std": 1e-5,
+            "step_size": 1e-3,
+            "unit": "embedding_rms",
+            "steps": 1,
+            "norm": "linf",
+            "scope": "token",
+            "ascent": "normalized",
+            "dropout": "independent",
+        },
+        # arXiv 2008.03156, section 3.
+        "r3f": {"epsilon": 1e-5, "noise_std": 1e-5, "unit": "absolute", "steps": 0, "dropout": "independent"},
+        # arXiv 2106.14448, equation 3, whose two KL terms carry a factor ½ (here in the weight, α = 1).
+        "rdrop": {"epsilon": 0.0, "noise_std": 0.0, "steps": 0, "dropout": "independent", "weight": 0.5},
+    },
+    "proximal": {
+        # arXiv 1911.03437, section 4.1.
+        "paper": {"beta_early": 0.99, "beta_late": 0.999, "switch": 0.1},
+    },
+}
+
+
+def with_presets(source: Sourced) -> Sourced:
+    """Spells out the presets of a definition: their values stand below what the same settings say themselves."""
+    for section, table in PRESETS.items():
+        preset = source.child(section, "preset").data
+        if isinstance(preset, str) and preset in table:
+            source = source.over(Sourced({section: dict(table[preset])}, {(): f"preset {preset}"}))
+    return source
