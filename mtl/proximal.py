@@ -13,12 +13,17 @@ from mtl.taskdef import ProximalSettings
 def momentum(step: int, total_steps: int, settings: ProximalSettings) -> float:
     """β of the teacher's update after a step: `beta_early` for the first `switch` of the run, then `beta_late`.
 
+    One that is not set is 1 − S/(w·T), with which the weights of the last w·T steps make up 1 − 1/e of the teacher.
+
     Args:
         step: Number of the step just done, from 1.
-        total_steps: Length of the run.
-        settings: The task's settings.
+        total_steps: T, length of the run.
+        settings: The task's settings, of which w is the window and S the inner steps.
     """
-    return settings.beta_early if step <= settings.switch * total_steps else settings.beta_late
+    beta = settings.beta_early if step <= settings.switch * total_steps else settings.beta_late
+    if beta is None:
+        beta = max(0.0, 1.0 - settings.inner_steps / (settings.window * total_steps))
+    return beta
 
 
 @torch.no_grad()

@@ -34,7 +34,10 @@ PARTS_OF_A_PAIR = ("text_a", "text_b")
 
 
 class SmartSettings(Settings):
-    """Smoothness-inducing adversarial regularizer R_s (arXiv 1911.03437); defaults are the paper's.
+    """Smoothness-inducing adversarial regularizer R_s (arXiv 1911.03437).
+
+    The default radius was chosen on rows held out of training data (RESULTS.md, d_sensitivity); the published one is
+    the preset `paper`.
 
     Attributes:
         preset: A name in `presets.PRESETS`, whose values stand where nothing else is said.
@@ -55,10 +58,10 @@ class SmartSettings(Settings):
 
     preset: PresetName | None = None
     weight: NonNegative = 1.0
-    epsilon: NonNegative = 1e-5
-    noise_std: NonNegative = 1e-5
-    step_size: NonNegative = 1e-3
-    unit: RadiusUnit = "absolute"
+    epsilon: NonNegative = 0.01
+    noise_std: NonNegative = 0.01
+    step_size: NonNegative = 0.1
+    unit: RadiusUnit = "embedding_rms"
     steps: Annotated[int, Field(ge=0)] = 1
     norm: NormName = "linf"
     scope: ScopeName = "example"
@@ -69,11 +72,15 @@ class SmartSettings(Settings):
 
 
 class ProximalSettings(Settings):
-    """Momentum Bregman proximal point update (arXiv 1911.03437, section 3.2); defaults are the paper's.
+    """Momentum Bregman proximal point update (arXiv 1911.03437, section 3.2).
+
+    By default the momentum follows the length of the run, so that a short one is not held back at where it began; the
+    published one, for runs of thousands of steps, is the preset `paper`.
 
     Attributes:
         preset: A name in `presets.PRESETS`, whose values stand where nothing else is said.
         weight: μ, the factor of D in the loss; 0 switches it off.
+        window: Share of the run's steps that the teacher averages over: gives β where it is not set.
         beta_early: β, momentum of the teacher at the start of the run.
         beta_late: β after the switch.
         switch: When β changes, as a fraction of the run's steps.
@@ -83,8 +90,9 @@ class ProximalSettings(Settings):
 
     preset: ProximalPresetName | None = None
     weight: NonNegative = 1.0
-    beta_early: Fraction = 0.99
-    beta_late: Fraction = 0.999
+    window: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
+    beta_early: Fraction | None = None
+    beta_late: Fraction | None = None
     switch: Fraction = 0.1
     inner_steps: Count = 1
     divergence: DivergenceName | None = None

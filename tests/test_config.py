@@ -108,7 +108,7 @@ def test_sections_merge_key_by_key() -> None:
     _, tasks = resolved(definitions(a="  smart: {weight: 5.0}\n"), file, typed)
     a, b = tasks["a"].smart, tasks["b"].smart
     assert (a.weight, a.norm, a.epsilon, a.steps) == (5.0, "l2", 0.5, 3)
-    assert (b.weight, b.norm, b.epsilon, b.steps) == (7.0, "l2", 1e-5, 3)
+    assert (b.weight, b.norm, b.epsilon, b.steps) == (7.0, "l2", 0.01, 3)
     assert tasks["a"].labels == ["no", "yes"]
 
 

@@ -35,7 +35,7 @@ def task(kind: Any, *, smart: float = 0.0, proximal: float = 0.0, **settings: An
         data=SOURCE,
         labels=["x", "y", "z"] if kind == "classification" else [],
         loss=loss,
-        smart=SmartSettings(weight=smart, divergence=divergence, **(STRONG | settings)),
+        smart=SmartSettings(weight=smart, divergence=divergence, **({"unit": "absolute"} | STRONG | settings)),
         proximal=ProximalSettings(weight=proximal, divergence=divergence),
     )
 

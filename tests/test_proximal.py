@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -12,6 +14,21 @@ from mtl.taskdef import ProximalSettings
 def test_momentum_switches_after_its_share_of_the_run() -> None:
     settings = ProximalSettings(beta_early=0.9, beta_late=0.99, switch=0.3)
     assert [momentum(step, 10, settings) for step in range(1, 11)] == [0.9] * 3 + [0.99] * 7
+
+
+@pytest.mark.parametrize("total", [1, 10, 100, 10_000])
+def test_momentum_follows_the_length_of_the_run(total: int) -> None:
+    """The last tenth of the run makes up 1 − 1/e of the teacher, whatever the number of steps and of inner ones."""
+    for inner in (1, 5):
+        settings = ProximalSettings(window=0.1, inner_steps=inner)
+        beta = momentum(1, total, settings)
+        assert momentum(total, total, settings) == beta
+        if total < 100:
+            assert beta == (0.0 if total * 0.1 <= inner else pytest.approx(1 - inner / (total * 0.1)))
+        if total == 10_000:
+            assert 1 - beta ** (total * 0.1 / inner) == pytest.approx(1 - math.exp(-1), abs=2e-3)
+    half = ProximalSettings(beta_late=0.25, switch=0.5)
+    assert momentum(total, total, half) == 0.25 and momentum(0, total, half) == momentum(0, total, ProximalSettings())
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.5, 0.99])

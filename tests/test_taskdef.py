@@ -88,11 +88,18 @@ def test_defaults_follow_the_type(task_type: str) -> None:
     assert task.data.splits == {"train": "train", "validation": "validation"}
     assert task.data.columns.label == "label"
     assert task.smart == SmartSettings(
-        weight=1.0, epsilon=1e-5, noise_std=1e-5, step_size=1e-3, steps=1, norm="linf", divergence=divergence
+        weight=1.0,
+        epsilon=0.01,
+        noise_std=0.01,
+        step_size=0.1,
+        unit="embedding_rms",
+        steps=1,
+        norm="linf",
+        dropout="shared",
+        every=1,
+        divergence=divergence,
     )
-    assert task.proximal == ProximalSettings(
-        weight=1.0, beta_early=0.99, beta_late=0.999, switch=0.1, divergence=divergence
-    )
+    assert task.proximal == ProximalSettings(weight=1.0, window=0.1, inner_steps=1, divergence=divergence)
     assert (task.weight, task.dropout, task.max_length) == (1.0, 0.1, 512)
     assert task.num_labels == (2 if task_type == "classification" else 1)
     assert task.is_pair == (task_type != "classification")

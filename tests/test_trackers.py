@@ -135,7 +135,7 @@ def test_hyperparameters_are_those_of_the_run(corpus: Path, encoder_dir: Path, t
     found = hyperparameters(read_run(train(corpus, encoder_dir, tmp_path / "run", *more)))
     assert found["tasks.mood.learning_rate"] == 3e-4 and found["tasks.answer.learning_rate"] == 1e-3
     assert found["tasks.mood.smart.weight"] == 0 and "tasks.mood.smart.epsilon" not in found
-    assert found["tasks.answer.smart.epsilon"] == 1e-5 and found["tasks.answer.proximal.weight"] == 0
+    assert found["tasks.answer.smart.epsilon"] == 0.01 and found["tasks.answer.proximal.weight"] == 0
     assert found["train.max_steps"] == 6 and "train.epochs" not in found and "train.learning_rate" not in found
     assert found["optimizer.head_factor"] == 10 and found["sampling.strategy"] == "round_robin"
     assert not any(key.startswith(("telemetry", "checkpoint", "tasks.mood.data")) for key in found)

@@ -474,7 +474,7 @@ def test_lazy_regularization_takes_every_nth_turn_of_the_task(corpus: Path, enco
 
 def test_dropout_part_is_measured_under_independent_masks(corpus: Path, encoder_dir: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
-    assert main(arguments(corpus, encoder_dir, output, "--set", "defaults.smart.dropout=independent")) == 0
+    assert main(arguments(corpus, encoder_dir, output, "--set", "defaults.smart.preset=paper")) == 0
     steps = [record for record in records(output) if record["event"] == "step"]
     measured = [record for record in steps if "smart_dropout" in record]
     assert [record["step"] for record in measured] == [1, 2, 3]  # the first turn of each task
