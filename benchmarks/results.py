@@ -53,13 +53,33 @@ def document(summaries: Mapping[str, Mapping[str, Any]], not_run: Sequence[str])
         summaries: Study to what `compare` wrote of it, and then what `benchmarks.robustness` did.
         not_run: Studies of which there is nothing.
     """
-    lines = [INTRODUCTION]
+    lines = [INTRODUCTION, *_short(summaries)]
     for name, summary in summaries.items():
         lines += list(_robustness(summary) if "robustness" in summary else _section(name, summary))
     lines += ["## What did not help", "", *_no_help(summaries), ""]
     if not_run:
         lines += ["## Not run yet", "", *(f"- `benchmarks/studies/{name}.yml`" for name in not_run), ""]
     return "\n".join(lines)
+
+
+def _short(summaries: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Each arm's difference to its study's first one, over the mean of the tasks where there are several."""
+    yield from ("## In short", "", "Differences to the first arm of each study, in points of a hundred.", "")
+    yield from ("| study | rows | of | arm | seeds | difference | 95 % (t) |", "|---|---|---|---|---|---|---|")
+    for name, summary in summaries.items():
+        if "robustness" in summary:
+            continue
+        several = len(summary["tasks"]) > 1
+        for group in summary["across"] if several else [group for group in summary["groups"] if group["first"]]:
+            of = f"mean of {len(summary['tasks'])} tasks" if several else f"{group['task']}, {group['metric']}"
+            for arm, facts in group["arms"].items():
+                difference = facts.get("difference")
+                if difference and difference["t"] is not None:
+                    low, high = (100 * bound for bound in difference["t"])
+                    cells = (name, size_words(group["size"]), of, code_span(arm), difference["n"])
+                    figures = f"{100 * difference['mean']:+.1f} | {low:+.1f} to {high:+.1f}"
+                    yield f"| {' | '.join(map(str, cells))} | {figures} |"
+    yield ""
 
 
 def _section(name: str, summary: Mapping[str, Any]) -> Iterator[str]:
