@@ -36,7 +36,6 @@ from mtl.report import table
 from mtl.trainer import Trainer
 
 TASKS = {"glue.yml": ("mrpc", "stsb", "rte", "cola"), "quickstart.yml": ("intent", "paraphrase", "advice")}
-EMBEDDED = ["defaults.smart.unit=embedding_rms", "defaults.smart.epsilon=0.01", "defaults.smart.noise_std=0.01"]
 # Settings of each variant; what of it is promised stands in `PROMISES`.
 VARIANTS: dict[str, tuple[str, ...]] = {
     "plain": ("train.smart=false", "train.proximal=false"),
@@ -45,7 +44,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "D": ("train.smart=false",),
     "R_s + D": (),
     "plain, bf16": ("train.smart=false", "train.proximal=false", "train.precision=bf16"),
-    "R_s + D, bf16": ("train.precision=bf16", *EMBEDDED),
+    "R_s + D, bf16": ("train.precision=bf16",),
     "plain, checkpointing": ("train.smart=false", "train.proximal=false", "train.gradient_checkpointing=true"),
     "R_s + D, checkpointing": ("train.gradient_checkpointing=true",),
 }
