@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
 import os
@@ -52,6 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ElsewhereError:
         return FAILED
     except Interrupted as error:
+        if PROCESSES > 1:  # a launcher passes on the signal once more, which must not kill what ends already
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if RANK == 0:
             sys.stderr.write(f"{error}\n")
         return 128 + error.signal_number
@@ -66,16 +70,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     except StorageError as error:
         _show_traceback(arguments)
         sys.stderr.write(f"error: {error}{HERE}\n")
-        return FAILED
+        return _failed_alone()
     except BrokenPipeError:
-        return FAILED
+        return _failed_alone()
     except Exception as error:
         _show_traceback(arguments)
         reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
         if PROCESSES > 1 and isinstance(error, RuntimeError) and re.search("gloo|nccl|connection", str(error), re.I):
             reason = "another process of the run, or the network, is gone"
         sys.stderr.write(f"error: {reason}{HERE} (--debug shows where)\n")
-        return FAILED
+        return _failed_alone()
+
+
+def _failed_alone() -> int:
+    """Status after an error that other processes of the run need not have: of several, this one ends at once.
+
+    They may wait for it, and notice that it is gone; to take leave of them could wait for them.
+    """
+    if PROCESSES > 1:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(FAILED)
+    return FAILED
 
 
 def _program(path: str) -> str:

@@ -5,7 +5,10 @@ A run of one process is the same run: every exchange is then the identity.
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import cache
@@ -80,8 +83,25 @@ class Processes:
     @classmethod
     @cache
     def current(cls) -> Processes:
-        """This process, which joins the others once."""
-        return cls()
+        """This process, which joins the others once, until its end."""
+        joined = cls()
+        if joined.count > 1:
+            atexit.register(joined.leave)
+        return joined
+
+    def leave(self) -> None:
+        """Ends the exchange with the others; nothing if this process ends by an error that nobody caught.
+
+        Gloo's threads may otherwise abort a process whose interpreter has ended
+        (https://github.com/pytorch/pytorch/issues/190489). After an error the others may wait for this process, and
+        taking leave could wait for them.
+        """
+        if getattr(sys, "last_value", None) is not None:
+            return
+        with contextlib.suppress(RuntimeError):  # another process has died
+            if self._asked is not None:
+                self._asked[1].wait()
+            dist.destroy_process_group()
 
     @property
     def is_main(self) -> bool:

@@ -18,8 +18,10 @@ from transformers import AutoModel, AutoTokenizer
 import mtl
 from mtl.cli import main
 
-SETTINGS = {"train": {"max_steps": 9, "batch_size": 8}, "train.learning_rate": 2e-3, "leaks": "ignore"}
+BETA = "defaults.proximal.beta_late"  # a tenth of nine steps is one: the teacher would be the student
+SETTINGS = {"train": {"max_steps": 9, "batch_size": 8}, "train.learning_rate": 2e-3, "leaks": "ignore", BETA: 0.9}
 FLAGS = ["--max-steps", "9", "--batch-size", "8", "--learning-rate", "2e-3", "--leaks", "ignore"]
+FLAGS += ["--set", f"{BETA}=0.9"]
 
 
 @pytest.fixture(scope="module")
