@@ -180,10 +180,42 @@ def _mean(facts: Mapping[str, Any]) -> str:
     return f"{text} ({100 * difference['mean']:+.1f}: {low:+.1f} to {high:+.1f})"
 
 
+REGULARIZERS = {  # arms of the ablation, in words, and where `steps` has the cost of a step
+    "plain": ("neither", None),
+    "smart": ("both, as by default", ("over_plain", "R_s + D")),
+    "smoothness": ("R_s alone", ("over_plain", "R_s")),
+    "proximal": ("D alone", ("over_plain", "D")),
+    "every-4": ("both, R_s in every fourth step", ("lazily", "4")),
+    "r3f": ("R3F", ("over_plain", "R3F")),
+}
+
+
+def effects(files: Mapping[str, Any]) -> str:
+    """What each regularizer costs and comes to: mean over tasks, and paired differences to plain training."""
+    (group,) = files["a_ablation_1000"]["across"]
+    lines = ["| regularizers | cost of a step | mean of tasks (difference: 95 %) | spread |", "|---" * 4 + "|"]
+    for arm, (words, path) in REGULARIZERS.items():
+        facts = group["arms"][arm]
+        if facts["n"] > 1:
+            cost = files["steps"][path[0]][path[1]] if path else 1.0
+            cost = cost["median"] if isinstance(cost, dict) else cost
+            ratio = facts.get("spread_ratio")
+            cells = [words, f"{cost:.1f} ×", _mean(facts), "" if ratio is None else f"{ratio:.2f}"]
+            lines.append("| " + " | ".join(cells) + " |")
+    seeds = max(facts["n"] for facts in group["arms"].values())
+    told = (
+        f"First metrics of {', '.join(group['tasks'])} after {group['size']:,} training rows, mean of {seeds} seeds, "
+        "in percent; in brackets the difference to the first line, paired by seed, with its 95 % t interval; spread over "
+        "seeds relative to the first line's."
+    )
+    return "\n".join([*lines, "", told, ""])
+
+
 # Mark in README to what stands between it and END.
 SECTIONS = {
     "<!-- figures: python -m benchmarks.summary --write -->\n": speed,
     "<!-- growth: python -m benchmarks.summary --write -->\n": growth,
+    "<!-- regularizers: python -m benchmarks.summary --write -->\n": effects,
     "<!-- few examples: python -m benchmarks.summary --write -->\n": few_examples,
 }
 
