@@ -205,8 +205,8 @@ def effects(files: Mapping[str, Any]) -> str:
     seeds = max(facts["n"] for facts in group["arms"].values())
     told = (
         f"First metrics of {', '.join(group['tasks'])} after {group['size']:,} training rows, mean of {seeds} seeds, "
-        "in percent; in brackets the difference to the first line, paired by seed, with its 95 % t interval; spread over "
-        "seeds relative to the first line's."
+        "in percent; in brackets the difference to the first line, paired by seed, with its 95 % t interval; spread "
+        "over seeds relative to the first line's."
     )
     return "\n".join([*lines, "", told, ""])
 
