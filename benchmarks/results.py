@@ -29,6 +29,20 @@ PAPER: dict[tuple[str, int | None], dict[str, float]] = {
     ("scitail", 235): {"single": 82.2, "mt-dnn": 88.3, "mt-dnn-smart": 88.6},
     ("scitail", 2359): {"single": 90.5, "mt-dnn": 91.1, "mt-dnn-smart": 91.3},
 }
+# What was aimed at: words, study, size, arm, what of it, and the bound: the least of a difference, the most of a ratio.
+AIMS: tuple[tuple[str, str, int, str, str, float], ...] = (
+    ("MT-DNN over single-task, 23 rows", "c_scitail", 23, "mt-dnn", "difference", 0.20),
+    ("MT-DNN over single-task, 235 rows", "c_scitail", 235, "mt-dnn", "difference", 0.10),
+    ("SMART over plain, with an interval above 0", "a_ablation_1000", 1000, "smart", "difference", 0.01),
+    (
+        "SMART's standard deviation over seeds, relative to plain's",
+        "a_ablation_1000",
+        1000,
+        "smart",
+        "spread_ratio",
+        2 / 3,
+    ),
+)
 INTRODUCTION = """\
 # Results
 
@@ -53,13 +67,43 @@ def document(summaries: Mapping[str, Mapping[str, Any]], not_run: Sequence[str])
         summaries: Study to what `compare` wrote of it, and then what `benchmarks.robustness` did.
         not_run: Studies of which there is nothing.
     """
-    lines = [INTRODUCTION, *_short(summaries)]
+    lines = [INTRODUCTION, *_aims(summaries), *_short(summaries)]
     for name, summary in summaries.items():
         lines += list(_robustness(summary) if "robustness" in summary else _section(name, summary))
     lines += ["## What did not help", "", *_no_help(summaries), ""]
     if not_run:
         lines += ["## Not run yet", "", *(f"- `benchmarks/studies/{name}.yml`" for name in not_run), ""]
     return "\n".join(lines)
+
+
+def _main_groups(summary: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The means over tasks where there are several, else the task's first metric; one group for each size."""
+    several = len(summary["tasks"]) > 1
+    return [group for group in summary["across" if several else "groups"] if several or group["first"]]
+
+
+def _of(group: Mapping[str, Any]) -> str:
+    return f"mean of {', '.join(group['tasks'])}" if "tasks" in group else f"{group['task']}, {group['metric']}"
+
+
+def _aims(summaries: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """What was aimed at before anything was run, beside what was found."""
+    yield from ("## Aims", "", "| aim | study | of | at least or at most | found | 95 % (t) | |", "|---" * 7 + "|")
+    for words, name, size, arm, what, bound in AIMS:
+        for group in (g for g in _main_groups(summaries[name]) if g["size"] == size) if name in summaries else ():
+            facts = group["arms"][arm]
+            difference, ratio = facts.get("difference"), facts.get("spread_ratio")
+            if difference is None or difference["t"] is None:
+                continue
+            if what == "difference":
+                low, high = (100 * limit for limit in difference["t"])
+                reached = difference["mean"] >= bound and low > 0
+                found = (f"{100 * bound:+.1f}", f"{100 * difference['mean']:+.1f}", f"{low:+.1f} to {high:+.1f}")
+            else:
+                reached = ratio is not None and ratio <= bound
+                found = (f"{bound:.2f}", "" if ratio is None else f"{ratio:.2f}", "")
+            yield f"| {' | '.join((words, name, _of(group), *found, 'reached' if reached else '**missed**'))} |"
+    yield ""
 
 
 def _short(summaries: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
@@ -69,14 +113,12 @@ def _short(summaries: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     for name, summary in summaries.items():
         if "robustness" in summary:
             continue
-        several = len(summary["tasks"]) > 1
-        for group in summary["across"] if several else [group for group in summary["groups"] if group["first"]]:
-            of = f"mean of {len(summary['tasks'])} tasks" if several else f"{group['task']}, {group['metric']}"
+        for group in _main_groups(summary):
             for arm, facts in group["arms"].items():
                 difference = facts.get("difference")
                 if difference and difference["t"] is not None:
                     low, high = (100 * bound for bound in difference["t"])
-                    cells = (name, size_words(group["size"]), of, code_span(arm), difference["n"])
+                    cells = (name, size_words(group["size"]), _of(group), code_span(arm), difference["n"])
                     figures = f"{100 * difference['mean']:+.1f} | {low:+.1f} to {high:+.1f}"
                     yield f"| {' | '.join(map(str, cells))} | {figures} |"
     yield ""
