@@ -51,8 +51,8 @@ Written by `python -m benchmarks.results` from the studies in [`benchmarks/studi
 **How far this generalises.** The encoder has 22.7 million parameters, a fifth of BERT-base's, and its makers had
 already trained it on sentence pairs: tasks on pairs start from a better place than with a masked language model, and
 pre-fine-tuning has less to add. Of MNLI, QQP, SNLI and SciTail the data holds a part only. Published figures stand
-beside ours for orientation; they are of another encoder, and the best of three runs
-([as an author says](https://github.com/namisan/mt-dnn/issues/126)), not the mean over seeds.
+beside ours for orientation; they are of another encoder and not the mean over seeds (those of the paper's Table 2 are
+[the best of three runs](https://github.com/namisan/mt-dnn/issues/126), an author says).
 
 Every mean is over seeds, none left out; which rows and which step count is said above each table. Differences are to
 the first arm, paired by seed, with 95 % intervals by the t distribution and by a bootstrap of the pairs. Many

@@ -116,7 +116,8 @@ def run(
 def train_words(corpus: Path, encoder: Path, output: Path, *more: str, rate: str = "1e-3") -> list[str]:
     settings = [
         "defaults.dropout=0", "evaluation.every=20", "checkpoint.every=10", "checkpoint.keep_last=9", "leaks=ignore",
-        "defaults.smart.epsilon=0.02", "defaults.smart.noise_std=0.01", "defaults.proximal.beta_early=0.9",
+        "defaults.smart.epsilon=0.02", "defaults.smart.noise_std=0.01", "defaults.smart.step_size=1e-3",
+        "defaults.smart.unit=absolute", "defaults.proximal.beta_early=0.9", "defaults.proximal.beta_late=0.999",
     ]  # fmt: skip
     return [
         "train", str(corpus), "--encoder", str(encoder), "--output", str(output), "--batch-size", "7",

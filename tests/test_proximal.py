@@ -23,7 +23,7 @@ def test_momentum_follows_the_length_of_the_run(total: int) -> None:
         settings = ProximalSettings(window=0.1, inner_steps=inner)
         beta = momentum(1, total, settings)
         assert momentum(total, total, settings) == beta
-        if total < 100:
+        if total <= 100:
             assert beta == (0.0 if total * 0.1 <= inner else pytest.approx(1 - inner / (total * 0.1)))
         if total == 10_000:
             assert 1 - beta ** (total * 0.1 / inner) == pytest.approx(1 - math.exp(-1), abs=2e-3)

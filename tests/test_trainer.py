@@ -79,6 +79,7 @@ def arguments(corpus: Path, encoder: Path, output: Path, *more: str) -> list[str
 
 
 STRONG = ["--set", "defaults.smart.epsilon=0.01", "--set", "defaults.smart.noise_std=0.01"]
+STRONG += ["--set", "defaults.smart.unit=absolute", "--set", "defaults.smart.step_size=1e-3"]
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
