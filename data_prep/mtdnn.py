@@ -21,9 +21,10 @@ import yaml
 
 from data_prep.mtdnn_tsv import Found, Task, is_uniform, read_tsv
 from mtl.config import dump_yaml
+from mtl.definitions import select
 from mtl.errors import Problem, UserError, listed, nearest
 from mtl.settings import KeyPath, Sourced, read_yaml, scalar
-from mtl.taskdef import DEFAULT_METRICS, DIVERGENCES_OF, LOSSES_OF, NAME, DivergenceName, LossName, select
+from mtl.taskdef import DEFAULT_METRICS, DIVERGENCES_OF, LOSSES_OF, NAME, DivergenceName, LossName
 
 DEFINITIONS = "task_defs.yml"
 REGULARIZED = (

@@ -8,19 +8,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mtl.api import Model, Trained, adapt, load, train
+    from mtl.api import Trained, adapt, train
     from mtl.errors import Interrupted, NonFiniteError, StorageError, UserError
+    from mtl.use import Model, load
 
-_ERRORS = ("Interrupted", "NonFiniteError", "StorageError", "UserError")
+_HOME = {
+    **dict.fromkeys(("train", "adapt", "Trained"), "mtl.api"),
+    **dict.fromkeys(("load", "Model"), "mtl.use"),
+    **dict.fromkeys(("Interrupted", "NonFiniteError", "StorageError", "UserError"), "mtl.errors"),
+}
 __all__ = ["Interrupted", "Model", "NonFiniteError", "StorageError", "Trained", "UserError", "adapt", "load", "train"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module("mtl.errors" if name in _ERRORS else "mtl.api"), name)
+    return getattr(import_module(_HOME[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -107,8 +107,8 @@ def _show_traceback(arguments: argparse.Namespace) -> None:
 
 def _typed(arguments: argparse.Namespace) -> Sourced:
     """The settings among the words."""
-    from mtl.api import FLAGS
     from mtl.config import command_line
+    from mtl.wording import FLAGS
 
     flags = {
         key: (f"--{'no-' if getattr(arguments, name, None) is False else ''}{name.replace('_', '-')}", value)

@@ -15,19 +15,11 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field
 
+from mtl.definitions import complete, select
 from mtl.errors import Problem, UserError, listed, nearest
 from mtl.presets import with_presets
 from mtl.settings import Settings, Sourced, check, dotted, parse_yaml, plain, read_yaml, scalar
-from mtl.taskdef import (
-    Count,
-    Defaults,
-    Fraction,
-    NonNegative,
-    Positive,
-    TaskDef,
-    complete,
-    select,
-)
+from mtl.taskdef import Count, Defaults, Fraction, NonNegative, Positive, TaskDef
 
 SamplerName = Literal["round_robin", "proportional", "sqrt", "temperature", "annealed"]
 OptimizerName = Literal["adamw", "adamax", "radam"]

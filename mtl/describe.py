@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from mtl.config import resolve
+from mtl.definitions import TaskDefs, read_task_defs
 from mtl.errors import Problem, UserError
 from mtl.metrics import METRICS
 from mtl.preflight import directory
@@ -28,9 +29,7 @@ from mtl.taskdef import (
     ProximalSettings,
     SmartSettings,
     TaskDef,
-    TaskDefs,
     TrainingSettings,
-    read_task_defs,
 )
 
 SCHEMA_FILE = "task_defs.schema.json"

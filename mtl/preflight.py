@@ -12,6 +12,7 @@ from typing import Any
 
 from mtl.checks import Row, SplitSummary, check_split
 from mtl.config import Run, RunConfig, read_run_config, resolve
+from mtl.definitions import TaskDefs, read_task_defs
 from mtl.encoder import ENCODERS, find_encoder
 from mtl.errors import Problem, StorageError, UserError, listed, nearest
 from mtl.files import TEMPORARY, cache_directory, entries, write_file
@@ -19,7 +20,7 @@ from mtl.heads import FRESH, REUSE, head_note, head_problem
 from mtl.leaks import LeakSearch
 from mtl.settings import Sourced, check
 from mtl.source import Source, locate
-from mtl.taskdef import TaskDef, TaskDefs, read_task_defs
+from mtl.taskdef import TaskDef
 from mtl.trackers import telemetry_problems
 
 RUN_FILE = "run.yml"

@@ -16,13 +16,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from mtl.config import Run, resolve
+from mtl.definitions import read_task_defs
 from mtl.encoder import find_encoder
 from mtl.errors import Problem, UserError, listed, nearest
 from mtl.heads import FRESH, REUSE, head_problem
 from mtl.preflight import check_data, directory
 from mtl.presets import PRESETS
 from mtl.settings import KeyPath, Settings, Sourced, check, dotted, read_yaml
-from mtl.taskdef import NAME, Count, TaskDef, read_task_defs
+from mtl.taskdef import NAME, Count, TaskDef
 
 ALL = "all"
 FORMAT = 2  # raise when runs of the same configuration come to other results

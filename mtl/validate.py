@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mtl.config import Run, resolve
+from mtl.definitions import read_task_defs
 from mtl.encoder import find_encoder
 from mtl.errors import Problem, UserError, counted
 from mtl.leaks import Leak
 from mtl.preflight import Checked, Request, check_data, directory, read_config
 from mtl.report import dry_run_text, table
 from mtl.settings import Sourced
-from mtl.taskdef import TaskDef, read_task_defs
+from mtl.taskdef import TaskDef
 from mtl.trackers import telemetry_problems
 
 IMBALANCE = 0.9  # share of one class above which a warning is due

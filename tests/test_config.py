@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtl.config import Run, RunConfig, command_line, dump_tasks, dump_yaml, read_run_config, resolve
+from mtl.definitions import complete, read_task_defs
 from mtl.errors import UserError
 from mtl.settings import Sourced, check, parse_yaml
-from mtl.taskdef import TaskDef, complete, read_task_defs
+from mtl.taskdef import TaskDef
 
 NOTHING = Sourced()
 

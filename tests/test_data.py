@@ -15,11 +15,12 @@ from conftest import NOUNS, write_jsonl
 
 from mtl import data
 from mtl.data import CHUNK, Examples, load_tokenizer, prepare, tokenizer_fingerprint, usable_length
+from mtl.definitions import complete
 from mtl.errors import UserError
 from mtl.parts import few_shot, hold_out
 from mtl.settings import Sourced
 from mtl.source import Source
-from mtl.taskdef import TaskDef, complete
+from mtl.taskdef import TaskDef
 
 ROWS = 2345  # more than two chunks
 

@@ -12,8 +12,8 @@ PACKAGE = ROOT / "mtl"
 
 # Data flows one way. A module may import from earlier rows, and from earlier places of its own row.
 LAYERS = (
-    ("errors", "launch", "files", "settings", "metrics", "sampling", "intervals"),
-    ("presets", "taskdef", "config", "heads", "trackers"),
+    ("errors", "launch", "files", "settings", "wording", "metrics", "sampling", "intervals"),
+    ("presets", "taskdef", "definitions", "config", "heads", "trackers"),
     ("encoder", "origin", "source", "checks", "predictions", "minhash", "leaks", "preflight"),
     ("data", "parts", "batch", "plan"),
     ("losses", "smart", "proximal", "optimizer"),
@@ -22,7 +22,7 @@ LAYERS = (
     ("markup", "drawing", "charts", "heat_map", "pictures", "html_task", "html_interaction", "html_report"),
     ("runlog", "facts", "card", "export", "push", "inference", "trainer"),
     ("ready", "hooks", "phases", "dryrun"),
-    ("describe", "propose", "validate", "baselines", "api"),
+    ("describe", "propose", "validate", "baselines", "use", "api"),
     ("paired", "study", "ledger", "outcomes", "study_chart", "summary", "study_cost", "compare"),
     ("completion", "arguments", "cli"),
     ("__main__",),
@@ -64,13 +64,13 @@ def test_mathematics_knows_no_model(module: str) -> None:
 
 def test_data_prep_imports_only_task_descriptions() -> None:
     for path in (ROOT / "data_prep").glob("*.py"):
-        assert imported(path) <= {"taskdef", "settings", "errors", "config"}, path.name
+        assert imported(path) <= {"taskdef", "definitions", "settings", "errors", "config"}, path.name
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.stem)
 def test_modules_and_functions_are_short(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 430
+    assert len(text.splitlines()) <= 400
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             assert (node.end_lineno or 0) - node.lineno < 66, f"{path.name}: {node.name}"

@@ -14,11 +14,12 @@ from conftest import ROOT, write_jsonl
 
 from mtl.cli import main
 from mtl.data import Examples
+from mtl.definitions import complete, read_task_defs
 from mtl.leaks import SIMILAR, Leak, LeakSearch, Texts, normalized, shingles, similarity
 from mtl.minhash import BANDS, HASHES, bucket_keys
 from mtl.parts import without_leaks
 from mtl.preflight import check_data
-from mtl.taskdef import TaskDef, complete, read_task_defs
+from mtl.taskdef import TaskDef
 
 NORMAL_FORMS = [
     (("The  Cat, sat!",), ("the cat sat",)),

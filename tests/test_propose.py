@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 
 from mtl import propose as module
 from mtl.config import resolve
+from mtl.definitions import read_task_defs
 from mtl.errors import UserError
 from mtl.preflight import check_data
 from mtl.propose import propose, word
 from mtl.settings import Sourced, parse_yaml
 from mtl.source import Source, read_rows
-from mtl.taskdef import TaskDef, read_task_defs
+from mtl.taskdef import TaskDef
 
 Rows = list[dict[str, Any]]
 

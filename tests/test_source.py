@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from mtl.checks import SHOWN_PER_SPLIT, Row, RowChecker, check_split
+from mtl.definitions import complete
 from mtl.errors import Problem, UserError
 from mtl.settings import Sourced
 from mtl.source import SUFFIXES, Source, locate, read_rows
-from mtl.taskdef import TaskDef, complete
+from mtl.taskdef import TaskDef
 
 PAIR = {"text_a": "first", "text_b": "second"}
 

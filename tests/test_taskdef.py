@@ -8,21 +8,12 @@ from typing import Any, get_args
 import pytest
 
 from mtl import config, taskdef
+from mtl.definitions import complete, read_task_defs, select
 from mtl.errors import Problem
 from mtl.metrics import METRICS, TaskType
 from mtl.presets import PRESETS, with_presets
 from mtl.settings import Sourced, check, parse_yaml
-from mtl.taskdef import (
-    DEFAULT_METRICS,
-    DIVERGENCES_OF,
-    LOSSES_OF,
-    ProximalSettings,
-    SmartSettings,
-    TaskDef,
-    complete,
-    read_task_defs,
-    select,
-)
+from mtl.taskdef import DEFAULT_METRICS, DIVERGENCES_OF, LOSSES_OF, ProximalSettings, SmartSettings, TaskDef
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -1,0 +1,190 @@
+"""Task definition YAMLs, read and checked: what is well-formed, and whether it fits together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from mtl.errors import Problem, UserError, listed, nearest
+from mtl.metrics import METRICS
+from mtl.settings import KeyPath, Sourced, check, kind, read_plain, read_yaml
+from mtl.taskdef import DEFAULT_METRICS, DIVERGENCES_OF, LOSSES_OF, NAME, TaskDef, TrainingSettings
+
+# A definition file, or what one holds: task name to definition.
+TaskDefs: TypeAlias = "str | os.PathLike[str] | Mapping[str, Any]"
+
+
+def read_task_defs(files: Iterable[TaskDefs]) -> tuple[dict[str, Sourced], list[Problem]]:
+    """Reads definitions into one partial definition per task, file paths made absolute.
+
+    Args:
+        files: YAML files, or the same as plain data (whose file paths are relative to the working directory).
+
+    Returns:
+        Task name to its settings, in the order of the files, and every problem found.
+    """
+    tasks: dict[str, Sourced] = {}
+    problems: list[Problem] = []
+    for file in files:
+        try:
+            document, found = read_plain(file, "task_defs") if isinstance(file, Mapping) else read_yaml(file)
+        except UserError as error:
+            problems.extend(error.problems)
+            continue
+        problems += found
+        for name in document.data:
+            source = document.child(name)
+            if not NAME.fullmatch(name):
+                message = f"the task name {name!r} may hold letters, digits, '-' and '_' only (it names directories)"
+                problems.append(Problem(source.place(()), message))
+            elif name in tasks:
+                here, first = source.place(()), tasks[name].place(())
+                message = f"the task {name!r} is defined here again; it is first in {first}"
+                again = Problem(str(file), "is named twice; name each file of definitions once")
+                problems.append(again if here == first else Problem(here, message))
+            elif not isinstance(source.data, dict):
+                message = f"the task {name!r} is {kind(source.data)}; expected a mapping with type, data, …"
+                problems.append(Problem(source.place(()), message))
+            else:
+                folder = Path() if isinstance(file, Mapping) else Path(file).resolve().parent
+                tasks[name] = _with_absolute_files(source, folder.absolute())
+    return tasks, problems
+
+
+def _with_absolute_files(source: Sourced, folder: Path) -> Sourced:
+    data = source.data.get("data")
+    files = data.get("files") if isinstance(data, dict) else None
+    if not isinstance(files, dict):
+        return source
+    absolute = {split: str(folder / path) if isinstance(path, str) else path for split, path in files.items()}
+    return Sourced({**source.data, "data": {**data, "files": absolute}}, source.places)
+
+
+def select(tasks: Mapping[str, Sourced], names: Sequence[str]) -> tuple[dict[str, Sourced], list[Problem]]:
+    """Takes the named tasks, in the order named (all of them when none is)."""
+    if not names:
+        return dict(tasks), []
+    problems = [
+        Problem("--tasks", f"there is no task {name!r}; defined are: {listed(list(tasks), 40)}{nearest(name, tasks)}")
+        for name in names
+        if name not in tasks
+    ]
+    return {name: tasks[name] for name in names if name in tasks}, problems
+
+
+def complete(name: str, source: Sourced) -> tuple[TaskDef | None, list[Problem]]:
+    """Checks a task's merged settings and fills in what depends on its type.
+
+    Args:
+        name: The task's name, for messages.
+        source: Its settings, `defaults` and command line already merged.
+
+    Returns:
+        The definition (None where no rows can be read by it) and every problem.
+    """
+    task, problems = check(TaskDef, source, (name,))
+    adapt = source.child("adapt")
+    if isinstance(adapt.data, dict):
+        problems += check(TrainingSettings, adapt, (name, "adapt"))[1]
+    if task is None:
+        return None, problems
+    data = task.data
+    splits = data.splits or {split: split for split in data.files or ("train", "validation")}
+    task = task.model_copy(
+        update={
+            "metrics": task.metrics or DEFAULT_METRICS[task.type],
+            "loss": task.loss or LOSSES_OF[task.type][0],
+            "data": data.model_copy(update={"splits": splits}),
+            "smart": _with_divergence(task.smart, task.type),
+            "proximal": _with_divergence(task.proximal, task.type),
+        }
+    )
+    found = list(_inconsistencies(task))
+    problems += [Problem(source.place(path), f"{name}.{message}") for path, message in found]
+    readable = all(path[0] not in ("data", "labels") for path, _ in found)  # else its rows would be found wrong as well
+    return task if readable else None, problems
+
+
+def _with_divergence(settings: Any, task_type: str) -> Any:
+    return settings.model_copy(update={"divergence": settings.divergence or DIVERGENCES_OF[task_type][0]})
+
+
+def _inconsistencies(task: TaskDef) -> Iterable[tuple[KeyPath, str]]:
+    """Yields (path, message) for what is well-formed by itself but does not fit the rest."""
+    yield from _label_problems(task)
+    yield from _data_problems(task)
+    for index, metric in enumerate(task.metrics):
+        fitting = [name for name, row in METRICS.items() if row.task_type == task.type]
+        if metric not in fitting:
+            message = f"metrics: {metric!r} is no metric of {task.type}; allowed: {listed(fitting, 40)}"
+            yield ("metrics", index), message + nearest(metric, fitting)
+        elif METRICS[metric].binary_only and len(task.labels) > 2:
+            yield (
+                ("metrics", index),
+                f"metrics: {metric!r} needs two labels, there are {len(task.labels)}; try 'macro_f1'",
+            )
+    if task.loss not in LOSSES_OF[task.type]:
+        yield ("loss",), f"loss: {task.loss!r} does not fit {task.type}; allowed: {listed(LOSSES_OF[task.type])}"
+    for section in ("smart", "proximal"):
+        divergence = getattr(task, section).divergence
+        if divergence not in DIVERGENCES_OF[task.type]:
+            allowed = listed(DIVERGENCES_OF[task.type])
+            yield (
+                (section, "divergence"),
+                f"{section}.divergence: {divergence!r} does not fit {task.type}; allowed: {allowed}",
+            )
+
+
+def _label_problems(task: TaskDef) -> Iterable[tuple[KeyPath, str]]:
+    if task.type != "classification":
+        if task.labels:
+            yield ("labels",), f"labels are for classification; this task is {task.type}"
+        return
+    if len(task.labels) < 2:
+        yield ("labels",), "labels: a classification needs at least two, in the order of the data's integers"
+    for label in sorted({label for label in task.labels if task.labels.count(label) > 1}):
+        yield ("labels",), f"labels: {label!r} stands there twice"
+
+
+def _is_codec(name: str) -> bool:
+    try:
+        "".encode(name)
+    except (LookupError, ValueError):  # unknown, or one of the codecs between bytes
+        return False
+    return True
+
+
+def _data_problems(task: TaskDef) -> Iterable[tuple[KeyPath, str]]:
+    data = task.data
+    if (data.hub is None) == (data.files is None):
+        yield ("data",), "data needs either 'hub' or 'files'" + (", not both" if data.hub else "")
+    if data.files is not None and data.config is not None:
+        yield ("data", "config"), "data.config belongs to 'hub', not to 'files'"
+    if data.encoding is not None and not _is_codec(data.encoding):
+        yield ("data", "encoding"), f"data.encoding: {data.encoding!r} is no text encoding; try utf-8, utf-16 or cp1252"
+    for split, target in data.splits.items():
+        if not NAME.fullmatch(split):
+            yield ("data", "splits"), f"data.splits: the name {split!r} may hold letters, digits, '-' and '_' only"
+        elif data.files is not None and target not in data.files:
+            yield (
+                ("data", "splits", split),
+                f"data.splits.{split}: 'files' has no {target!r}{nearest(target, data.files)}",
+            )
+    from_files = data.files is not None and data.splits == {split: split for split in data.files}
+    for split in ("train", "validation"):
+        if split not in data.splits:
+            key = "files" if from_files else "splits"
+            yield (
+                ("data", key),
+                f"data.{key} has no {split!r}; it has: {listed(list(data.splits))}{nearest(split, data.splits)}",
+            )
+    if task.type == "ranking" and data.columns.group is None:
+        yield ("data", "columns"), "data.columns.group is missing: ranking needs the column that holds the query's id"
+    if task.type != "ranking" and data.columns.group is not None:
+        yield ("data", "columns", "group"), f"data.columns.group is for ranking; this task is {task.type}"
+    used = [column for column in data.columns.model_dump().values() if column is not None]
+    for column in sorted({column for column in used if used.count(column) > 1}):
+        if column != data.columns.group:
+            yield ("data", "columns"), f"data.columns: {column!r} is used twice"

@@ -1,0 +1,207 @@
+"""Trained tasks in use: predictions and embeddings of texts.
+
+Legend: N texts, D width of the encoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from mtl.checks import Row
+from mtl.errors import Problem, UserError, listed, nearest
+from mtl.taskdef import TaskDef
+from mtl.wording import Folder, words_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    from torch import Tensor
+
+    from mtl.batch import Batch
+    from mtl.data import Examples
+    from mtl.export import Loaded
+
+Texts: TypeAlias = "Sequence[str] | Sequence[tuple[str, str]] | Sequence[tuple[str, Sequence[str]]]"
+
+SHOWN = 5  # wrong texts that are told one by one
+
+
+def load(path: Folder, weights: str = "best", tasks: Sequence[str] | None = None) -> Model:
+    """Loads what was trained, for use.
+
+    Args:
+        path: Directory of a run or an export.
+        weights: Of a run, `best` (each task's best step), `final` (the shared model after the last step) or `teacher`
+            (the proximal term's slow average).
+        tasks: Tasks to load; all by default.
+
+    Raises:
+        UserError: There is no such run, export or task.
+    """
+    from mtl.export import WEIGHTS, load_tasks
+
+    with words_of(None):
+        if weights not in (allowed := ("best", *WEIGHTS)):
+            raise UserError.of("weights", f"is {weights!r}; allowed: {listed(allowed)}{nearest(weights, allowed)}")
+        return Model(Path(path), weights, load_tasks(Path(path), list(tasks or ()), weights))
+
+
+class Model:
+    """Trained tasks, ready to use; made by `load`.
+
+    Attributes:
+        path: The run or export.
+        weights: Which weights of a run these are.
+        tasks: Task name to definition.
+    """
+
+    def __init__(self, path: Path, weights: str, loaded: Mapping[str, Loaded]) -> None:
+        self.path, self.weights, self._loaded = path, weights, dict(loaded)
+        self._shared: tuple[Any, Any] | None = None
+
+    @property
+    def tasks(self) -> dict[str, TaskDef]:
+        return {name: item.task for name, item in self._loaded.items()}
+
+    def __repr__(self) -> str:
+        return f"<mtl.Model {self.path} ({self.weights}): {listed(list(self._loaded))}>"
+
+    def predict(self, task: str, texts: Texts) -> list[dict[str, Any]]:
+        """Predicts texts with one task's model.
+
+        Args:
+            task: The task's name.
+            texts: Texts, for pairs (text, text). In ranking (query, candidate), where pairs with the same query are
+                ranked together, or (query, [candidate, …]).
+
+        Returns:
+            One record per text, in their order: `row` (its position) and, in classification, `label` and
+            `probabilities`, in regression `value`, in ranking `score` and `rank`.
+
+        Raises:
+            UserError: No such task, or texts of another shape.
+        """
+        from mtl.data import encode
+        from mtl.evaluate import prediction_records
+        from mtl.inference import outputs_of
+
+        item = self._item(task)
+        rows = _rows(item.task, texts)
+        if not rows:
+            return []
+        examples = encode(rows, item.tokenizer, item.limit)
+        (outputs,) = outputs_of([item], examples)
+        return list(prediction_records(item.task, outputs, examples))
+
+    def embed(self, texts: Sequence[str], task: str | None = None) -> npt.NDArray[np.float32]:
+        """Sentence embeddings: the mean of the encoder's last hidden states over the real tokens of each text.
+
+        Args:
+            texts: N texts; longer ones than the encoder takes are truncated.
+            task: Whose encoder it is. By default the one that all tasks share: of a run's `best` weights, which are of
+                another step for each task, that is the shared encoder after the last step.
+
+        Returns:
+            (N, D), in the order of the texts.
+
+        Raises:
+            UserError: No such task, no shared encoder, or something that is no text.
+        """
+        import numpy as np
+
+        from mtl.data import encode, usable_length
+
+        encoder, tokenizer = self._encoder(task)
+        wrong = [
+            Problem(f"texts[{i}]", f"is {text!r:.60}; expected text")
+            for i, text in enumerate(texts)
+            if not isinstance(text, str)
+        ]
+        if isinstance(texts, str) or wrong:
+            raise UserError(_first(wrong) or [Problem("texts", "is one text; expected a list of texts")])
+        if not texts:
+            return np.zeros((0, encoder.config.hidden_size), dtype=np.float32)
+        rows = (Row(position, text, None, None, None) for position, text in enumerate(texts))
+        examples = encode(rows, tokenizer, usable_length(tokenizer, encoder.config))
+        return _embeddings(encoder, examples, tokenizer, next(iter(self.tasks.values())))
+
+    def _item(self, task: str) -> Loaded:
+        if task not in self._loaded:
+            message = (
+                f"there is no task {task!r}; loaded are: {listed(list(self._loaded))}{nearest(task, self._loaded)}"
+            )
+            raise UserError.of("task", message)
+        return self._loaded[task]
+
+    def _encoder(self, task: str | None) -> tuple[Any, Any]:
+        """An encoder and its tokenizer."""
+        from mtl.export import load_encoder
+
+        items = list(self._loaded.values()) if task is None else [self._item(task)]
+        if len({id(item.model.base_model) for item in items}) == 1:
+            return items[0].model.base_model, items[0].tokenizer
+        if self._shared is None:
+            self._shared = load_encoder(self.path)
+        return self._shared
+
+
+def _embeddings(encoder: Any, examples: Examples, tokenizer: Any, task: TaskDef) -> npt.NDArray[np.float32]:
+    """(N, D); rows of like length are computed together."""
+    from mtl.evaluate import split_outputs
+    from mtl.inference import best_device
+
+    def mean(batch: Batch) -> Tensor:
+        states = encoder(**batch.inputs).last_hidden_state.float()  # (B, T, D)
+        real = batch.attention_mask[:, :, None].float()
+        pooled: Tensor = (states * real).sum(dim=1) / real.sum(dim=1)
+        return pooled
+
+    encoder = encoder.to(best_device())
+    return split_outputs(encoder, mean, examples, task, tokenizer.pad_token_id, width=encoder.config.hidden_size)
+
+
+def _rows(task: TaskDef, texts: Texts) -> list[Row]:
+    """Texts as rows.
+
+    Raises:
+        UserError: One has not the shape that the task reads.
+    """
+    if isinstance(texts, str):
+        raise UserError.of("texts", "is one text; expected a list of them")
+    rows: list[Row] = []
+    problems: list[Problem] = []
+    for index, item in enumerate(texts):
+        found = list(_parts(task, item, index))
+        if found and all(isinstance(text, str) for *texts, _ in found for text in texts[: 1 + task.is_pair]):
+            rows += [Row(len(rows) + place, a, b, None, group) for place, (a, b, group) in enumerate(found)]
+        else:
+            problems.append(Problem(f"texts[{index}]", f"is {item!r:.60}; expected {_shape(task)}"))
+    if problems:
+        raise UserError(_first(problems))
+    return rows
+
+
+def _parts(task: TaskDef, item: Any, index: int) -> Iterator[tuple[Any, Any, str | None]]:
+    """First text, second text and group of each row that an item stands for; none where its shape is wrong."""
+    parts = item if isinstance(item, (tuple, list)) else (item,)
+    if not task.is_pair and len(parts) == 1:
+        yield item, None, None
+    elif task.is_pair and len(parts) == 2:
+        ranking, (first, second) = task.type == "ranking", parts
+        if ranking and isinstance(second, (tuple, list)):
+            yield from ((first, candidate, f"list {index}") for candidate in second)
+        else:
+            yield first, second, f"query {first}" if ranking else None
+
+
+def _shape(task: TaskDef) -> str:
+    if task.type == "ranking":
+        return "(query, candidate) or (query, [candidate, …])"
+    return "(text, text)" if task.is_pair else "text"
+
+
+def _first(problems: list[Problem]) -> list[Problem]:
+    more = len(problems) - SHOWN
+    return problems[:SHOWN] + ([Problem("texts", f"{more:,} more like these")] if more > 0 else [])
