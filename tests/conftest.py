@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from mtl.cli import main
+
 # Read once, when huggingface_hub is imported: no test asks the network for anything.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -139,6 +141,14 @@ answer:
   metrics: [mrr, map]
   max_length: 32
 """
+
+
+@pytest.fixture(scope="module")
+def exports(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every task of the module's `run_dir`, exported."""
+    output = tmp_path_factory.mktemp("exports") / "all"
+    assert main(["export", str(run_dir), "--output", str(output)]) == 0
+    return output
 
 
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:

@@ -61,13 +61,6 @@ def run_dir(corpus: Path, encoder: Path, tmp_path_factory: pytest.TempPathFactor
     return output
 
 
-@pytest.fixture(scope="module")
-def exports(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("exports") / "all"
-    assert main(["export", str(run_dir), "--output", str(output)]) == 0
-    return output
-
-
 def read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 

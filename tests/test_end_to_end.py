@@ -29,13 +29,6 @@ def run_dir(corpus: Path, encoder_dir: Path, tmp_path_factory: pytest.TempPathFa
     return output
 
 
-@pytest.fixture(scope="module")
-def exports(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("exports") / "all"
-    assert main(["export", str(run_dir), "--output", str(output)]) == 0
-    return output
-
-
 def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
