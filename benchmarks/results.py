@@ -33,10 +33,10 @@ PAPER: dict[tuple[str, int | None], dict[str, float]] = {
 AIMS: tuple[tuple[str, str, int, str, str, float], ...] = (
     ("MT-DNN over single-task, 23 rows", "c_scitail", 23, "mt-dnn", "difference", 0.20),
     ("MT-DNN over single-task, 235 rows", "c_scitail", 235, "mt-dnn", "difference", 0.10),
-    ("SMART over plain, with an interval above 0", "a_ablation_1000", 1000, "smart", "difference", 0.01),
+    ("SMART over plain, with an interval above 0", "a_smart_1000", 1000, "smart", "difference", 0.01),
     (
         "SMART's standard deviation over seeds, relative to plain's",
-        "a_ablation_1000",
+        "a_smart_1000",
         1000,
         "smart",
         "spread_ratio",
