@@ -158,18 +158,41 @@ STARTS = {  # arms of the study of few examples, in words
 
 
 def few_examples(files: Mapping[str, Any]) -> str:
-    """Adaptation to SciTail with few rows: means over seeds, and paired differences to the encoder alone."""
+    """Adaptation to SciTail with few rows."""
     groups = [group for group in files["c_scitail"]["groups"] if group["first"]]
-    head = "| adapted from | " + " | ".join(f"{group['size']} rows" for group in groups) + " |"
-    lines = [head, "|---" * (1 + len(groups)) + "|"]
-    for arm, words in STARTS.items():
-        found = [group["arms"][arm] for group in groups]
+    told = "Accuracy on SciTail's validation rows in percent"
+    return _arms("adapted from", STARTS, {f"{group['size']} rows": group for group in groups}, told)
+
+
+WAYS = {  # arms of the study of multi-task training, in words
+    "single": "alone",
+    "mt-dnn": "with six other tasks, then adapted",
+    "smart": "alone, with SMART",
+    "mt-dnn-smart": "with six other tasks, then adapted, with SMART in both",
+}
+
+
+def together(files: Mapping[str, Any]) -> str:
+    """Training each task alone, and after training it together with others."""
+    study = files["b_multitask_1000"]
+    groups = {f"{group['task']}, {group['metric']}": group for group in study["groups"] if group["first"]}
+    (mean,) = study["across"]
+    told = f"First metrics on validation rows in percent, after {mean['size']:,} training rows of each of these tasks"
+    return _arms("trained", WAYS, {**groups, "mean": mean}, told)
+
+
+def _arms(what: str, arms: Mapping[str, str], groups: Mapping[str, Mapping[str, Any]], told: str) -> str:
+    """Means over seeds, a line for each arm that every group has seeds of, and paired differences to the first one."""
+    lines = [f"| {what} | {' | '.join(groups)} |", "|---" * (1 + len(groups)) + "|"]
+    counts: set[int] = set()
+    for arm, words in arms.items():
+        found = [group["arms"][arm] for group in groups.values()]
         if all(facts["n"] > 1 for facts in found):
             lines.append(f"| {words} | " + " | ".join(map(_mean, found)) + " |")
-    counts = sorted({facts["n"] for group in groups for facts in group["arms"].values() if facts["n"] > 1})
-    seeds = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
-    told = f"Accuracy on SciTail's validation rows in percent, mean of {seeds} seeds; in brackets the difference to the"
-    return "\n".join([*lines, "", f"{told} first line, paired by seed, with its 95 % t interval.", ""])
+            counts |= {facts["n"] for facts in found}
+    seeds = " to ".join(map(str, dict.fromkeys((min(counts), max(counts)))))
+    more = "in brackets the difference to the first line, paired by seed, with its 95 % t interval."
+    return "\n".join([*lines, "", f"{told}, mean of {seeds} seeds; {more}", ""])
 
 
 def _mean(facts: Mapping[str, Any]) -> str:
@@ -216,6 +239,7 @@ SECTIONS = {
     "<!-- figures: python -m benchmarks.summary --write -->\n": speed,
     "<!-- growth: python -m benchmarks.summary --write -->\n": growth,
     "<!-- regularizers: python -m benchmarks.summary --write -->\n": effects,
+    "<!-- together: python -m benchmarks.summary --write -->\n": together,
     "<!-- few examples: python -m benchmarks.summary --write -->\n": few_examples,
 }
 
