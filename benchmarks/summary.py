@@ -186,7 +186,7 @@ def _arms(what: str, arms: Mapping[str, str], groups: Mapping[str, Mapping[str, 
     lines = [f"| {what} | {' | '.join(groups)} |", "|---" * (1 + len(groups)) + "|"]
     counts: set[int] = set()
     for arm, words in arms.items():
-        found = [group["arms"][arm] for group in groups.values()]
+        found = [group["arms"].get(arm, {"n": 0}) for group in groups.values()]
         if all(facts["n"] > 1 for facts in found):
             lines.append(f"| {words} | " + " | ".join(map(_mean, found)) + " |")
             counts |= {facts["n"] for facts in found}
@@ -234,11 +234,24 @@ def effects(files: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", told, ""])
 
 
+def robustness(files: Mapping[str, Any]) -> str:
+    """The same arms on misspelt texts, and how far their confidence is from their accuracy."""
+    found = {
+        f"{group['task']}, {group['metric']}": group
+        for group in files["a_ablation_1000.robustness"]["robustness"]
+        if group["metric"].endswith("with typos") or group["metric"] == "calibration error"
+    }
+    arms = {arm: words for arm, (words, _) in REGULARIZERS.items()}
+    told = f"The same models; one word in {1 / files['a_ablation_1000.robustness']['share']:.0f} misspelt; in percent"
+    return _arms("regularizers", arms, found, told)
+
+
 # Mark in README to what stands between it and END.
 SECTIONS = {
     "<!-- figures: python -m benchmarks.summary --write -->\n": speed,
     "<!-- growth: python -m benchmarks.summary --write -->\n": growth,
     "<!-- regularizers: python -m benchmarks.summary --write -->\n": effects,
+    "<!-- robustness: python -m benchmarks.summary --write -->\n": robustness,
     "<!-- together: python -m benchmarks.summary --write -->\n": together,
     "<!-- few examples: python -m benchmarks.summary --write -->\n": few_examples,
 }
