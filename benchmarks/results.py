@@ -60,7 +60,8 @@ FEW_ROWS_OF_MNLI = (
 NOTHING_TO_KEEP = (
     "from this encoder alone RTE stays near chance with 1,000 rows, so that there is nothing to keep smooth or close "
     "to; with a radius that does no harm (d_sensitivity) R_s is a small share of the loss, and what is gained on STS-B "
-    "is gained with D alone too (a_ablation_1000)"
+    "is gained with D alone too (a_ablation_1000); in adaptation of a pre-fine-tuned encoder SMART gains "
+    "(c_scitail_smart)"
 )
 AIMS = (
     Aim("MT-DNN over single-task, 23 rows", "c_scitail", 23, "mt-dnn", "difference", 0.20, FEW_ROWS_OF_MNLI),

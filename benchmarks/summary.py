@@ -168,6 +168,7 @@ WAYS = {  # arms of the study of multi-task training, in words
     "single": "alone",
     "mt-dnn": "with six other tasks, then adapted",
     "smart": "alone, with SMART",
+    "smart-adapt": "with six other tasks, then adapted, with SMART in the latter",
     "mt-dnn-smart": "with six other tasks, then adapted, with SMART in both",
 }
 
