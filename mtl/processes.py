@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +26,7 @@ from mtl.config import PrecisionName
 from mtl.errors import ElsewhereError, Problem, UserError
 from mtl.launch import LOCAL_RANK, PROCESSES
 from mtl.precision import precision_problems
-from mtl.shards import shard_problems
+from mtl.shards import let_go, shard_problems
 
 PATIENCE = timedelta(hours=1)  # for a process that prepares data or writes; one that died is noticed at once
 T = TypeVar("T")
@@ -85,23 +86,27 @@ class Processes:
     def current(cls) -> Processes:
         """This process, which joins the others once, until its end."""
         joined = cls()
-        if joined.count > 1:
-            atexit.register(joined.leave)
+        atexit.register(joined.leave)
         return joined
 
     def leave(self) -> None:
         """Ends the exchange with the others; nothing if this process ends by an error that nobody caught.
 
-        Gloo's threads may otherwise abort a process whose interpreter has ended
-        (https://github.com/pytorch/pytorch/issues/190489). After an error the others may wait for this process, and
-        taking leave could wait for them.
+        One that was launched alone has a group too, of itself.
+
+        A group's threads end with the last reference to it, whatever PyTorch's name for this says, and otherwise may
+        abort a process whose interpreter has ended (https://github.com/pytorch/pytorch/issues/190489). After an error
+        the others may wait for this process, and taking leave could wait for them.
         """
-        if getattr(sys, "last_value", None) is not None:
+        if getattr(sys, "last_value", None) is not None or not (dist.is_available() and dist.is_initialized()):
             return
         with contextlib.suppress(RuntimeError):  # another process has died
             if self._asked is not None:
                 self._asked[1].wait()
             dist.destroy_process_group()
+        self._asked = self._hosts = None
+        let_go()
+        gc.collect()  # what a sharded model consists of refers to one another, and to the group
 
     @property
     def is_main(self) -> bool:

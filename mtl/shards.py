@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
@@ -21,6 +21,8 @@ from mtl.config import PrecisionName
 from mtl.errors import Problem
 from mtl.launch import PROCESSES, SHARDED
 from mtl.model import MultiTaskModel
+
+_MESHES: dict[str, DeviceMesh] = {}  # one for all models of a process, by the kind of device
 
 
 def shard_problems(precision: PrecisionName) -> list[Problem]:
@@ -53,9 +55,20 @@ def shard(model: MultiTaskModel) -> None:
     Nothing stays gathered after a forward pass: a teacher, and a student under evaluation, have no backward pass that
     would let go of it, and the next step would see old weights.
     """
-    mesh = init_device_mesh(model.device.type, (PROCESSES,))
+    device = model.device.type
+    mesh = _MESHES[device] = _MESHES.get(device) or init_device_mesh(device, (PROCESSES,))
     for module in (*layers(model.encoder), model):
         fully_shard(module, mesh=mesh, reshard_after_forward=True)
+
+
+def let_go() -> None:
+    """Lets go of the groups of processes that meshes hold.
+
+    DTensor's caches keep a mesh for as long as the interpreter lives, and no public name of PyTorch clears them.
+    """
+    for mesh in _MESHES.values():
+        getattr(mesh, "_pg_registry", {}).clear()
+    _MESHES.clear()
 
 
 def layers(encoder: nn.Module) -> list[nn.Module]:

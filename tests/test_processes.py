@@ -27,8 +27,23 @@ NOTHING: Mapping[str, str] = {}
 # What `accelerate launch --use_fsdp --fsdp_version 2` says to each process.
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}
 # The command line, in double precision where $DOUBLE is set; under FSDP it fails where a process holds whole weights.
+# A thread of a group that outlives it may abort the process when the interpreter ends; whether it does is luck.
 PROGRAM = """
-import os, sys
+import atexit, contextlib, os, pathlib, sys, time
+def look_for_threads():
+    for wait in (0, 0.1, 1, 5):  # a thread that has ended may be seen a little longer
+        time.sleep(wait)
+        names = []
+        for file in pathlib.Path("/proc/self/task").glob("*/comm"):
+            with contextlib.suppress(OSError):  # it ends at this moment
+                names.append(file.read_text().strip())
+        left = [name for name in names if "gloo" in name]
+        if not left:
+            return
+    print("threads are left:", *left, file=sys.stderr, flush=True)
+    os._exit(9)
+if sys.platform == "linux":
+    atexit.register(look_for_threads)  # the first to be registered is the last to be called
 from mtl import ready
 from mtl.cli import main
 if "DOUBLE" in os.environ:
@@ -109,7 +124,8 @@ def run(
     """A run of so many processes, which has to succeed."""
     with started([words] * count, double=double, more=more) as processes:
         found = ended(processes)
-    assert [status for status, _, _ in found] == [0] * count, found
+    said = "\n".join(f"process {rank}: {status}\n{out}{error}" for rank, (status, out, error) in enumerate(found))
+    assert all(status == 0 for status, _, _ in found), said
     return found
 
 
