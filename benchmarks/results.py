@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from mtl.card import code_span
 from mtl.metrics import METRICS
-from mtl.summary import counted_rows, size_words
+from mtl.summary import counted_rows, difference_cells, interval, size_words
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDIES = ROOT / "benchmarks" / "studies"
@@ -61,7 +61,7 @@ LITTLE_MNLI = (
 NOTHING_TO_KEEP = (
     "from this encoder alone RTE stays near chance with 1,000 rows, so that no regularizer has much to keep; what is "
     "gained on STS-B is gained with D alone too (a_ablation_1000), and larger radii did harm (d_sensitivity); in "
-    "adaptation of a pre-fine-tuned encoder to 235 rows SMART gains (c_scitail_smart)"
+    "adaptation of a pre-fine-tuned encoder to 235 rows SMART gains (c_scitail)"
 )
 AIMS = (
     Aim("MT-DNN over single-task, 23 rows", "c_scitail", 23, "mt-dnn", "difference", 0.20, LITTLE_MNLI),
@@ -85,8 +85,9 @@ beside ours for orientation; they are of another encoder and not the mean over s
 [the best of three runs](https://github.com/namisan/mt-dnn/issues/126), an author says).
 
 Every mean is over seeds, none left out; which rows and which step count is said above each table. Differences are to
-the first arm, paired by seed, with 95 % intervals by the t distribution and by a bootstrap of the pairs. Many
-comparisons stand here: of twenty intervals without any effect one is expected to leave out 0.
+the first arm, or between two arms where one is said to be over the other, paired by seed, with 95 % intervals by the t
+distribution and by a bootstrap of the pairs. Many comparisons stand here: of twenty intervals without any effect one is
+expected to leave out 0.
 """
 
 
@@ -142,20 +143,23 @@ def _aims(summaries: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _short(summaries: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """Each arm's difference to its study's first one, over the mean of the tasks where there are several."""
-    yield from ("## In short", "", "Differences to the first arm of each study, in points of a hundred.", "")
-    yield from ("| study | rows | of | arm | seeds | difference | 95 % (t) |", "|---|---|---|---|---|---|---|")
+    """Each difference between arms, over the mean of the tasks where there are several."""
+    yield from (
+        "## In short",
+        "",
+        "Differences in points of a hundred.",
+        "",
+    )
+    yield from ("| study | size | of | arm | over | seeds | difference | 95 % (t) |", "|---" * 8 + "|")
     for name, summary in summaries.items():
         if "robustness" in summary:
             continue
         for group in _main_groups(summary):
-            for arm, facts in group["arms"].items():
-                difference = facts.get("difference")
-                if difference and difference["t"] is not None:
-                    low, high = (100 * bound for bound in difference["t"])
-                    cells = (name, size_words(group["size"]), _of(group), code_span(arm), difference["n"])
-                    figures = f"{100 * difference['mean']:+.1f} | {low:+.1f} to {high:+.1f}"
-                    yield f"| {' | '.join(map(str, cells))} | {figures} |"
+            for arm, base, difference in _differences(group):
+                low, high = (100 * bound for bound in difference["t"])
+                cells = (name, size_words(group), _of(group), arm, base, difference["n"])
+                figures = f"{100 * difference['mean']:+.1f} | {low:+.1f} to {high:+.1f}"
+                yield f"| {' | '.join(map(str, cells))} | {figures} |"
     yield ""
 
 
@@ -168,11 +172,11 @@ def _section(name: str, summary: Mapping[str, Any]) -> Iterator[str]:
     if any(METRICS[group["metric"]].per_query for group in groups):
         yield "Queries without a relevant candidate count as 0, which figures published elsewhere may leave out."
     for group in groups:
-        yield from ("", f"**{group['task']}, {size_words(group['size'])}, {group['metric']}**", "")
+        yield from ("", f"**{group['task']}, {size_words(group)}, {group['metric']}**", "")
         yield from _rows(group, PAPER.get((group["task"], group["size"]), {}))
     if len(summary["tasks"]) > 1:
         for group in summary["across"]:
-            yield from ("", f"**Mean of {', '.join(group['tasks'])}, {size_words(group['size'])}**", "")
+            yield from ("", f"**Mean of {', '.join(group['tasks'])}, {size_words(group)}**", "")
             yield from _rows(group, {})
     yield ""
 
@@ -187,7 +191,7 @@ def _design(summary: Mapping[str, Any]) -> str:
         f"{done}, {len(summary['seeds'])} seeds, {counted_rows(summary)}; encoder `{summary['encoder']}`; "
         f"{math.fsum(seconds) / 3600:.1f} h without what cells share, "
         f"on {machine['cores']} cores ({', '.join(summary['processors'])}), torch {summary['versions']['torch']}, "
-        f"revision {revision}."
+        f"put together at revision {revision}."
     )
 
 
@@ -197,17 +201,20 @@ def _rows(group: Mapping[str, Any], published: Mapping[str, float]) -> Iterator[
     yield "| " + " | ".join(header) + " |"
     yield "|" + "---|" * len(header)
     for arm, facts in group["arms"].items():
-        difference = facts.get("difference")
-        cells = [code_span(arm), str(facts["n"]), _number(facts["mean"]), _number(facts["std"])]
-        if difference and difference["n"]:
-            cells += [_number(difference["mean"], "+"), _interval(difference["t"]), _interval(difference["bootstrap"])]
-            cells += ["/".join(str(difference[key]) for key in ("wins", "ties", "losses"))]
-        else:
-            cells += [""] * 4
-        cells.append("" if facts.get("spread_ratio") is None else f"{facts['spread_ratio']:.2f}")
+        cells = [
+            code_span(arm),
+            str(facts["n"]),
+            _number(facts["mean"]),
+            _number(facts["std"]),
+            *difference_cells(facts),
+        ]
         if published:
             cells.append("" if arm not in published else f"{published[arm]:.1f}")
         yield "| " + " | ".join(cells) + " |"
+    for pair in group.get("contrasts", ()):
+        if pair["difference"]["n"]:
+            cells = [_over(pair), str(pair["difference"]["n"]), "", "", *difference_cells(pair)]
+            yield "| " + " | ".join([*cells, *([""] if published else [])]) + " |"
 
 
 def _robustness(figures: Mapping[str, Any]) -> Iterator[str]:
@@ -218,34 +225,43 @@ def _robustness(figures: Mapping[str, Any]) -> Iterator[str]:
         f"{figures['share']:.0%} of the words misspelt."
     )
     for group in figures["robustness"]:
-        yield from ("", f"**{group['task']}, {size_words(group['size'])}, {group['metric']}**", "")
+        yield from ("", f"**{group['task']}, {size_words(group)}, {group['metric']}**", "")
         yield from _rows(group, {})
     yield ""
 
 
 def _no_help(summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Arms whose interval of the difference holds 0 or lies on the wrong side."""
+    """Differences whose interval holds 0 or lies on the wrong side."""
     lines = []
     for name, summary in summaries.items():
         for group in summary.get("groups", ()):
-            for arm, facts in group["arms"].items():
-                bounds = facts.get("difference", {}).get("t")
-                if not group["first"] or bounds is None:
-                    continue
+            for arm, base, difference in _differences(group) if group["first"] else ():
+                bounds = difference["t"]
                 low, high = bounds if group["higher_is_better"] else (-bounds[1], -bounds[0])
                 if low <= 0:
                     what = "worse than" if high < 0 else "not told from"
-                    where = f"{name}, {group['task']}, {size_words(group['size'])}"
-                    lines.append(f"- {where}: {code_span(arm)} is {what} the first arm ({_interval(bounds)})")
+                    where = f"{name}, {group['task']}, {size_words(group)}"
+                    lines.append(f"- {where}: {arm} is {what} {base} ({interval(bounds)})")
     return lines or ["Nothing that was measured."]
 
 
-def _number(value: float | None, sign: str = "") -> str:
-    return "" if value is None else f"{value:{sign}.4f}"
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
 
 
-def _interval(bounds: Sequence[float] | None) -> str:
-    return "" if bounds is None else f"{bounds[0]:+.4f} to {bounds[1]:+.4f}"
+def _over(pair: Mapping[str, Any]) -> str:
+    return f"{code_span(pair['arm'])} over {code_span(pair['base'])}"
+
+
+def _differences(group: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Arm, what it is compared with, and the difference, of those that have an interval."""
+    first = next(iter(group["arms"]))
+    for arm, facts in group["arms"].items():
+        if facts.get("difference", {}).get("t") is not None:
+            yield code_span(arm), code_span(first), facts["difference"]
+    for pair in group.get("contrasts", ()):
+        if pair["difference"]["t"] is not None:
+            yield code_span(pair["arm"]), code_span(pair["base"]), pair["difference"]
 
 
 def gather(folder: Path) -> tuple[dict[str, Any], list[str]]:

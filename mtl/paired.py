@@ -51,7 +51,7 @@ def compare_pairs(values: Sequence[float], base: Sequence[float], *, higher_is_b
 
     Args:
         values: The arm's, (n,).
-        base: The first arm's, of the same seeds in the same order, (n,).
+        base: The other arm's, of the same seeds in the same order, (n,).
         higher_is_better: The metric's direction, for the counts alone.
 
     Returns:
@@ -69,9 +69,9 @@ def compare_pairs(values: Sequence[float], base: Sequence[float], *, higher_is_b
 
 
 def spread_ratio(values: Sequence[Sequence[float]], base: Sequence[Sequence[float]]) -> float | None:
-    """Spread between seeds over that of the first arm: √(Σ_t s_t² / Σ_t s̃_t²) over tasks t; of one task, s/s̃.
+    """Spread between seeds over that of another arm: √(Σ_t s_t² / Σ_t s̃_t²) over tasks t; of one task, s/s̃.
 
-    None where an arm has fewer than two seeds or the first arm does not vary.
+    None where an arm has fewer than two seeds or the other one does not vary.
     """
     if any(len(part) < 2 for part in (*values, *base)) or not values:
         return None

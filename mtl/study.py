@@ -74,6 +74,7 @@ class StudyConfig(Settings):
         sizes: Examples of tasks that are pre-fine-tuned on but not studied.
         settings: Keys of a run configuration, for all phases of all arms; over the task definitions.
         arms: Name to phases; differences are to the first arm.
+        contrasts: Pairs of arms, `[ARM, BASE]`, whose differences are told too.
         select: Which rows count: `validation`, or those of the training data that `holdout` (a fraction) and
             `holdout_rows` (the least number) hold out of every run, for choices that must not see the reported rows.
         step: Which step counts: the `last`, or the `best` by the rows that count, which is optimistic.
@@ -89,6 +90,7 @@ class StudyConfig(Settings):
     sizes: dict[str, Count] = {}
     settings: dict[str, Any] = {}
     arms: Annotated[dict[str, Annotated[list[Phase], Field(min_length=1)]], Field(min_length=1)]
+    contrasts: list[Annotated[list[str], Field(min_length=2, max_length=2)]] = []
     select: Literal["validation", "holdout"] = "validation"
     holdout: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
     holdout_rows: Count = 100
@@ -230,7 +232,13 @@ def _inconsistencies(config: StudyConfig, source: Sourced, definitions: Mapping[
             tell(path, message + nearest(task, definitions))
         elif path[0] == "sizes" and task in config.tasks:
             tell(path, "is a task of the study: 'train_sizes' are for those")
-    for key in ("tasks", "seeds", "train_sizes"):
+    for index, pair in enumerate(config.contrasts):
+        for arm in pair:
+            if arm not in config.arms:
+                tell(("contrasts", index), f"there is no arm {arm!r}{nearest(arm, config.arms)}")
+        if pair[0] == pair[1]:
+            tell(("contrasts", index), "an arm does not differ from itself")
+    for key in ("tasks", "seeds", "train_sizes", "contrasts"):
         values = getattr(config, key)
         for value in dict.fromkeys(value for value in values if values.count(value) > 1):
             tell((key,), f"{json.dumps(value)} stands there twice")

@@ -31,8 +31,9 @@ def summarize(study: Study, outcomes: Outcomes) -> dict[str, Any]:
     Returns:
         The study's design; `groups`, one for each task, size and metric, with every arm's `values` by seed, `n`,
         `mean`, `std`, `t`, `seconds` of its own runs and `shared_seconds` of those they start from, and but for the
-        first arm `difference` and `spread_ratio`; `across`, for each size the same over the mean of the tasks by their
-        first metrics; how many cells are `finished`; `runs`, the outcomes themselves, with which a study goes on.
+        first arm `difference` and `spread_ratio` to it, and with `contrasts`, the same two of other pairs of arms;
+        `across`, for each size the same over the mean of the tasks by their first metrics; how many cells are
+        `finished`; `runs`, the outcomes themselves, with which a study goes on.
     """
     config = study.config
     scores: dict[tuple[str, int | None, str], Values] = {}
@@ -50,10 +51,16 @@ def summarize(study: Study, outcomes: Outcomes) -> dict[str, Any]:
         times.append((outcome.seconds, outcome.shared_seconds))
     groups = []
     for (task, size, metric), values in scores.items():
-        taken = {arm: seconds[task, size, arm] for arm in values}
-        group = {"task": task, "size": size, "metric": metric, "first": metric == study.tasks[task].metrics[0]}
-        group |= {"higher_is_better": METRICS[metric].higher_is_better}
-        groups.append(group | {"arms": _arms(study, values, taken, higher_is_better=METRICS[metric].higher_is_better)})
+        upwards = METRICS[metric].higher_is_better
+        group: dict[str, Any] = {"task": task, "size": size, "metric": metric, "higher_is_better": upwards}
+        group |= {"first": metric == study.tasks[task].metrics[0]}
+        group |= _compared(study, [values], higher_is_better=upwards)
+        for arm, facts in group["arms"].items():
+            times = seconds.get((task, size, arm), [])
+            for position, key in enumerate(("seconds", "shared_seconds")):
+                facts[key] = math.fsum(pair[position] for pair in times) / len(times) if times else None
+        groups.append(group)
+    across = [_across(study, size, scores) for size in config.train_sizes]
     return {
         "study": study.name,
         "encoder": config.encoder,
@@ -68,7 +75,7 @@ def summarize(study: Study, outcomes: Outcomes) -> dict[str, Any]:
         "cells": len(study.cells),
         "finished": finished,
         "groups": groups,
-        "across": [_across(study, size, scores) for size in config.train_sizes],
+        "across": across,
         "machine": {"cores": os.cpu_count(), "processor": processor(), "system": platform.platform()},
         "versions": {package: installed_version(package) for package in RECORDED_PACKAGES},
         "processors": sorted({outcome.processor for outcome in outcomes.values()}),
@@ -77,43 +84,41 @@ def summarize(study: Study, outcomes: Outcomes) -> dict[str, Any]:
     }
 
 
-def _arms(
-    study: Study, values: Values, taken: Mapping[str, Sequence[tuple[float, float]]], *, higher_is_better: bool
-) -> dict[str, Any]:
-    """Every arm of one task, size and metric."""
-    first = next(iter(study.config.arms))
-    result = {}
+def _compared(study: Study, tasks: Sequence[Values], *, higher_is_better: bool = True) -> dict[str, Any]:
+    """Every arm by the mean of its values over some tasks, seed by seed, and how the arms differ."""
+
+    def common(*names: str) -> tuple[list[int], list[list[list[float]]]]:
+        """The seeds that some arms have of every task, and each arm's values of each task by them."""
+        seeds = [
+            seed for seed in study.config.seeds if tasks and all(seed in t.get(n, {}) for t in tasks for n in names)
+        ]
+        return seeds, [[[task[name][seed] for seed in seeds] for task in tasks] for name in names]
+
+    def difference(arm: str, base: str) -> dict[str, Any]:
+        _, (own, others) = common(arm, base)
+        pairs = compare_pairs(_means(own), _means(others), higher_is_better=higher_is_better)
+        return {"difference": pairs, "spread_ratio": spread_ratio(own, others)}
+
+    arms: dict[str, dict[str, Any]] = {}
     for arm in study.config.arms:
-        own, base = values.get(arm, {}), values.get(first, {})
-        ordered = {str(seed): own[seed] for seed in study.config.seeds if seed in own}
-        facts: dict[str, Any] = {"values": ordered, **describe(list(ordered.values()))}
-        for key, position in (("seconds", 0), ("shared_seconds", 1)):
-            times = [pair[position] for pair in taken.get(arm, ())]
-            facts[key] = math.fsum(times) / len(times) if times else None
-        if arm != first:
-            seeds = [seed for seed in study.config.seeds if seed in own and seed in base]
-            pairs = [own[seed] for seed in seeds], [base[seed] for seed in seeds]
-            facts["difference"] = compare_pairs(*pairs, higher_is_better=higher_is_better)
-            facts["spread_ratio"] = spread_ratio([pairs[0]], [pairs[1]])
-        result[arm] = facts
-    return result
+        seeds, (own,) = common(arm)
+        means = _means(own)
+        facts = {"values": {str(seed): mean for seed, mean in zip(seeds, means, strict=True)}, **describe(means)}
+        arms[arm] = facts | (difference(arm, next(iter(arms))) if arms else {})
+    contrasts = [{"arm": arm, "base": base, **difference(arm, base)} for arm, base in study.config.contrasts]
+    return {"arms": arms, "contrasts": contrasts}
+
+
+def _means(tasks: Sequence[Sequence[float]]) -> list[float]:
+    return [math.fsum(column) / len(column) for column in zip(*tasks, strict=True)]
 
 
 def _across(study: Study, size: int | None, scores: Mapping[tuple[str, int | None, str], Values]) -> dict[str, Any]:
-    """The mean over tasks, seed by seed, of seeds that every task has; tasks whose metric is an error are left out."""
-    first = next(iter(study.config.arms))
+    """The mean over tasks; those whose metric is an error are left out."""
     metrics = {name: task.metrics[0] for name, task in study.tasks.items()}
     tasks = [name for name, metric in metrics.items() if METRICS[metric].higher_is_better]
-    arms = {}
-    for arm in study.config.arms:
-        found = [(scores.get((t, size, metrics[t]), {})) for t in tasks]
-        seeds = [s for s in study.config.seeds if all(s in v.get(arm, {}) and s in v.get(first, {}) for v in found)]
-        own, base = ([[v[a][s] for s in seeds] for v in found] if seeds else [] for a in (arm, first))
-        means, others = ([math.fsum(column) / len(column) for column in zip(*p, strict=True)] for p in (own, base))
-        arms[arm] = {"values": {str(s): m for s, m in zip(seeds, means, strict=True)}, **describe(means)}
-        if arm != first:
-            arms[arm] |= {"difference": compare_pairs(means, others), "spread_ratio": spread_ratio(own, base)}
-    return {"size": size, "tasks": tasks, "left_out": [t for t in metrics if t not in tasks], "arms": arms}
+    facts = {"size": size, "tasks": tasks, "left_out": [t for t in metrics if t not in tasks]}
+    return facts | _compared(study, [scores.get((task, size, metrics[task]), {}) for task in tasks])
 
 
 def store_summary(study: Study, outcomes: Outcomes, folder: Path, copy: Path | None = None) -> dict[str, Any]:
@@ -130,14 +135,10 @@ def chart(summary: Mapping[str, Any]) -> str:
     panels = []
     for group in summary["groups"]:
         if group["first"]:
-            panels.append(
-                {"title": f"{group['task']}, {size_words(group['size'])}: {group['metric']}", **_drawn(group)}
-            )
+            panels.append({"title": f"{group['task']}, {size_words(group)}: {group['metric']}", **_drawn(group)})
     if len(summary["tasks"]) > 1:
         for group in summary["across"]:
-            panels.append(
-                {"title": f"mean of {len(group['tasks'])} tasks, {size_words(group['size'])}", **_drawn(group)}
-            )
+            panels.append({"title": f"mean of {len(group['tasks'])} tasks, {size_words(group)}", **_drawn(group)})
     return draw(panels, f"{summary['study']}: {counted_rows(summary)}")
 
 
@@ -145,8 +146,11 @@ def _drawn(group: Mapping[str, Any]) -> dict[str, Any]:
     return {"arms": {arm: {**facts, "values": list(facts["values"].values())} for arm, facts in group["arms"].items()}}
 
 
-def size_words(size: int | None) -> str:
-    return f"{ALL} rows" if size is None else f"{size:,} rows"
+def size_words(group: Mapping[str, Any]) -> str:
+    """How much a group's arms trained on: rows, or in ranking queries."""
+    metric = METRICS.get(group.get("metric", ""))
+    unit = "queries" if metric is not None and metric.per_query else "rows"
+    return f"{ALL} {unit}" if group["size"] is None else f"{group['size']:,} {unit}"
 
 
 def counted_rows(summary: Mapping[str, Any]) -> str:
@@ -189,27 +193,26 @@ def summary_text(summary: Mapping[str, Any], folder: Path) -> str:
 
 
 def _lines(task: str, metric: str, group: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-    lines = []
-    for index, (arm, facts) in enumerate(group["arms"].items()):
-        difference = facts.get("difference", {"mean": None, "t": None, "bootstrap": None, "n": 0})
-        counts = "/".join(str(difference[key]) for key in ("wins", "ties", "losses")) if difference["n"] else ""
-        seconds, ratio = facts.get("seconds"), facts.get("spread_ratio")
-        lines.append(
-            (
-                *((task, group["size"] or ALL, metric) if index == 0 else ("", "", "")),
-                arm,
-                facts["n"],
-                number(facts["mean"]),
-                number(facts["std"]),
-                signed(difference["mean"]),
-                interval(difference["t"]),
-                interval(difference["bootstrap"]),
-                counts,
-                "" if ratio is None else f"{ratio:.2f}",
-                "" if seconds is None else f"{seconds:.0f}",
-            )
-        )
+    lines: list[tuple[Any, ...]] = []
+    for arm, facts in group["arms"].items():
+        place = ("", "", "") if lines else (task, group["size"] or ALL, metric)
+        seconds = facts.get("seconds")
+        own = (arm, facts["n"], number(facts["mean"]), number(facts["std"]))
+        lines.append((*place, *own, *difference_cells(facts), "" if seconds is None else f"{seconds:.0f}"))
+    for pair in group["contrasts"]:
+        own = (f"{pair['arm']} over {pair['base']}", pair["difference"]["n"], "", "")
+        lines.append(("", "", "", *own, *difference_cells(pair), ""))
     return lines
+
+
+def difference_cells(facts: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
+    """A difference's mean, t and bootstrap intervals and wins/ties/losses, and the ratio of spreads, or empty ones."""
+    difference, ratio = facts.get("difference"), facts.get("spread_ratio")
+    if not difference or not difference["n"]:
+        return ("", "", "", "", "")
+    counts = "/".join(str(difference[key]) for key in ("wins", "ties", "losses"))
+    intervals = interval(difference["t"]), interval(difference["bootstrap"])
+    return (signed(difference["mean"]), *intervals, counts, "" if ratio is None else f"{ratio:.2f}")
 
 
 def signed(value: float | None) -> str:

@@ -33,6 +33,7 @@ arms:
   first:
     - {{phase: train, tasks: [mood, strength]}}
     - {{phase: adapt, settings: {{train: {{max_steps: 6}}}}}}
+contrasts: [[plain, first]]
 """
 
 
@@ -116,6 +117,10 @@ def test_a_study_is_run_kept_and_changed(file: Path, capsys: pytest.CaptureFixtu
         assert group["arms"][arm]["std"] == describe(list(values[arm].values()))["std"]
     difference = compare_pairs([values["first"][s] for s in (1, 2)], [values["plain"][s] for s in (1, 2)])
     assert group["arms"]["first"]["difference"] == difference
+    (contrast,) = group["contrasts"]
+    opposite = compare_pairs([values["plain"][s] for s in (1, 2)], [values["first"][s] for s in (1, 2)])
+    assert contrast["arm"] == "plain" and contrast["base"] == "first" and contrast["difference"] == opposite
+    assert any(line.split()[:3] == ["plain", "over", "first"] for line in printed.splitlines())
     assert group["arms"]["first"]["shared_seconds"] > 0 == group["arms"]["plain"]["shared_seconds"]
 
     before = stamps(file)

@@ -167,6 +167,12 @@ BROKEN = {
     ),
     "the arm's name": ("  plain:", "  ../plain:", ["s.yml:10: arms.../plain: a name may hold"]),
     "a task left out": ("tasks: all", "tasks: [mood]", ["s.yml:20: arms.joint.0.tasks: the last phase", "strength"]),
+    "a contrast": (
+        "arms:\n",
+        "contrasts: [[joint, plan], [plain, plain]]\narms:\n",
+        ["s.yml:9: contrasts.0: there is no arm 'plan'; did you mean 'plain'?", "contrasts.1: an arm does not differ"],
+    ),
+    "a contrast of three": ("arms:\n", "contrasts: [[joint, plain, shared]]\narms:\n", ["s.yml:9: contrasts.0"]),
     "the encoder": ("encoder: ", "encoder: /nowhere", ["s.yml:1: ", "there is no directory"]),
     "the data": ("seeds: ", "data_root: /nowhere\nseeds: ", ["there is no directory /nowhere"]),
 }
