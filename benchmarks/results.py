@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mtl.card import code_span
-from mtl.metrics import METRICS
+from mtl.metrics import ANSWERABLE, METRICS
 from mtl.summary import counted_rows, difference_cells, interval, size_words
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -169,7 +169,7 @@ def _section(name: str, summary: Mapping[str, Any]) -> Iterator[str]:
     groups = [group for group in summary["groups"] if group["first"]]
     if any((group["task"], group["size"]) in PAPER for group in groups):
         yield f"Published: {TABLE_5}."
-    if any(METRICS[group["metric"]].per_query for group in groups):
+    if any(METRICS[group["metric"]].per_query and not group["metric"].endswith(ANSWERABLE) for group in groups):
         yield "Queries without a relevant candidate count as 0, which figures published elsewhere may leave out."
     for group in groups:
         yield from ("", f"**{group['task']}, {size_words(group)}, {group['metric']}**", "")

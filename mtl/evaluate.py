@@ -85,8 +85,8 @@ def split_outputs(
 def score(task: TaskDef, outputs: Outputs, examples: Examples) -> dict[str, float]:
     """The task's metrics on a split, with its number of rows as `n`; in ranking also its queries.
 
-    `queries_without_relevant` of the `queries` have no relevant candidate and count as 0 in every metric: times
-    queries / (queries − queries_without_relevant), a metric is the mean over the others.
+    `queries_without_relevant` of the `queries` have no relevant candidate and count as 0, in metrics of answerable ones
+    not at all.
     """
     labels = examples.labels if task.type != "classification" else examples.labels.astype(np.int64)
     groups = examples.groups if task.type == "ranking" else None

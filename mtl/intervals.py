@@ -94,7 +94,7 @@ def replicates(
         function = METRICS[name].per_query
         assert function is not None
         values = function(predictions, true, groups)  # (Q,)
-        units, per_query[name] = len(values), _mean_of(values)
+        units, per_query[name] = len(values), _mean_of_known(values)
     return _gather(per_query, resamples(units, number))
 
 
@@ -216,6 +216,13 @@ def _mean_of(values: Floats) -> Callable[[Ints], Floats]:
         return means
 
     return function
+
+
+def _mean_of_known(values: Floats) -> Callable[[Ints], Floats]:
+    """Mean of what is not NaN; 0 where nothing is."""
+    known = ~np.isnan(values)
+    filled = np.where(known, values, 0.0)
+    return lambda block: _divided(filled[block].sum(axis=1), known[block].sum(axis=1))
 
 
 def _pearson(predictions: Floats, labels: Floats) -> Callable[[Ints], Floats]:

@@ -29,7 +29,7 @@ class Metric:
     task_type: TaskType
     higher_is_better: bool
     binary_only: bool = False  # the task must have exactly two labels
-    per_query: Callable[..., np.ndarray] | None = None  # ranking: what the metric is the mean of, (Q,)
+    per_query: Callable[..., np.ndarray] | None = None  # ranking: what it is the mean of, (Q,); NaN does not count
 
 
 # Classification: predictions int (n,), labels int (n,), both indices into the task's `labels`.
@@ -136,7 +136,8 @@ def mean_absolute_error(predictions: np.ndarray, labels: np.ndarray) -> float:
 
 # Ranking: scores float (n,), relevance float (n,) graded with > 0 relevant, groups int (n,). Rows in any order; queries
 # ascending. A metric is the mean over the queries of one of these.
-# Values are those of trec_eval 9, which counts a query without a relevant candidate as 0 (its change log, 2006-04-05).
+# Values are those of trec_eval 9, which counts a query without a relevant candidate as 0 (its change log, 2006-04-05);
+# those of `answerable` leave such a query out, as published figures of WikiQA usually do.
 
 
 def _ranked(scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -218,9 +219,23 @@ def precision_at(scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray, 
     return np.bincount(queries, weights=(gains > 0) & (ranks <= k)) / k
 
 
+def answerable(
+    per_query: Callable[..., np.ndarray], scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray
+) -> np.ndarray:
+    """A metric of every query that has a relevant candidate, NaN of the others, (Q,)."""
+    import numpy as np
+
+    found = first_relevant_rank(scores, relevance, groups) > 0
+    return np.where(found, per_query(scores, relevance, groups), np.nan)
+
+
 def _mean(per_query: Callable[..., np.ndarray], *columns: np.ndarray) -> float:
-    """Mean of a ranking metric over the queries."""
-    return float(per_query(*columns).mean())
+    """Mean of a ranking metric over the queries that count; 0 where none does."""
+    import numpy as np
+
+    values = per_query(*columns)
+    counted = values[~np.isnan(values)]
+    return float(counted.mean()) if len(counted) else 0.0
 
 
 def _ranking(per_query: Callable[..., np.ndarray]) -> Metric:
@@ -319,4 +334,10 @@ METRICS: dict[str, Metric] = {
     "ndcg@5": _ranking(partial(ndcg, k=5)),
     "ndcg@10": _ranking(partial(ndcg, k=10)),
     "p@1": _ranking(partial(precision_at, k=1)),
+}
+ANSWERABLE = "_answerable"
+METRICS |= {  # of the queries that have a relevant candidate alone
+    f"{name}{ANSWERABLE}": _ranking(partial(answerable, row.per_query))
+    for name, row in METRICS.items()
+    if row.per_query
 }

@@ -10,11 +10,12 @@ from typing import Any
 from mtl.checkpoint import load_newest
 from mtl.config import Run
 from mtl.display import Display
-from mtl.errors import Interrupted, StorageError, UserError, counted
+from mtl.errors import Interrupted, StorageError, UserError, counted, listed
 from mtl.evaluate import counts
 from mtl.export import save_model
 from mtl.files import locked
 from mtl.hooks import RunHooks
+from mtl.metrics import ANSWERABLE
 from mtl.precision import erased_perturbations
 from mtl.preflight import Checked
 from mtl.processes import Processes
@@ -169,7 +170,16 @@ def remarks(run: Run, splits: Splits) -> list[str]:
                 )
             without = int(counts(run.tasks[name], examples).get("queries_without_relevant", 0))
             if without:
-                effect = "no task loss for" if split == "train" else "0 in the metrics for"
+                effect = "no task loss" if split == "train" else _counting(run.tasks[name].metrics)
                 what = counted(without, "query", "queries")
-                lines.append(f"{name}/{split}: {effect} {what} without a relevant candidate")
+                lines.append(f"{name}/{split}: {what} without a relevant candidate: {effect}")
     return lines
+
+
+def _counting(metrics: Sequence[str]) -> str:
+    """How queries without a relevant candidate count in some metrics."""
+    zero = [metric for metric in metrics if not metric.endswith(ANSWERABLE)]
+    if not zero:
+        return "left out of the metrics"
+    more = f" ({zero[0]}{ANSWERABLE} leaves them out)" if zero == list(metrics) else ""
+    return f"0 in {listed(zero)}{more}"

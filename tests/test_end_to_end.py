@@ -68,6 +68,31 @@ def test_training_beats_the_baseline_of_every_task(run_dir: Path) -> None:
         assert value > baseline + 0.2, (task, value, baseline)
 
 
+@pytest.mark.parametrize(
+    ("metrics", "told"),
+    [
+        ("[mrr, map]", "0 in mrr, map (mrr_answerable leaves them out)"),
+        ("[mrr_answerable, mrr]", "0 in mrr\n"),
+        ("[mrr_answerable]", "left out of the metrics\n"),
+    ],
+)
+def test_queries_without_a_relevant_candidate(
+    metrics: str, told: str, corpus: Path, encoder_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = corpus.read_text().replace("validation: answer/validation", "validation: answer/train")
+    task = tmp_path / "task.yml"
+    task.write_text(text.replace("answer/", f"{corpus.parent}/answer/").replace("[mrr, map]", metrics))
+    words = ["train", str(task), "--tasks", "answer", "--encoder", str(encoder_dir), "--output", str(tmp_path / "run")]
+    assert main([*words, "--max-steps", "1"]) == 0
+    printed = "".join(capsys.readouterr())
+    assert "answer/train: 1 query without a relevant candidate: no task loss" in printed
+    assert f"answer/validation: 1 query without a relevant candidate: {told}" in printed
+    values = json.loads((tmp_path / "run" / "results.json").read_text())["tasks"]["answer"]["validation"]
+    assert values["queries_without_relevant"] == 1
+    if metrics == "[mrr_answerable, mrr]":
+        assert values["mrr_answerable"] == pytest.approx(values["mrr"] * 20 / 19, rel=1e-12)
+
+
 def test_results_hold_an_interval_for_every_metric_and_say_what_was_planned(run_dir: Path) -> None:
     results = json.loads((run_dir / "results.json").read_text())
     assert results["intervals"].keys() == results["tasks"].keys() == set(TASKS)

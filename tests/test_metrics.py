@@ -28,7 +28,7 @@ THREE = (np.array([0, 0, 1, 1, 2, 2, 2, 2]), np.array([0, 0, 0, 1, 1, 2, 2, 2]))
 # Deviations from the means 3 and 4: predictions -2 -1 1 2, labels -2 -3 1 4. Errors: -1 1 -1 -3.
 LINE = (np.array([1.0, 2.0, 4.0, 5.0]), np.array([2.0, 1.0, 5.0, 8.0]))
 
-# Three queries, each written in ranked order; the last has nothing relevant and counts as 0.
+# Three queries, each written in ranked order; the last has nothing relevant: it counts as 0, or not at all.
 LONG, SHORT, EMPTY = [0, 2, 0, 0, 0, 0, 1, 0, 0, 0, 0, 3], [1, 2], [0, 0, 0]
 RELEVANCE = np.array([*LONG, *SHORT, *EMPTY], dtype=float)
 QUERIES = (-np.arange(len(RELEVANCE), dtype=float), RELEVANCE, np.repeat([7, 3, 5], [12, 2, 3]))
@@ -65,6 +65,12 @@ CASES: dict[str, list[tuple[tuple[np.ndarray, ...], float]]] = {
     "ndcg@5": [(QUERIES, (2 / log2(3) / IDEAL_LONG + SHORT_NDCG) / 3)],
     "ndcg@10": [(QUERIES, ((2 / log2(3) + 1 / log2(8)) / IDEAL_LONG + SHORT_NDCG) / 3)],
     "p@1": [(QUERIES, (0 + 1) / 3)],
+    "map_answerable": [(QUERIES, ((1 / 2 + 2 / 7 + 3 / 12) / 3 + (1 + 1) / 2) / 2)],
+    "mrr_answerable": [(QUERIES, (1 / 2 + 1) / 2), ((np.ones(3), np.zeros(3), np.array([1, 1, 2])), 0.0)],
+    "ndcg@1_answerable": [(QUERIES, (0 / 3 + 1 / 2) / 2)],
+    "ndcg@5_answerable": [(QUERIES, (2 / log2(3) / IDEAL_LONG + SHORT_NDCG) / 2)],
+    "ndcg@10_answerable": [(QUERIES, ((2 / log2(3) + 1 / log2(8)) / IDEAL_LONG + SHORT_NDCG) / 2)],
+    "p@1_answerable": [(QUERIES, (0 + 1) / 2)],
 }
 
 
@@ -80,7 +86,7 @@ def random_queries(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def test_every_metric_has_a_case() -> None:
     assert set(CASES) == set(METRICS)
-    assert set(PER_QUERY) == set(RANKING)
+    assert {*PER_QUERY, *(f"{name}_answerable" for name in PER_QUERY)} == set(RANKING)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +125,8 @@ def test_ranking_equals_the_naive_reference(name: str) -> None:
 
 @pytest.mark.parametrize("name", RANKING)
 def test_ranking_equals_trec_eval(name: str) -> None:
-    measure = {"map": "map", "mrr": "recip_rank", "p@1": "P_1"}.get(name, name.replace("ndcg@", "ndcg_cut_"))
+    plain = name.removesuffix("_answerable")
+    measure = {"map": "map", "mrr": "recip_rank", "p@1": "P_1"}.get(plain, plain.replace("ndcg@", "ndcg_cut_"))
     for seed in range(200):
         scores, grades, groups = random_queries(seed)
         grades = np.floor(grades).astype(int)  # it reads whole grades only
@@ -130,7 +137,8 @@ def test_ranking_equals_trec_eval(name: str) -> None:
             judged.setdefault(str(group), {})[f"{row:04}"] = int(grade)
         results = pytrec_eval.RelevanceEvaluator(judged, {measure}).evaluate(run)
         assert len(results) == len(run)
-        expected = sum(result[measure] for result in results.values()) / len(results)
+        counted = {group for group, grade in zip(map(str, groups), grades, strict=True) if grade > 0 or name == plain}
+        expected = sum(results[group][measure] for group in counted) / max(1, len(counted))
         assert METRICS[name].function(scores, grades, groups) == pytest.approx(expected, rel=0, abs=1e-12), seed
 
 
@@ -168,7 +176,8 @@ def test_queries_without_a_relevant_candidate(name: str) -> None:
     scores, relevance, groups = QUERIES
     kept = groups != 5
     others = METRICS[name].function(scores[kept], relevance[kept], groups[kept])
-    assert METRICS[name].function(*QUERIES) == pytest.approx(others * 2 / 3, rel=1e-12)
+    share = 1 if name.endswith("_answerable") else 2 / 3
+    assert METRICS[name].function(*QUERIES) == pytest.approx(others * share, rel=1e-12)
     assert METRICS[name].function(scores, np.zeros_like(relevance), groups) == 0.0
 
 

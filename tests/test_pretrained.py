@@ -63,6 +63,8 @@ def test_real_tasks_train_adapt_and_export(data_root: Path, tmp_path: Path) -> N
     assert splits["cola"]["validation"]["n"] == 1043
     assert splits["wikiqa"]["validation"]["queries"] == 296
     assert splits["wikiqa"]["validation"]["queries_without_relevant"] == 170
+    wikiqa = splits["wikiqa"]["validation"]
+    assert wikiqa["map_answerable"] == pytest.approx(wikiqa["map"] * 296 / (296 - 170), rel=1e-12)
     scitail = str(ROOT / "task_defs" / "scitail.yml")
     adapt = ["adapt", str(run), "--task", "scitail", "--task-defs", scitail, "--output", str(adapted)]
     assert main([*adapt, *options]) == 0

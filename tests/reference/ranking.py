@@ -56,6 +56,9 @@ PER_QUERY: dict[str, Callable[[list[float]], float]] = {
 
 
 def mean_over_queries(name: str, scores: Sequence[float], relevance: Sequence[float], groups: Sequence[int]) -> float:
-    """Mean of a metric over all queries."""
-    values = [PER_QUERY[name](ranked) for ranked in ranked_lists(scores, relevance, groups)]
-    return sum(values) / len(values)
+    """Mean of a metric over all queries, or over those that have a relevant candidate."""
+    lists = ranked_lists(scores, relevance, groups)
+    if name.endswith("_answerable"):
+        lists = [ranked for ranked in lists if max(ranked) > 0]
+    values = [PER_QUERY[name.removesuffix("_answerable")](ranked) for ranked in lists]
+    return sum(values) / len(values) if values else 0.0
