@@ -1,4 +1,4 @@
-"""RESULTS.md, from what the studies came to.
+"""RESULTS.md and its pictures, from what the studies came to.
 
     run-mtl compare benchmarks/studies/c_scitail.yml --summary benchmarks/studies/c_scitail.json
     python -m benchmarks.results
@@ -19,10 +19,11 @@ from typing import Any, NamedTuple
 
 from mtl.card import code_span
 from mtl.metrics import ANSWERABLE, METRICS
-from mtl.summary import counted_rows, difference_cells, interval, size_words
+from mtl.summary import chart, counted_rows, difference_cells, interval, size_words
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDIES = ROOT / "benchmarks" / "studies"
+PICTURES = "benchmarks/studies"  # as RESULTS.md sees them
 # Published figures, in percent, by task, size and arm; accuracy with BERT-base.
 TABLE_5 = "Table 5 of arXiv 1911.03437, with BERT-base, in percent"
 PAPER: dict[tuple[str, int | None], dict[str, float]] = {
@@ -107,6 +108,11 @@ def document(summaries: Mapping[str, Mapping[str, Any]], not_run: Sequence[str])
     return "\n".join(lines)
 
 
+def pictures(summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """What each study looks like, by the name of the file beside its JSON."""
+    return {f"{name}.svg": chart(found) for name, found in summaries.items() if "groups" in found}
+
+
 def _main_groups(summary: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The means over tasks where there are several, else the task's first metric; one group for each size."""
     several = len(summary["tasks"]) > 1
@@ -167,6 +173,7 @@ def _section(name: str, summary: Mapping[str, Any]) -> Iterator[str]:
     yield from (f"## {name}", "")
     yield f"`run-mtl compare benchmarks/studies/{name}.yml`: {_design(summary)}"
     groups = [group for group in summary["groups"] if group["first"]]
+    yield from ("", f"![Every seed, and the arms' means]({PICTURES}/{name}.svg)", "")
     if any((group["task"], group["size"]) in PAPER for group in groups):
         yield f"Published: {TABLE_5}."
     if any(METRICS[group["metric"]].per_query and not group["metric"].endswith(ANSWERABLE) for group in groups):
@@ -287,6 +294,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"no study in {words.studies} was run: there is nothing to write")
         return 1
     words.output.write_text(document(summaries, not_run), encoding="utf-8")
+    for name, picture in pictures(summaries).items():
+        (words.studies / name).write_text(picture, encoding="utf-8")
     print(f"{words.output}: {len(summaries)} studies, {len(not_run)} not run")
     return 0
 

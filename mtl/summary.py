@@ -143,7 +143,13 @@ def chart(summary: Mapping[str, Any]) -> str:
 
 
 def _drawn(group: Mapping[str, Any]) -> dict[str, Any]:
-    return {"arms": {arm: {**facts, "values": list(facts["values"].values())} for arm, facts in group["arms"].items()}}
+    """The first arm, and those that were run."""
+    first, arms = next(iter(group["arms"])), group["arms"].items()
+    return {
+        "arms": {
+            a: {**facts, "values": list(facts["values"].values())} for a, facts in arms if facts["n"] or a == first
+        }
+    }
 
 
 def size_words(group: Mapping[str, Any]) -> str:

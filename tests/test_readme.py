@@ -48,3 +48,6 @@ def test_figures_are_those_of_the_benchmarks(begin: str) -> None:
 def test_results_are_those_of_the_studies() -> None:
     written = results.document(*results.gather(results.STUDIES))
     assert (ROOT / "RESULTS.md").read_text(encoding="utf-8") == written
+    drawn = results.pictures(results.gather(results.STUDIES)[0])
+    assert drawn == {path.name: path.read_text(encoding="utf-8") for path in results.STUDIES.glob("*.svg")}
+    assert all(f"(benchmarks/studies/{name})" in written for name in drawn)
