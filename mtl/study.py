@@ -76,7 +76,8 @@ class StudyConfig(Settings):
         arms: Name to phases; differences are to the first arm.
         contrasts: Pairs of arms, `[ARM, BASE]`, whose differences are told too.
         select: Which rows count: `validation`, or those of the training data that `holdout` (a fraction) and
-            `holdout_rows` (the least number) hold out of every run, for choices that must not see the reported rows.
+            `holdout_rows` (the least number) hold out of runs on the study's tasks, for choices that must not see the
+            reported rows.
         step: Which step counts: the `last`, or the `best` by the rows that count, which is optimistic.
         keep: What stays of a finished run: its `results`, its `best` models, or `all`.
     """
@@ -291,7 +292,7 @@ class _Grid:
         sizes = {n: size if n in self.config.tasks else self.config.sizes.get(n) for n in names}
         sized = {n: s for n, s in sizes.items() if s is not None}
         train: dict[str, Any] = {"seed": seed} | ({"task_sizes": sized} if sized else {})
-        if self.config.select == "holdout":
+        if self.config.select == "holdout" and any(name in self.config.tasks for name in names):
             train |= {"holdout": self.config.holdout, "holdout_rows": self.config.holdout_rows}
         given = {"data_root": self.data_root, "train": train}
         base = Sourced({"encoder": self.config.encoder}, {("encoder",): self.source.place(("encoder",))})

@@ -131,6 +131,20 @@ def test_arms_of_the_same_configuration_share_their_runs(text: str, tmp_path: Pa
     assert nodes["twin", "mood", 20, 1] is nodes["plain", "mood", 20, 1]
 
 
+def test_rows_are_held_out_of_runs_on_the_studys_tasks_alone(text: str, tmp_path: Path) -> None:
+    text = text.replace("tasks: [mood, strength]\n", "tasks: [mood]\n", 1).replace(
+        "[mood, strength, answer]", "[strength]"
+    )
+    text = text.replace(", tasks: {mood: {learning_rate: 3e-4}}", "").replace(
+        "sizes: {answer: 8}", "sizes: {strength: 8}"
+    )
+    for select, expected in (("holdout", 0.1), ("validation", None)):
+        cell = next(cell for cell in read(f"{text}select: {select}\n", tmp_path).cells if cell.arm == "shared")
+        assert cell.node.parent is not None
+        assert cell.node.run.config.train.holdout == expected
+        assert cell.node.parent.run.config.train.holdout is None, "it is the same run for both"
+
+
 def test_words_say_the_same_as_the_study(text: str, tmp_path: Path) -> None:
     study = read(text, tmp_path)
     for node in study.nodes:
