@@ -1,6 +1,6 @@
 """RESULTS.md and its pictures, from what the studies came to.
 
-    run-mtl compare benchmarks/studies/c_scitail.yml --summary benchmarks/studies/c_scitail.json
+    run-mtl compare benchmarks/studies/c_scitail_23.yml --summary benchmarks/studies/c_scitail_23.json
     python -m benchmarks.results
 
 The first goes on where an earlier sitting stopped, on this machine or another.
@@ -56,21 +56,21 @@ class Aim(NamedTuple):
 
 
 LITTLE_MNLI = (
-    "the published encoder had been trained on 392,702 rows of MNLI before, this one on 5,000, in c_scitail_large on "
-    "the 20,299 that the data holds; what these add is more for plain adaptation but not told from 0 with five seeds"
+    "the published encoder had been trained on 392,702 rows of MNLI before, this one on 5,000; what the 20,299 that "
+    "the data holds add is not told from 0 with five seeds, at a rate of 1e-4 (c_scitail_large)"
 )
+PUBLISHED_SMALLER = f"the published gain with 235 rows is 6.1 points, 6.4 with SMART; and {LITTLE_MNLI}"
 NOTHING_TO_KEEP = (
     "from this encoder alone RTE stays near chance with 1,000 rows, so that no regularizer has much to keep; what is "
     "gained on STS-B is gained with D alone too (a_ablation_1000), and larger radii did harm (d_sensitivity); in "
-    "adaptation of a pre-fine-tuned encoder to 235 rows SMART gains (c_scitail)"
+    "adaptation of a pre-fine-tuned encoder SMART gains at a rate of 1e-4, and a smaller rate about as much without it "
+    "(c_scitail_23, c_scitail_235)"
 )
 AIMS = (
-    Aim("MT-DNN over single-task, 23 rows", "c_scitail", 23, "mt-dnn", "difference", 0.20, LITTLE_MNLI),
-    Aim("MT-DNN over single-task, 235 rows", "c_scitail", 235, "mt-dnn", "difference", 0.10, LITTLE_MNLI),
-    Aim("… after more MNLI, 23 rows", "c_scitail_large", 23, "mt-dnn", "difference", 0.20, LITTLE_MNLI),
-    Aim("… after more MNLI, 235 rows", "c_scitail_large", 235, "mt-dnn", "difference", 0.10, LITTLE_MNLI),
-    Aim("… and SMART in adaptation, 23 rows", "c_scitail_large", 23, "smart-adapt", "difference", 0.20, LITTLE_MNLI),
-    Aim("… and SMART in adaptation, 235 rows", "c_scitail_large", 235, "smart-adapt", "difference", 0.10, LITTLE_MNLI),
+    Aim("MT-DNN over single-task, 23 rows", "c_scitail_23", 23, "mt-dnn", "difference", 0.20, LITTLE_MNLI),
+    Aim("… and SMART in adaptation", "c_scitail_23", 23, "smart-adapt", "difference", 0.20, LITTLE_MNLI),
+    Aim("MT-DNN over single-task, 235 rows", "c_scitail_235", 235, "mt-dnn", "difference", 0.10, PUBLISHED_SMALLER),
+    Aim("… and SMART in adaptation", "c_scitail_235", 235, "smart-adapt", "difference", 0.10, PUBLISHED_SMALLER),
     Aim("SMART over plain, interval above 0", "a_smart_1000", 1000, "smart", "difference", 0.01, NOTHING_TO_KEEP),
     Aim("SMART's spread over plain's", "a_smart_1000", 1000, "smart", "spread_ratio", 2 / 3, NOTHING_TO_KEEP),
 )

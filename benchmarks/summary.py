@@ -147,19 +147,21 @@ def growth(files: Mapping[str, Any]) -> str:
     return "\n".join([measured, "", predicted(found["predicted"]), "", f"Assumed: `{given}`.", ""])
 
 
-STARTS = {  # arms of the study of few examples, in words
+STARTS = {  # arms of the studies of few examples, in words
     "single": "the encoder alone",
-    "mt-dnn": "the run of five tasks, with a fresh head",
-    "mt-dnn-rte-head": "the run of five tasks, with `--head rte`",
     "smart": "the encoder alone, with SMART",
+    "mt-dnn": "the run of five tasks",
     "smart-adapt": "the run of five tasks, SMART in adaptation",
     "mt-dnn-smart": "the run of five tasks, SMART in both phases",
+    "mt-dnn-1e-4": "the run of five tasks, at a rate of 1e-4",
+    "smart-adapt-1e-4": "… with SMART",
 }
 
 
 def few_examples(files: Mapping[str, Any]) -> str:
     """Adaptation to SciTail with few rows."""
-    groups = [group for group in files["c_scitail"]["groups"] if group["first"]]
+    studies = files["c_scitail_23"], files["c_scitail_235"]
+    groups = [group for study in studies for group in study["groups"] if group["first"]]
     told = "Accuracy on SciTail's validation rows in percent"
     return _arms("adapted from", STARTS, {f"{group['size']} rows": group for group in groups}, told)
 
