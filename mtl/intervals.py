@@ -94,7 +94,7 @@ def replicates(
         function = METRICS[name].per_query
         assert function is not None
         values = function(predictions, true, groups)  # (Q,)
-        units, per_query[name] = len(values), _mean_of_known(values)
+        units, per_query[name] = len(values), _mean_of(values)
     return _gather(per_query, resamples(units, number))
 
 
@@ -207,18 +207,10 @@ CLASSIFICATION: dict[str, Callable[[Floats], Floats]] = {
 }
 
 
-# Regression: means of a value per row, and correlations of what is drawn.
+# Regression and ranking: means of a value per row or query, and correlations of what is drawn.
 
 
 def _mean_of(values: Floats) -> Callable[[Ints], Floats]:
-    def function(block: Ints) -> Floats:
-        means: Floats = values[block].mean(axis=1)
-        return means
-
-    return function
-
-
-def _mean_of_known(values: Floats) -> Callable[[Ints], Floats]:
     """Mean of what is not NaN; 0 where nothing is."""
     known = ~np.isnan(values)
     filled = np.where(known, values, 0.0)
