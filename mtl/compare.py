@@ -62,6 +62,7 @@ def compare(
         raise UserError.of("--arms", told)
     wanted = [cell for cell in study.cells if not arms or cell.arm in arms]
     earlier = read_outcomes(summary, study) if summary else {}
+    unfinished = [cell for cell in study.cells if outcome_key(cell) not in earlier]
     folder = output or Path("runs") / study.name
     with locked(folder):
         ledger = Ledger(folder.resolve())
@@ -69,8 +70,7 @@ def compare(
         failures: dict[str, str] = {}
         try:
             if not summary_only:
-                left = [cell for cell in wanted if outcome_key(cell) not in earlier]
-                failures = _Scheduler(study, left, ledger, jobs, say).run()
+                failures = _Scheduler(study, unfinished, arms, ledger, jobs, say).run()
         finally:
             outcomes = gather_outcomes(study, ledger, earlier)
             say(summary_text(store_summary(study, outcomes, folder, summary), folder))
@@ -94,10 +94,22 @@ class _Job:
 
 
 class _Scheduler:
-    """Starts the runs of the cells that are left as soon as what they start from is there, `jobs` at a time."""
+    """Starts the runs of unfinished cells as soon as what they start from is there, `jobs` at a time.
 
-    def __init__(self, study: Study, left: Sequence[Cell], ledger: Ledger, jobs: int, say: Say) -> None:
-        self.study, self.left, self.ledger, self.limit, self.say = study, left, ledger, jobs, say
+    Args:
+        study: The study.
+        unfinished: Its cells whose outcome is not known from elsewhere.
+        arms: Those whose cells are run now; all where it is empty.
+        ledger: Of the study's directory.
+        jobs: Runs at a time.
+        say: Where lines for people go.
+    """
+
+    def __init__(
+        self, study: Study, unfinished: Sequence[Cell], arms: Sequence[str], ledger: Ledger, jobs: int, say: Say
+    ) -> None:
+        self.study, self.unfinished, self.ledger, self.limit, self.say = study, unfinished, ledger, jobs, say
+        self.left = [cell for cell in unfinished if not arms or cell.arm in arms]
         self.failures: dict[str, str] = {}
         self.jobs: list[_Job] = []
         self.cells: dict[str, Cell] = {}
@@ -206,8 +218,9 @@ class _Scheduler:
         return f"  {metric} {splits[self.study.config.select][metric]:.4f}"
 
     def _drop(self) -> None:
-        """Drops the weights of finished runs from which no further one will start."""
-        awaited = {node.parent.fingerprint for node in (*self.waiting, *(job.node for job in self.jobs)) if node.parent}
+        """Drops the weights of finished runs from which no unfinished cell starts, of any arm of the study."""
+        open_nodes = (node for cell in self.unfinished for node in cell.node.chain())
+        awaited = {n.parent.fingerprint for n in open_nodes if n.parent and n.fingerprint not in self.finished}
         for node in self.study.nodes:
             if node.fingerprint in self.finished and node.fingerprint not in awaited:
                 self.ledger.drop_weights(node, self.study.config.keep)
