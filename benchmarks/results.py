@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from mtl.card import code_span
 from mtl.metrics import ANSWERABLE, METRICS
-from mtl.summary import chart, counted_rows, difference_cells, interval, size_words
+from mtl.summary import chart, counted_rows, difference_cells, size_words
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDIES = ROOT / "benchmarks" / "studies"
@@ -34,16 +34,16 @@ PAPER: dict[tuple[str, int | None], dict[str, float]] = {
 
 
 class Aim(NamedTuple):
-    """What was aimed at before anything was run.
+    """An aim that was set before anything was run.
 
     Attributes:
-        words: What of it is told.
-        study: Where it is looked for.
+        words: Its name in the table.
+        study: The study that tests it.
         size: Training rows.
         arm: Compared with the study's first one.
-        what: `difference`, of which `bound` is the least, or `spread_ratio`, of which it is the most.
-        bound: The aim.
-        why: What is known of why, where it is missed.
+        what: `difference`, of which `bound` is the minimum, or `spread_ratio`, of which it is the maximum.
+        bound: The aim, as a fraction.
+        why: The evidence on why it was missed, if it was.
     """
 
     words: str
@@ -56,8 +56,8 @@ class Aim(NamedTuple):
 
 
 LITTLE_MNLI = (
-    "the published encoder had been trained on 392,702 rows of MNLI before, this one on 5,000; what the 20,299 that "
-    "the data holds add is not told from 0 with five seeds, at a rate of 1e-4 (c_scitail_large)"
+    "the published encoder had been trained on 392,702 rows of MNLI before, this one on 5,000; training on all 20,299 "
+    "that the data holds made no clear difference with five seeds, at a rate of 1e-4 (c_scitail_large)"
 )
 PUBLISHED = {arm: value - PAPER["scitail", 235]["single"] for arm, value in PAPER["scitail", 235].items()}
 PUBLISHED_SMALLER = (
@@ -65,10 +65,10 @@ PUBLISHED_SMALLER = (
     f"in both phases; and {LITTLE_MNLI}"
 )
 NOTHING_TO_KEEP = (
-    "from this encoder alone RTE stays near chance with 1,000 rows, so that no regularizer has much to keep; what is "
-    "gained on STS-B is gained with D alone too, and with R_s alone nothing (a_ablation_1000); larger radii did harm "
-    "(d_sensitivity); in adaptation of a pre-fine-tuned encoder to 235 rows SMART gains at a rate of 1e-4, and a "
-    "smaller rate about as much without it (c_scitail_235)"
+    "from this encoder alone RTE stays near chance with 1,000 rows, so a regularizer has little to preserve; what both "
+    "terms gain on STS-B, D gains alone and R_s alone does not (a_ablation_1000); larger radii did harm "
+    "(d_sensitivity); in adaptation of a pre-fine-tuned encoder to 235 rows SMART gains at a rate of 1e-4, but a "
+    "smaller rate gains about as much without it (c_scitail_235)"
 )
 AIMS = (
     Aim("MT-DNN over single-task, 23 rows", "c_scitail_23", 23, "mt-dnn", "difference", 0.20, LITTLE_MNLI),
@@ -84,15 +84,15 @@ INTRODUCTION = """\
 Written by `python -m benchmarks.results` from the studies in [`benchmarks/studies/`](benchmarks/studies); do not edit.
 
 **How far this generalises.** The encoder has 22.7 million parameters, a fifth of BERT-base's, and its makers had
-already trained it on sentence pairs: tasks on pairs start from a better place than with a masked language model, and
-pre-fine-tuning has less to add. Of MNLI, QQP, SNLI and SciTail the data holds a part only. Published figures stand
-beside ours for orientation; they are of another encoder and not the mean over seeds (those of the paper's Table 2 are
-[the best of three runs](https://github.com/namisan/mt-dnn/issues/126), an author says).
+already trained it on sentence pairs. Tasks on pairs therefore start better than from a masked language model, and
+pre-fine-tuning has less to add. The data holds only a part of MNLI, QQP, SNLI and SciTail. Published figures are given
+for orientation: they are of another encoder and not means over seeds (those of the paper's Table 2 are
+[the best of three runs](https://github.com/namisan/mt-dnn/issues/126), according to an author).
 
-Every mean is over seeds, none left out; which rows and which step count is said above each table. Differences are to
-the first arm, or between two arms where one is said to be over the other, paired by seed, with 95 % intervals by the t
-distribution and by a bootstrap of the pairs. Many comparisons stand here: of twenty intervals without any effect one is
-expected to leave out 0.
+Every mean is over all seeds. The line above each table says which rows were evaluated, and after which step.
+Differences are to the first arm, or to the arm that a row names with "over". They are paired by seed, with 95 %
+intervals by the t distribution and by a bootstrap of the pairs. There are many comparisons here: without any effect,
+one interval in twenty is expected to exclude 0.
 """
 
 
@@ -106,7 +106,7 @@ def document(summaries: Mapping[str, Mapping[str, Any]], not_run: Sequence[str])
     lines = [INTRODUCTION, *_aims(summaries), *_short(summaries)]
     for name, summary in summaries.items():
         lines += list(_robustness(summary) if "robustness" in summary else _section(name, summary))
-    lines += ["## What did not help", "", *_no_help(summaries), ""]
+    lines += ["## What did not help", "", "By the t intervals above.", "", *_no_help(summaries), ""]
     if not_run:
         lines += ["## Not run yet", "", *(f"- `benchmarks/studies/{name}.yml`" for name in not_run), ""]
     return "\n".join(lines)
@@ -128,7 +128,7 @@ def _of(group: Mapping[str, Any]) -> str:
 
 
 def _aims(summaries: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """What was aimed at before anything was run, beside what was found, and why what was missed was."""
+    """Every aim beside what was found, and the evidence on why some were missed."""
     yield from ("## Aims", "", "| aim | study | of | at least or at most | found | 95 % (t) | |", "|---" * 7 + "|")
     missed: dict[str, list[str]] = {}
     for aim in AIMS:
@@ -232,18 +232,17 @@ def _robustness(figures: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _no_help(summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Differences whose interval holds 0 or lies on the wrong side."""
-    lines = []
+    """Arms that are worse than what they are compared with, or whose interval includes 0; a line for each base."""
+    found: dict[str, list[str]] = {}
     for name, summary in summaries.items():
         for group in summary.get("groups", ()):
             for arm, base, difference in _differences(group) if group["first"] else ():
-                bounds = difference["t"]
-                low, high = bounds if group["higher_is_better"] else (-bounds[1], -bounds[0])
+                low, high = difference["t"] if group["higher_is_better"] else (-b for b in reversed(difference["t"]))
                 if low <= 0:
-                    what = "worse than" if high < 0 else "not told from"
+                    what = "worse" if high < 0 else "not clearly better"
                     where = f"{name}, {group['task']}, {size_words(group)}"
-                    lines.append(f"- {where}: {arm} is {what} {base} ({interval(bounds)})")
-    return lines or ["Nothing that was measured."]
+                    found.setdefault(f"- {where}, {what} than {base}", []).append(arm)
+    return [f"{where}: {', '.join(arms)}" for where, arms in found.items()] or ["Nothing that was measured."]
 
 
 def _number(value: float | None) -> str:
