@@ -62,6 +62,26 @@ def test_gradient_is_the_mean_of_the_tasks(corpus: Path, encoder_dir: Path, tmp_
         torch.testing.assert_close(mixed[name], mean, rtol=1e-9, atol=1e-12)
 
 
+def test_teacher_follows_by_the_mean_momentum_of_the_tasks_that_move_it(
+    corpus: Path, encoder_dir: Path, tmp_path: Path
+) -> None:
+    betas = {"mood": 0.5, "strength": 0.75, "answer": 0.25}
+    settings = [
+        f"tasks.{name}.proximal.{key}={beta}" for name, beta in betas.items() for key in ("beta_early", "beta_late")
+    ]
+    settings += ["train.tasks_per_step=3", "train.smart=false", "tasks.answer.proximal.inner_steps=2"]
+    nothing: Any = Nothing()
+    trainer: Trainer = make_ready(corpus, encoder_dir, tmp_path, *settings).trainer(nothing, nothing)
+    assert trainer.teacher is not None
+    for step, beta in enumerate(((0.5 + 0.75) / 2, 0.5)):  # the ranking moves it in every second step only
+        before = {name: tensor.clone() for name, tensor in trainer.teacher.named_tensors().items()}
+        trainer.step(step)
+        after = trainer.student.named_tensors()
+        for name, tensor in trainer.teacher.named_tensors().items():
+            expected = beta * before[name] + (1 - beta) * after[name].detach()
+            torch.testing.assert_close(tensor, expected, rtol=1e-5, atol=1e-7)
+
+
 def test_plan_counts_batches_not_steps(corpus: Path, encoder_dir: Path, tmp_path: Path) -> None:
     ready = make_ready(corpus, encoder_dir, tmp_path, "train.tasks_per_step=2")
     alone = make_ready(corpus, encoder_dir, tmp_path)

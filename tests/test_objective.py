@@ -96,13 +96,14 @@ def perturbations_seen(objective: Objective) -> Iterator[list[Tensor]]:
     handle.remove()
 
 
+@pytest.mark.parametrize("dropout", ["shared", "independent"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_weights_of_zero_are_plain_training_bitwise(encoder: Path, kind: str) -> None:
+def test_weights_of_zero_are_plain_training_bitwise(encoder: Path, kind: str, dropout: str) -> None:
     """Two steps with the terms off and on: the loss, its dropout masks and all later draws stay the same."""
     batch = batch_of(kind)
     plain, full = (
         objective_of(encoder, {kind: task(kind)}),
-        objective_of(encoder, {kind: task(kind, smart=1, proximal=1)}),
+        objective_of(encoder, {kind: task(kind, smart=1, proximal=1, dropout=dropout)}),
     )
     torch.manual_seed(11)
     expected = [run(plain, kind, batch, step)[1]["loss"] for step in range(2)]
@@ -223,6 +224,33 @@ def test_noise_depends_on_seed_task_turn_and_row_only(encoder: Path) -> None:
     assert torch.equal(seen[0], seen[2])
     assert not torch.equal(seen[0], seen[3])
     assert not torch.equal(seen[0], seen[4])
+    other = Objective(objective.model, definitions, seed=6).eval()
+    with perturbations_seen(other) as seeded:
+        run(other, "a", whole)
+    assert not torch.equal(seen[0], seeded[0])
+
+
+def test_terms_are_their_own_divergences_in_the_papers_order(encoder: Path) -> None:
+    """R_s = ℓ_s(f(x + δ), f(x)) and D = ℓ_s(f(x; θ), f(x; θ̃)), with a divergence each and one that is not symmetric."""
+    batch = batch_of("classification")
+    for smooth, near in (("kl", "js"), ("js", "kl")):
+        definition = task("classification", smart=1.0)
+        settings = {"smart": definition.smart.model_copy(update={"divergence": smooth})}
+        settings["proximal"] = ProximalSettings(weight=1.0, divergence=near)  # type: ignore[assignment]
+        definition = definition.model_copy(update=settings)
+        objective = objective_of(encoder, {"c": definition}, double=True).eval()
+        with torch.no_grad():
+            for parameter in objective.model.parameters():
+                parameter.mul_(1.1)
+        with perturbations_seen(objective) as seen:
+            _, terms = run(objective, "c", batch)
+        assert objective.teacher is not None
+        with torch.no_grad():
+            clean, perturbed = objective.model("c", batch), objective.model("c", batch, seen[-1])
+            target = objective.teacher("c", batch)
+        for name, divergence, p, q in (("smart", smooth, perturbed, clean), ("proximal", near, clean, target)):
+            expected = DIVERGENCES[divergence](p, q, None).mean()
+            torch.testing.assert_close(terms[name], expected, rtol=1e-9, atol=0)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -253,7 +281,7 @@ def test_micro_batches_sum_to_the_whole_batch(encoder: Path, kind: str) -> None:
         for parameter in objective.model.parameters():
             parameter.mul_(1.02)
     whole = batch_of(kind)
-    total, _ = run(objective, kind, whole)
+    total, terms = run(objective, kind, whole)
     expected = gradients(objective)
 
     def part(rows: slice, queries: slice) -> Batch:
@@ -268,8 +296,13 @@ def test_micro_batches_sum_to_the_whole_batch(encoder: Path, kind: str) -> None:
     parts = [part(slice(0, 3), slice(0, 1)), part(slice(3, 4), slice(1, 2))]
     share = Share.whole(whole)
     objective.zero_grad()
-    losses = [objective(kind, p, 0, share)[0] for p in parts]
+    losses, own = zip(*(objective(kind, p, 0, share) for p in parts), strict=True)
     torch.stack(losses).sum().backward()
+    for name in ("loss", "smart", "proximal"):
+        torch.testing.assert_close(sum(part[name] for part in own), terms[name], rtol=1e-9, atol=0)
+    if kind != "ranking":  # whose telemetry of ℓ_s is by query, as ℓ_s is
+        for name in ("smart_noise", "smart_length", "smart_boundary"):
+            torch.testing.assert_close(sum(part[name] for part in own), terms[name], rtol=1e-9, atol=0)
     torch.testing.assert_close(sum(float(loss.detach()) for loss in losses), float(total), rtol=1e-12, atol=0)
     for name, gradient in gradients(objective).items():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-9, atol=1e-12)

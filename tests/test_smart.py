@@ -190,7 +190,8 @@ def test_public_code_rescales_every_token_to_the_radius() -> None:
     assert set(ASCENTS) == {"projected", "normalized"}
 
 
-def test_telemetry_of_a_known_perturbation() -> None:
+@pytest.mark.parametrize("steps", [1, 2])
+def test_telemetry_of_a_known_perturbation(steps: int) -> None:
     """Linear f: ℓ_s at the noise is (wᵀδ₀)²; after a long step every coordinate is at the boundary."""
     w = randn(3, 4, seed=1)
 
@@ -199,7 +200,7 @@ def test_telemetry_of_a_known_perturbation() -> None:
 
     noise = randn(2, 3, 4)
     mask = torch.tensor([[1, 1, 1], [1, 0, 0]])
-    found = search(f, noise, "mse", mask, noise_std=0.1, step_size=1e6)
+    found = search(f, noise, "mse", mask, noise_std=0.1, step_size=1e6, steps=steps)
     start = 0.1 * noise * mask[..., None]
     assert found.at_noise is not None
     torch.testing.assert_close(found.at_noise, (start * w).sum(dim=(1, 2)).square().mean(), rtol=1e-9, atol=0)
@@ -211,6 +212,24 @@ def test_telemetry_of_a_known_perturbation() -> None:
     assert float(still.length) == pytest.approx(float(start.abs().amax(dim=(1, 2)).clamp(max=0.5).mean()) / 0.5)
 
 
+@pytest.mark.parametrize(("scope", "lengths"), [("example", [1.0, 0.1]), ("token", [0.6, 0.8, 0.0, 0.1])])
+def test_l2_telemetry_counts_rows_or_real_tokens(scope: str, lengths: list[float]) -> None:
+    """δ is the noise: a row of two tokens, of l2 length 0.6 and 0.8, and a third one of 0; and a row of one of 0.1."""
+    noise = torch.zeros(2, 3, 4, dtype=torch.float64)
+    noise[0, 0, 0], noise[0, 1, 1], noise[1, 0, 2] = 0.6, 0.8, 0.1
+    noise[1, 1:] = 9.0  # padding
+    mask = torch.tensor([[1, 1, 1], [1, 0, 0]])
+    found = search(
+        lambda delta: delta.sum(dim=1), noise, "mse", mask, norm="l2", epsilon=1.0, scope=scope, noise_std=1.0, steps=0
+    )
+    assert float(found.length) == pytest.approx(sum(lengths) / len(lengths), rel=1e-12)
+    assert float(found.boundary) == lengths.count(1.0) / len(lengths)
+    beyond = search(
+        lambda delta: delta.sum(dim=1), noise, "mse", mask, norm="l2", epsilon=0.5, scope=scope, noise_std=1.0, steps=0
+    )
+    assert float(beyond.boundary) == sum(length >= 0.5 for length in lengths) / len(lengths)
+
+
 def test_cost_in_forward_passes() -> None:
     table = {(0, False): 3, (0, True): 6, (1, True): 8, (3, True): 12}
     for (steps, smart), expected in table.items():
@@ -219,13 +238,15 @@ def test_cost_in_forward_passes() -> None:
     assert passes(1, smart=True, perturbed=False, proximal=False) == 6
 
 
-def test_padding_stays_zero_and_changes_nothing() -> None:
+@pytest.mark.parametrize("reads_padding", [False, True])
+def test_padding_stays_zero_and_changes_nothing(reads_padding: bool) -> None:
     weights = {"w1": randn(4, 5, seed=5), "b1": randn(5, seed=6), "w2": randn(5, 3, seed=7)}
 
     def f(x: Tensor, mask: Tensor) -> Callable[[Tensor], Tensor]:
         def masked(delta: Tensor) -> Tensor:
             hidden = torch.tanh((x + delta) @ weights["w1"] + weights["b1"]) * mask[..., None]
-            return hidden.sum(dim=1) @ weights["w2"]
+            unmasked = delta.sum(dim=1)[:, :3] if reads_padding else 0.0
+            return hidden.sum(dim=1) @ weights["w2"] + unmasked
 
         return masked
 
