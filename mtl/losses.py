@@ -7,6 +7,7 @@ Legend: N examples (rows, or queries in ranking), C classes or candidates of a l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -126,20 +127,29 @@ def kl(p_logits: Tensor, q_logits: Tensor, mask: Tensor | None = None) -> Tensor
     """Kullback-Leibler divergence Σ_k q_k (log q_k − log p_k), p being the perturbed side.
 
     Summed as Σ_k q_k (e^d − 1 − d) with d = log p_k − log q_k, which is equal because both sum to 1 and does not
-    cancel. Arguments and result as in `sym_kl`.
+    cancel; where e^d could overflow, as p_k − q_k − q_k d. Arguments and result as in `sym_kl`.
     """
     log_p, log_q = log_softmax(p_logits, mask), log_softmax(q_logits, mask)
-    difference = log_p - log_q
-    return (_probabilities(log_q, mask) * (torch.expm1(difference) - difference)).sum(dim=-1)
+    p, q, d = _probabilities(log_p, mask), _probabilities(log_q, mask), log_p - log_q
+    small = d.clamp(max=FAR)
+    return torch.where(d > FAR, p - q - q * d, q * (torch.expm1(small) - small)).sum(dim=-1)
 
 
 def js(p_logits: Tensor, q_logits: Tensor, mask: Tensor | None = None) -> Tensor:
     """Jensen-Shannon divergence ½ KL(p‖m) + ½ KL(q‖m), m = (p + q)/2. Arguments and result as in `sym_kl`."""
     log_p, log_q = log_softmax(p_logits, mask), log_softmax(q_logits, mask)
-    p, q = _probabilities(log_p, mask), _probabilities(log_q, mask)
-    # log(p/m) = −log((1 + q/p)/2) = −log1p((q/p − 1)/2), and likewise for q: no difference of near-equal logs.
-    over_p, over_q = torch.expm1(log_q - log_p) / 2, torch.expm1(log_p - log_q) / 2
-    return 0.5 * (p * (over_p - torch.log1p(over_p)) + q * (over_q - torch.log1p(over_q))).sum(dim=-1)
+    p, q, d = _probabilities(log_p, mask), _probabilities(log_q, mask), log_p - log_q
+    return 0.5 * (_from_mean(p, q, -d) + _from_mean(q, p, d)).sum(dim=-1)
+
+
+def _from_mean(p: Tensor, q: Tensor, d: Tensor) -> Tensor:
+    """p log(p/m) + m − p of each entry, with m = (p + q)/2 and d = log q − log p; over both sides m − p cancels.
+
+    log(p/m) = −log((1 + q/p)/2) = −log1p((e^d − 1)/2), no difference of near-equal logs; where e^d could overflow it is
+    log 2 − log(1 + e^d).
+    """
+    over = torch.expm1(d.clamp(max=FAR)) / 2
+    return torch.where(d > FAR, (q - p) / 2 + p * (math.log(2) - F.softplus(d)), p * (over - torch.log1p(over)))
 
 
 def hellinger(p_logits: Tensor, q_logits: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -156,6 +166,8 @@ def mse(p_logits: Tensor, q_logits: Tensor, mask: Tensor | None = None) -> Tenso
         difference = difference.masked_fill(~mask, 0.0)
     return difference.square().sum(dim=-1)
 
+
+FAR = 20.0  # a difference of log-probabilities from which terms are summed in a form that neither overflows nor cancels
 
 LOSSES: dict[str, Loss] = {
     "cross_entropy": cross_entropy,

@@ -42,6 +42,26 @@ def constant(progress: float) -> float:
 DECAYS: dict[str, Callable[[float], float]] = {"linear": linear, "cosine": cosine, "constant": constant}
 
 
+class DecoupledAdamax(torch.optim.Adamax):
+    """Adamax whose weight decay is decoupled (arXiv 1711.05101): w ← w (1 − lr · decay) before the step.
+
+    PyTorch's own adds the decay to the gradient, where the division by the largest gradient so far makes it a step of
+    the whole learning rate for each weight that has none, such as the embeddings of words that do not occur.
+    """
+
+    def __init__(self, params: Any, **options: Any) -> None:
+        super().__init__(params, **options)
+        for group in self.param_groups:
+            group["decoupled_decay"], group["weight_decay"] = group["weight_decay"], 0.0
+
+    def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            if moving := [parameter for parameter in group["params"] if parameter.grad is not None]:
+                with torch.no_grad():
+                    torch._foreach_mul_(moving, 1.0 - group["lr"] * group["decoupled_decay"])
+        return super().step(closure)
+
+
 def make_optimizer(parameters: Mapping[str, Tensor], settings: OptimizerSettings) -> torch.optim.Optimizer:
     """The optimizer over named parameters, in groups of like decay and learning rate.
 
@@ -69,6 +89,6 @@ BEHIND_THE_LAYERS = ("heads.", "encoder.pooler.")
 
 OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, Any]]] = {
     "adamw": (torch.optim.AdamW, {"fused": True}),
-    "adamax": (torch.optim.Adamax, {"foreach": True}),
+    "adamax": (DecoupledAdamax, {"foreach": True}),
     "radam": (torch.optim.RAdam, {"foreach": True, "decoupled_weight_decay": True}),
 }

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mtl.batch import Batch, BatchStream, collate
 from mtl.config import PrecisionName
 from mtl.errors import Problem
-from mtl.smart import draw_noise
+from mtl.smart import Ball, draw_noise
 
 if TYPE_CHECKING:  # for names only: prediction needs neither
     from accelerate import Accelerator
@@ -22,7 +22,8 @@ if TYPE_CHECKING:  # for names only: prediction needs neither
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 SURVIVES = 0.9  # least cosine between the change after the first layer in half precision and in float32
-RADII = [digit * 10.0**exponent for exponent in range(-6, 1) for digit in (1, 2, 5)]  # tried, in the task's own unit
+RADII = [digit * 10.0**exponent for exponent in range(-6, 3) for digit in (1, 2, 5)]  # tried, in the task's own unit
+OUTSIDE = 1e6  # radii from which noise of standard size is projected to the boundary
 ROWS = 4
 
 
@@ -47,13 +48,15 @@ def survival(objective: Objective, task: str, batch: Batch, radius: float, accel
         objective: Holds the model.
         task: The task's name.
         batch: A few rows of it.
-        radius: Size of every coordinate of the perturbation, whose signs are random.
+        radius: Of the perturbation, a random point at the boundary of the task's ball.
         accelerator: Device and precision.
     """
     model = objective.model
     shape = (*batch.input_ids.shape, model.word_embeddings.embedding_dim)
     lengths = batch.attention_mask.sum(dim=1).tolist()
-    delta = radius * draw_noise(batch.rows.tolist(), lengths, shape, seed=0, device=model.device).sign()
+    noise = draw_noise(batch.rows.tolist(), lengths, shape, seed=0, device=model.device)
+    settings = objective.tasks[task].smart
+    delta = Ball(settings.norm, radius, settings.scope).project(noise * (radius * OUTSIDE))
     real = batch.attention_mask[..., None].bool()
     training = model.training
     model.eval()
@@ -64,7 +67,7 @@ def survival(objective: Objective, task: str, batch: Batch, radius: float, accel
                 clean, moved = (
                     _after_first_layer(model.encoder, partial(model, task, batch, d)) for d in (None, delta)
                 )
-            changes.append(((moved.double() - clean.double()) * real).flatten())
+            changes.append(((moved.cpu().double() - clean.cpu().double()) * real.cpu()).flatten())
     finally:
         model.train(training)
     return float(torch.nn.functional.cosine_similarity(changes[0], changes[1], dim=0))

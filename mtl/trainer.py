@@ -30,7 +30,6 @@ from mtl.runlog import Writer
 from mtl.shards import is_sharded, own_piece, whole
 from mtl.state import Tensors, TrainState
 from mtl.stop import StopSignal
-from mtl.taskdef import TaskDef
 
 
 class Hooks(Protocol):
@@ -164,11 +163,11 @@ class Trainer:
         else:
             self.optimizer.step()
         self.optimizer.zero_grad()
-        if not left_out and self.accelerator.optimizer_step_was_skipped:
+        if not left_out and self._overflowed(norm):
             left_out = True
             self.state.skipped += 1
         elif not left_out:
-            self._move_teacher(step, tasks)
+            self._move_teacher(step)
         self._unwritten += [record | ({"skipped": 1} if left_out else {}) for record in records]
         self.hooks.progress(step + 1, names[-1])
 
@@ -212,11 +211,16 @@ class Trainer:
     def _batch(self, name: str, turn: int) -> Ints:
         return self.streams[self.names.index(name)][turn]
 
-    def _move_teacher(self, step: int, tasks: Sequence[TaskDef]) -> None:
-        """θ̃ follows by the mean β of the step's tasks that have the proximal term and update at this step."""
-        moving = [task.proximal for task in tasks if (step + 1) % task.proximal.inner_steps == 0]
+    def _overflowed(self, norm: Tensor) -> bool:
+        """Whether the loss scaler of fp16 left the step out. A fused optimizer does so itself, and nobody is told."""
+        return self.accelerator.scaler is not None and not bool(norm.isfinite())
+
+    def _move_teacher(self, step: int) -> None:
+        """θ̃ follows by the mean β of the run's tasks that have the proximal term and update at this step."""
+        settings = [task.proximal for task in self.plain.tasks.values() if task.proximal.weight > 0]
+        moving = [s for s in settings if (step + 1) % s.inner_steps == 0]
         if self.teacher is not None and moving:
-            beta = float(np.mean([momentum(step + 1, self.plan.steps, settings) for settings in moving]))
+            beta = float(np.mean([momentum(step + 1, self.plan.steps, s) for s in moving]))
             update_teacher(map(own_piece, self.teacher.parameters()), map(own_piece, self.student.parameters()), beta)
 
     def _clip(self) -> Tensor:
@@ -262,7 +266,8 @@ class Trainer:
         keys = [
             (place, key) for place, r in enumerate(records) for key, value in r.items() if isinstance(value, Tensor)
         ]
-        tensors = [records[place][key].detach().double().reshape(()) for place, key in keys]
+        exact = torch.float32 if self.accelerator.device.type == "mps" else torch.float64  # which mps does not have
+        tensors = [records[place][key].detach().to(exact).reshape(()) for place, key in keys]
         # The norm is that of the exchanged gradient, and the same everywhere.
         parts = [
             t / self.processes.count if key == "gradient_norm" else t for t, (_, key) in zip(tensors, keys, strict=True)

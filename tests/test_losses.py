@@ -118,6 +118,36 @@ def test_divergence_keeps_its_precision_in_float32(name: str) -> None:
     assert error < 2e-3
 
 
+@pytest.mark.parametrize("name", sorted(set(DIVERGENCES) - {"mse"}))
+@pytest.mark.parametrize("apart", [15.0, 19.0, 21.0, 60.0, 100.0, 1000.0])
+def test_saturated_outputs_stay_finite_and_exact(name: str, apart: float) -> None:
+    """Logits that are far apart: the formula in logs in float64, and finite gradients in float32."""
+
+    def in_logs(z: np.ndarray, y: np.ndarray) -> float:
+        log_p, log_q = (v - np.logaddexp.reduce(v) for v in (z, y))
+        log_m = np.logaddexp(log_p, log_q) - np.log(2)
+        p, q = np.exp(log_p), np.exp(log_q)
+        return {
+            "sym_kl": ((p - q) * (log_p - log_q)).sum(),
+            "kl": (q * (log_q - log_p)).sum(),
+            "js": (p * (log_p - log_m) + q * (log_q - log_m)).sum() / 2,
+            "hellinger": ((np.exp(log_p / 2) - np.exp(log_q / 2)) ** 2).sum() / 2,
+        }[name]
+
+    for one, other in (([apart, 0.0, 1.0], [0.0, 0.0, 0.0]), ([0.0, 1.0, 0.5], [0.0, apart, 0.0])):
+        z, y = (torch.tensor([row], dtype=torch.float64) for row in (one, other))
+        expected = torch.tensor([in_logs(z[0].numpy(), y[0].numpy())], dtype=torch.float64)
+        torch.testing.assert_close(DIVERGENCES[name](z, y, None), expected, **EXACT)
+        if apart < 50:  # beyond, finite differences see nothing
+            assert torch.autograd.gradcheck(
+                lambda a, b: DIVERGENCES[name](a, b, None), (z.requires_grad_(), y.requires_grad_())
+            )
+        single = (z.detach().float().requires_grad_(), y.detach().float().requires_grad_())
+        value = DIVERGENCES[name](single[0], single[1], None).sum()
+        torch.testing.assert_close(value.detach().double(), expected[0], rtol=1e-4, atol=1e-6)
+        assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(value, single))
+
+
 @pytest.mark.parametrize("name", sorted(DIVERGENCES))
 @pytest.mark.parametrize("masked", [False, True])
 def test_divergence_passes_gradcheck(name: str, masked: bool) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from mtl.config import command_line
+from mtl.optimizer import OPTIMIZERS
 from mtl.preflight import Request, check_train
 from mtl.processes import Processes
 from mtl.ready import Ready, get_ready
@@ -65,21 +66,57 @@ def test_gradient_is_the_mean_of_the_tasks(corpus: Path, encoder_dir: Path, tmp_
 def test_teacher_follows_by_the_mean_momentum_of_the_tasks_that_move_it(
     corpus: Path, encoder_dir: Path, tmp_path: Path
 ) -> None:
-    betas = {"mood": 0.5, "strength": 0.75, "answer": 0.25}
+    """Whichever task a step is of; one whose term is off has no say."""
+    betas = {"mood": 0.5, "strength": 0.75, "answer": 1.0}
     settings = [
         f"tasks.{name}.proximal.{key}={beta}" for name, beta in betas.items() for key in ("beta_early", "beta_late")
     ]
-    settings += ["train.tasks_per_step=3", "train.smart=false", "tasks.answer.proximal.inner_steps=2"]
+    settings += ["train.smart=false", "tasks.strength.proximal.inner_steps=2", "tasks.answer.proximal.weight=0"]
     nothing: Any = Nothing()
     trainer: Trainer = make_ready(corpus, encoder_dir, tmp_path, *settings).trainer(nothing, nothing)
     assert trainer.teacher is not None
-    for step, beta in enumerate(((0.5 + 0.75) / 2, 0.5)):  # the ranking moves it in every second step only
+    for step, beta in enumerate((0.5, (0.5 + 0.75) / 2, 0.5)):
         before = {name: tensor.clone() for name, tensor in trainer.teacher.named_tensors().items()}
         trainer.step(step)
         after = trainer.student.named_tensors()
         for name, tensor in trainer.teacher.named_tensors().items():
             expected = beta * before[name] + (1 - beta) * after[name].detach()
             torch.testing.assert_close(tensor, expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_steps_that_a_loss_scaler_leaves_out_are_counted(
+    corpus: Path, encoder_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Gradients overflow in the second step of three, on a scaler of the CPU: nothing moves, the teacher neither."""
+    ready = make_ready(
+        corpus, encoder_dir, tmp_path, f"optimizer.name={name}", "train.smart=false", "optimizer.weight_decay=0.5"
+    )
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    monkeypatch.setattr(ready.accelerator, "scaler", scaler)
+    monkeypatch.setattr(  # which Accelerate does under fp16 only
+        ready.accelerator, "unscale_gradients", lambda *_: scaler.unscale_(trainer.optimizer.optimizer)
+    )
+    nothing: Any = Nothing()
+    trainer: Trainer = ready.trainer(nothing, nothing)
+    assert trainer.teacher is not None
+    scale = scaler.scale
+    moved, skipped = [], []
+    for step in range(3):
+        factor = math.inf if step == 1 else 1.0
+        monkeypatch.setattr(scaler, "scale", lambda loss, factor=factor: scale(loss) * factor)
+        before = {n: t.detach().clone() for n, t in (*named(trainer.student), *named(trainer.teacher))}
+        trainer.step(step)
+        after = dict((*named(trainer.student), *named(trainer.teacher)))
+        moved.append({n.split(".")[0] for n, tensor in before.items() if not torch.equal(tensor, after[n])})
+        skipped.append(trainer.state.skipped)
+    assert skipped == [0, 1, 1]
+    assert moved[1] == set() and moved[0] and moved[2]
+    assert ["skipped" in record for record in trainer._unwritten] == [False, True, False]
+
+
+def named(model: Any) -> list[tuple[str, torch.Tensor]]:
+    return [(f"{id(model)}.{name}", tensor) for name, tensor in model.named_tensors().items()]
 
 
 def test_plan_counts_batches_not_steps(corpus: Path, encoder_dir: Path, tmp_path: Path) -> None:

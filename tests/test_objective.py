@@ -235,9 +235,9 @@ def test_terms_are_their_own_divergences_in_the_papers_order(encoder: Path) -> N
     batch = batch_of("classification")
     for smooth, near in (("kl", "js"), ("js", "kl")):
         definition = task("classification", smart=1.0)
-        settings = {"smart": definition.smart.model_copy(update={"divergence": smooth})}
-        settings["proximal"] = ProximalSettings(weight=1.0, divergence=near)  # type: ignore[assignment]
-        definition = definition.model_copy(update=settings)
+        near_teacher = definition.proximal.model_copy(update={"weight": 1.0, "divergence": near})
+        smoothed = definition.smart.model_copy(update={"divergence": smooth})
+        definition = definition.model_copy(update={"smart": smoothed, "proximal": near_teacher})
         objective = objective_of(encoder, {"c": definition}, double=True).eval()
         with torch.no_grad():
             for parameter in objective.model.parameters():

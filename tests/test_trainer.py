@@ -54,7 +54,7 @@ def test_optimizers_step_and_spare_vectors_from_decay(name: str) -> None:
     settings = OptimizerSettings(name=name, weight_decay=0.5, head_factor=4.0)  # type: ignore[arg-type]
     optimizer = make_optimizer(parameters, settings)
     found = {
-        parameter.data_ptr(): (group["factor"], group["weight_decay"])
+        parameter.data_ptr(): (group["factor"], group.get("decoupled_decay", group["weight_decay"]))
         for group in optimizer.param_groups
         for parameter in group["params"]
     }
@@ -69,6 +69,23 @@ def test_optimizers_step_and_spare_vectors_from_decay(name: str) -> None:
     optimizer.step()
     for parameter in parameters.values():
         assert (parameter < 1).all()
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_decay_is_decoupled(name: str) -> None:
+    """Without a gradient a step is the decay alone, w (1 − lr · decay); as always after steps that had one."""
+    weight = torch.full((2, 3), 2.0, requires_grad=True)
+    still = torch.full((2, 3), 2.0, requires_grad=True)  # of something that the step does not use
+    settings = OptimizerSettings(name=name, weight_decay=0.5)  # type: ignore[arg-type]
+    optimizer = make_optimizer({"encoder.a.weight": weight, "encoder.b.weight": still}, settings)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.1
+    for _ in range(3):
+        before = weight.detach().clone()
+        weight.grad = torch.zeros_like(weight)
+        optimizer.step()
+        torch.testing.assert_close(weight.detach(), before * (1 - 0.1 * 0.5), rtol=1e-6, atol=0)
+    assert torch.equal(still.detach(), torch.full((2, 3), 2.0))
 
 
 def arguments(corpus: Path, encoder: Path, output: Path, *more: str) -> list[str]:
@@ -523,6 +540,20 @@ def test_half_precision_refuses_what_it_rounds_away(
     assert main(arguments(corpus, encoder_dir, tmp_path / "off", *words, *tiny, "--no-smart")) == 0
     assert main(arguments(corpus, encoder_dir, tmp_path / "fp16", "--precision", "fp16")) == 2
     assert "needs a GPU" in capsys.readouterr().err
+
+
+def test_half_precision_is_asked_about_the_tasks_own_ball(
+    corpus: Path, encoder_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A coordinate of a point of the l2 ball is far below its radius, which the linf ball's reach."""
+    words = ["--precision", "bf16", "--max-steps", "1", "--tasks", "mood"]
+    needed = {}
+    for norm in ("linf", "l2"):
+        tiny = [f"--set=tasks.mood.smart.{key}" for key in (f"norm={norm}", "epsilon=1e-9", "noise_std=1e-9")]
+        assert main(arguments(corpus, encoder_dir, tmp_path / norm, *words, *tiny)) == 2
+        needed[norm] = float(capsys.readouterr().err.split("the smallest that survives is ")[1].split(". ")[0])
+    # Inputs of the task have some 8 tokens with 32 coordinates each: √(8 · 32) = 16.
+    assert 4 <= needed["l2"] / needed["linf"] <= 64
 
 
 def make_checkpoint(step: int) -> Checkpoint:
