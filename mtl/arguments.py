@@ -112,7 +112,13 @@ def _predict_arguments(parser: Parser) -> None:
     parser.add_argument("path", metavar="RUN_OR_EXPORT_DIR", type=Path, help=RUN_OR_EXPORT_HELP)
     several = "several with commas encode each row once with --weights final; may be left out where there is only one"
     parser.add_argument("--task", metavar="T[,T]", type=_names, default=[], help=several)
-    parser.add_argument("--input", required=True, type=Path, metavar="FILE", help="csv, tsv, jsonl or parquet")
+    parser.add_argument(
+        "--input",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="csv, tsv, jsonl or parquet, encoded as the data of the task",
+    )
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="predictions, as JSON lines")
     _add_precision(parser)
     _add_weights(parser)

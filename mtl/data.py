@@ -41,6 +41,11 @@ FORMAT = 1  # raise when the layout of prepared files changes
 CHUNK = 1000  # rows of one record batch
 FEW = 20_000  # rows that are tokenised sooner than other processes start
 UNBOUNDED = 1_000_000  # tokenizers without a limit name a larger one
+# Architectures that count positions from the padding id on, as RoBERTa does, so that fewer are left for tokens.
+COUNT_FROM_PADDING = {
+    *("camembert", "data2vec-text", "esm", "ibert", "lilt", "longformer", "luke", "markuplm", "mpnet", "roberta"),
+    *("roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"),
+}
 
 SCHEMA = pa.schema(
     {
@@ -126,6 +131,11 @@ def load_tokenizer(encoder: str, *, trust_remote_code: bool = False) -> Any:
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # Transformers makes one where there is none
         message = "holds no tokenizer: every word would be unknown; save the model's own beside it (save_pretrained)"
         raise UserError.of(encoder, message)
+    if tokenizer.pad_token_id is None:
+        message = (
+            "the tokenizer has no padding token; give it one (tokenizer.pad_token = …) and save it beside the model"
+        )
+        raise UserError.of(encoder, message)
     return tokenizer
 
 
@@ -166,10 +176,8 @@ def usable_length(tokenizer: Any, config: Any) -> int:
     """The longest input, in tokens, that both tokenizer and encoder take."""
     limits = [tokenizer.model_max_length] if tokenizer.model_max_length < UNBOUNDED else []
     positions = getattr(config, "max_position_embeddings", None)
-    if positions:
-        # RoBERTa's descendants count positions from the padding id on.
-        offset = config.pad_token_id + 1 if config.model_type in {"roberta", "xlm-roberta", "mpnet", "camembert"} else 0
-        limits.append(positions - offset)
+    if positions and positions > 0:  # XLNet, which has no limit, says −1
+        limits.append(positions - (config.pad_token_id + 1 if config.model_type in COUNT_FROM_PADDING else 0))
     return min(limits, default=UNBOUNDED)
 
 

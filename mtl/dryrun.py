@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from mtl.architecture import architecture_warnings
 from mtl.batch import collate
 from mtl.data import Examples, load_tokenizer
 from mtl.errors import UserError
@@ -47,6 +48,7 @@ def try_steps(checked: Checked) -> dict[str, Any]:
     """
     ready = get_ready(checked, Processes.current())
     run, plan, objective, accelerator = ready.run, ready.plan, ready.objective, ready.accelerator
+    architecture_warnings(objective, ready.streams, ready.tokenizer)
     if objective.teacher is not None:
         objective.teacher.to(accelerator.device)
     optimizer = make_optimizer(objective.model.named_tensors(), run.config.optimizer)

@@ -188,11 +188,13 @@ def predict_file(loaded: dict[str, Loaded], file: Path, output: Path, precision:
     together: dict[tuple[Any, ...], list[str]] = {}
     for name, item in loaded.items():
         columns = item.task.data.columns
-        key = (id(item.model.base_model), columns.text_a, columns.text_b, columns.group, item.limit)
+        encoding = item.task.data.encoding
+        key = (id(item.model.base_model), columns.text_a, columns.text_b, columns.group, item.limit, encoding)
         together.setdefault(key, []).append(name)
     records: dict[str, Iterator[dict[str, Any]]] = {}
     for group in together.values():
-        examples = _prepared(group[0], loaded[group[0]], Source(path=file), labelled=False)
+        source = Source(path=file, encoding=loaded[group[0]].task.data.encoding)
+        examples = _prepared(group[0], loaded[group[0]], source, labelled=False)
         outputs = outputs_of([loaded[name] for name in group], examples, precision)
         for name, own in zip(group, outputs, strict=True):
             records[name] = prediction_records(loaded[name].task, own, examples)

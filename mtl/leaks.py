@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
+
+import regex
 
 from mtl.errors import counted
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 Texts: TypeAlias = tuple[str, ...]
 
 KINDS = ("exact", "normalized", "near")
-NON_WORD = re.compile(r"\W+")
+NON_WORD = regex.compile(r"[^\w\p{M}]+")  # without the marks that are vowels in Hindi, Thai or Arabic
 
 SHINGLE = 5  # characters of one shingle
 SIMILAR = 0.8  # Jaccard index of two texts' shingles from which they are near duplicates
@@ -51,8 +52,11 @@ class Leak:
 
 
 def normalized(texts: Texts) -> Texts:
-    """Lower case, runs of non-word characters as one space, the texts of a pair in sorted order."""
-    return tuple(sorted(NON_WORD.sub(" ", text.lower()).strip() for text in texts))
+    """Lower case, runs of non-word characters as one space, the texts of a pair in sorted order.
+
+    A text without any word, such as an emoji, is all there is to compare, and stays as it is.
+    """
+    return tuple(sorted(NON_WORD.sub(" ", text.lower()).strip() or text.strip() for text in texts))
 
 
 def shingles(text: str) -> set[str]:

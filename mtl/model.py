@@ -109,7 +109,7 @@ class MultiTaskModel(nn.Module):
         if delta is None:
             logits: Tensor = self._task_models[task](**inputs).logits
             return logits
-        handle = self.word_embeddings.register_forward_hook(lambda module, args, output: output + delta)
+        handle = self.word_embeddings.register_forward_hook(lambda module, args, output: _perturbed(output, delta))
         try:
             logits = self._task_models[task](**inputs).logits
         finally:
@@ -142,6 +142,20 @@ class MultiTaskModel(nn.Module):
             parameter.copy_(tensors[name])
 
 
+def _perturbed(embedded: Tensor, delta: Tensor) -> Tensor:
+    """Word embeddings with δ added; those of padding that an architecture adds by itself stay as they are.
+
+    Raises:
+        ValueError: They are laid out otherwise than δ.
+    """
+    more = embedded.shape[1] - delta.shape[1] if embedded.dim() == 3 else 0
+    if more > 0:
+        delta = nn.functional.pad(delta, (0, 0, 0, more))
+    if embedded.shape != delta.shape:
+        raise ValueError(f"expected word embeddings of shape {tuple(delta.shape)}, got {tuple(embedded.shape)}")
+    return embedded + delta
+
+
 def head_key(task: str) -> str:
     """Name of the head's module; a bare task name could be one of the container's own methods."""
     return f"{task}_head"
@@ -159,7 +173,8 @@ def build_model(
 ) -> MultiTaskModel:
     """Loads a pretrained encoder and gives every task a fresh head.
 
-    Heads depend on the seed and their task's name only, not on the other tasks.
+    Heads depend on the seed and their task's name only, not on the other tasks. Of layers before the output layer they
+    take the pretrained weights, where the checkpoint has them (ModernBERT's `head`), as Transformers does.
 
     Args:
         encoder: What `encoder.find_encoder` returned.
@@ -173,21 +188,45 @@ def build_model(
     try:
         with quiet_transformers(), torch.random.fork_rng(devices=[]):
             config = AutoConfig.from_pretrained(encoder, trust_remote_code=trust_remote_code)
-            loaded = AutoModelForSequenceClassification.from_pretrained(
+            loaded, report = AutoModelForSequenceClassification.from_pretrained(
                 encoder,
                 num_labels=1,
                 dtype=torch.float32,
                 ignore_mismatched_sizes=True,
                 trust_remote_code=trust_remote_code,
+                output_loading_info=True,
             )
     except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError, UnpicklingError) as error:
         raise UserError.of(encoder, f"cannot be loaded as a text encoder: {str(error).splitlines()[0]}") from error
     base = loaded.base_model
     quicken_attention(base)
-    return MultiTaskModel(base, {name: _task_model(base, config, name, task, seed) for name, task in tasks.items()})
+    known = _pretrained_head(loaded, config, {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
+    return MultiTaskModel(
+        base, {name: _task_model(base, config, name, task, seed, known) for name, task in tasks.items()}
+    )
 
 
-def _task_model(base: PreTrainedModel, config: Any, name: str, task: TaskDef, seed: int) -> PreTrainedModel:
+def _pretrained_head(loaded: PreTrainedModel, config: Any, fresh: set[str]) -> dict[str, Tensor]:
+    """The parameters of a head's layers that the checkpoint holds whole, but for those that depend on the labels."""
+    layers = [
+        {f"{name}.{key}": tensor for key, tensor in child.named_parameters()}
+        for name, child in loaded.named_children()
+        if name != loaded.base_model_prefix
+    ]
+    known = [layer for layer in layers if layer and not layer.keys() & fresh]
+    if not known:
+        return {}
+    other = copy.deepcopy(config)
+    other.num_labels = loaded.config.num_labels + 1
+    with torch.device("meta"), quiet_transformers():
+        shapes = {k: p.shape for k, p in AutoModelForSequenceClassification.from_config(other).named_parameters()}
+    free = [layer for layer in known if all(tensor.shape == shapes[key] for key, tensor in layer.items())]
+    return {key: tensor.detach() for layer in free for key, tensor in layer.items()}
+
+
+def _task_model(
+    base: PreTrainedModel, config: Any, name: str, task: TaskDef, seed: int, known: Mapping[str, Tensor]
+) -> PreTrainedModel:
     config = copy.deepcopy(config)
     labels = task.labels if task.type == "classification" else [name]
     config.id2label = dict(enumerate(labels))
@@ -205,6 +244,9 @@ def _task_model(base: PreTrainedModel, config: Any, name: str, task: TaskDef, se
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "head", name))
         model.initialize_weights()  # the base model is marked as initialised and stays as it is
+    with torch.no_grad():
+        for key, tensor in known.items():
+            model.get_parameter(key).copy_(tensor)
     for module in _head_of(model).modules():
         if isinstance(module, nn.Dropout):
             module.p = task.dropout

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mtl.architecture import architecture_warnings
 from mtl.checkpoint import load_newest
 from mtl.config import Run
 from mtl.display import Display
@@ -63,6 +64,8 @@ def run_phase(
     display.say(plan_table(ready.plan.rows, ready.plan.steps, ready.plan.epoch_steps))
     for line in remarks(ready.run, ready.splits):
         display.say(f"note: {line}")
+    for line in architecture_warnings(ready.objective, ready.streams, ready.tokenizer):
+        display.warn(line)
     if erased := erased_perturbations(ready.objective, ready.streams, ready.pad_id, ready.accelerator):
         raise UserError(erased)
     separate_dropout(ready.run.config.train.seed, processes)

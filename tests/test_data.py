@@ -390,6 +390,14 @@ def test_the_tokenizer_s_fingerprint_is_that_of_what_it_does(encoder_dir: Path, 
     assert tokenizer_fingerprint(other) != tokenizer_fingerprint(tokenizer)
 
 
+def test_a_tokenizer_without_padding_is_told(encoder_dir: Path, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(str(encoder_dir))
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="has no padding token; give it one"):
+        load_tokenizer(str(tmp_path))
+
+
 def test_a_directory_without_a_tokenizer_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the tokenizer cannot be loaded"):
         load_tokenizer(str(tmp_path))
@@ -404,6 +412,8 @@ def test_a_directory_without_a_tokenizer_is_told(tmp_path: Path) -> None:
         # Positions of RoBERTa start after the padding id, here 1.
         ("roberta", 514, 512, 512),
         ("roberta", 514, 10**30, 512),
+        ("longformer", 4098, 10**30, 4096),
+        ("xlnet", -1, 10**30, data.UNBOUNDED),
         ("t5", None, 10**30, data.UNBOUNDED),
     ],
 )

@@ -17,7 +17,7 @@ LAYERS = (
     ("encoder", "origin", "source", "checks", "predictions", "minhash", "leaks", "preflight"),
     ("data", "parts", "batch", "plan"),
     ("losses", "smart", "proximal", "optimizer"),
-    ("dropout", "model", "objective", "precision", "shards", "processes", "probe"),
+    ("dropout", "model", "objective", "architecture", "precision", "shards", "processes", "probe"),
     ("evaluate", "checkpoint", "state", "stop", "report", "display", "runrecord", "rundir", "judged"),
     ("markup", "drawing", "charts", "heat_map", "pictures", "html_task", "html_interaction", "html_report"),
     ("runlog", "facts", "card", "export", "push", "inference", "trainer"),

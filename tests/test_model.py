@@ -8,7 +8,12 @@ import pytest
 import torch
 from architectures import CONFIGS, PADDING, VOCABULARY, save_random_encoder
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+    ModernBertForMaskedLM,
+)
 
 from mtl.batch import Batch
 from mtl.export import save_model
@@ -120,6 +125,26 @@ def test_heads_depend_on_their_own_name_only(built: tuple[str, Path, MultiTaskMo
         assert torch.equal(tensor, model.named_tensors()[name])
     weights = [name for name in alone.named_tensors() if name.startswith("heads.") and name.endswith("weight")]
     assert any(not torch.equal(alone.named_tensors()[name], other.named_tensors()[name]) for name in weights)
+
+
+def test_pretrained_layers_of_a_head_are_kept(tmp_path: Path) -> None:
+    """ModernBERT's masked language model has the head's dense layer and its norm; output layers are always fresh."""
+    torch.manual_seed(0)
+    pretrained = ModernBertForMaskedLM(CONFIGS["modernbert"]())
+    with quiet_transformers():
+        pretrained.save_pretrained(tmp_path / "masked")
+        plain = BertForSequenceClassification(BertConfig(**CONFIGS["bert"]().to_diff_dict() | {"num_labels": 1}))
+        plain.save_pretrained(tmp_path / "scores")
+    model = build_model(str(tmp_path / "masked"), TASKS, seed=1)
+    for task in TASKS:
+        head = model.task_model(task)
+        assert torch.equal(head.head.dense.weight, pretrained.head.dense.weight)
+        assert head.head.dense.weight is not pretrained.head.dense.weight
+    one, other = (model.task_model(task).classifier.weight for task in ("degree", "type"))
+    assert not torch.equal(one, other)
+    assert model.task_model("degree").head.dense.weight is not model.task_model("type").head.dense.weight
+    scores = build_model(str(tmp_path / "scores"), TASKS, seed=1)
+    assert not torch.equal(scores.task_model("degree").classifier.weight, plain.classifier.weight)
 
 
 def test_saved_model_loads_natively_and_again(built: tuple[str, Path, MultiTaskModel], tmp_path: Path) -> None:

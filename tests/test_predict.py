@@ -279,3 +279,19 @@ def test_a_task_that_is_not_there_is_told(run_dir: Path, tmp_path: Path, capsys:
     assert main(["predict", str(run_dir), *words]) == 2
     assert "name one of the tasks, or several with commas: good, size, title" in capsys.readouterr().err
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_input_is_read_in_the_encoding_of_the_tasks_data(encoder_dir: Path, tmp_path: Path) -> None:
+    rows = [f"the café was {word},{label}" for word, label in (("good", "good"), ("bad", "bad"))] * 4
+    for name in ("train.csv", "dev.csv"):
+        (tmp_path / name).write_bytes("\n".join(["text,mood", *rows]).encode("cp1252"))
+    (tmp_path / "t.yml").write_text(
+        "t:\n  type: classification\n  data:\n    files: {train: train.csv, validation: dev.csv}\n"
+        "    columns: {text_a: text, label: mood}\n    encoding: cp1252\n  labels: [bad, good]\n",
+        encoding="utf-8",
+    )
+    output, predictions = tmp_path / "run", tmp_path / "out.jsonl"
+    words = ["train", str(tmp_path / "t.yml"), "--encoder", str(encoder_dir), "--output", str(output)]
+    assert main([*words, "--max-steps", "1", "--leaks", "ignore", "--no-smart", "--no-proximal"]) == 0
+    assert main(["predict", str(output), "--input", str(tmp_path / "dev.csv"), "--output", str(predictions)]) == 0
+    assert len(predictions.read_text().splitlines()) == len(rows)

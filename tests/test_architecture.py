@@ -1,0 +1,102 @@
+"""Encoders that do not do what training supposes are refused or told of, before a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_mixed_steps import make_ready
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BartConfig,
+    FNetConfig,
+    LongformerConfig,
+    XLNetConfig,
+)
+
+from mtl.architecture import architecture_warnings
+from mtl.errors import UserError
+from mtl.model import quiet_transformers
+
+SMALL: dict[str, Any] = {"vocab_size": 300, "pad_token_id": 0, "hidden_size": 32, "num_hidden_layers": 2}
+SMALL |= {"intermediate_size": 48, "initializer_range": 0.2}
+UNUSUAL: dict[str, Callable[[], Any]] = {
+    "xlnet": lambda: XLNetConfig(
+        vocab_size=300, pad_token_id=0, d_model=32, n_layer=2, n_head=4, d_inner=48, initializer_range=0.2
+    ),
+    "fnet": lambda: FNetConfig(**SMALL, max_position_embeddings=64, type_vocab_size=2),
+    "longformer": lambda: LongformerConfig(
+        **SMALL, num_attention_heads=4, max_position_embeddings=70, attention_window=8, sep_token_id=3
+    ),
+    "bart": lambda: BartConfig(
+        vocab_size=300, pad_token_id=0, eos_token_id=3, d_model=32, encoder_layers=1, decoder_layers=1,
+        encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32,
+        max_position_embeddings=64, init_std=0.2,
+    ),
+}  # fmt: skip
+
+
+def encoder_of(kind: str, encoder_dir: Path, folder: Path) -> Path:
+    """A random encoder with the tokenizer of the fixtures."""
+    torch.manual_seed(0)
+    with quiet_transformers():
+        AutoModelForSequenceClassification.from_config(UNUSUAL[kind]()).save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(encoder_dir)
+    assert len(tokenizer) <= 300
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def warnings_of(kind: str, encoder_dir: Path, corpus: Path, tmp_path: Path, *settings: str) -> list[str]:
+    encoder = encoder_of(kind, encoder_dir, tmp_path / kind)
+    ready = make_ready(corpus, encoder, tmp_path, *settings)
+    ready.tokenizer.padding_side = "left" if kind == "xlnet" else "right"  # as XLNet's own has it
+    before = torch.get_rng_state()
+    try:
+        return architecture_warnings(ready.objective, ready.streams, ready.tokenizer)
+    finally:
+        assert torch.equal(before, torch.get_rng_state())
+
+
+def test_padding_on_the_left_is_refused(encoder_dir: Path, corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="xlnet expects padding on the left"):
+        warnings_of("xlnet", encoder_dir, corpus, tmp_path, "train.smart=false")
+
+
+def test_outputs_that_depend_on_padding_are_told(encoder_dir: Path, corpus: Path, tmp_path: Path) -> None:
+    (warning,) = warnings_of("fnet", encoder_dir, corpus, tmp_path)
+    assert "outputs of fnet depend on how far a batch is padded" in warning
+
+
+def test_an_encoder_that_reads_no_word_embeddings_is_refused(encoder_dir: Path, corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match="the word embeddings of bart cannot be perturbed, as SMART does; use --no-smart"
+    ):
+        warnings_of("bart", encoder_dir, corpus, tmp_path)
+    assert warnings_of("bart", encoder_dir, corpus, tmp_path, "train.smart=false") == []
+
+
+def test_padding_that_an_architecture_adds_is_not_perturbed(encoder_dir: Path, corpus: Path, tmp_path: Path) -> None:
+    """Longformer pads to its window: a step with R_s works, and δ = 0 changes no bit."""
+    encoder = encoder_of("longformer", encoder_dir, tmp_path / "longformer")
+    ready = make_ready(corpus, encoder, tmp_path)
+    assert architecture_warnings(ready.objective, ready.streams, ready.tokenizer) == []
+    trainer = ready.trainer(Quiet(), Quiet())  # type: ignore[arg-type]
+    trainer.step(0)
+    assert float(trainer._unwritten[0]["smart"]) > 0
+
+
+class Quiet:
+    def __getattr__(self, name: str) -> Callable[..., dict[str, Any]]:
+        return lambda *_, **__: {}
+
+
+def test_usual_encoders_pass(encoder_dir: Path, corpus: Path, tmp_path: Path) -> None:
+    ready = make_ready(corpus, encoder_dir, tmp_path)
+    training = ready.objective.training
+    assert architecture_warnings(ready.objective, ready.streams, ready.tokenizer) == []
+    assert ready.objective.training == training
