@@ -84,6 +84,7 @@ class RowChecker:
         self.kinds: dict[str, set[type]] = {column: set() for column in self.columns.values()}
         self.label_index = task.label_index()
         self.ignored = {str(value) for value in task.data.unlabelled}
+        self.ignored_numbers = {_number(value) for value in task.data.unlabelled} - {None}
 
     def check(self, rows: Iterator[tuple[str, dict[str, Any]]]) -> Iterator[Row]:
         """Yields the good rows; stops at a missing column, which every row would repeat."""
@@ -132,7 +133,7 @@ class RowChecker:
 
     def _label(self, place: str, cells: dict[str, Any]) -> int | float | None:
         value = cells.get(self.task.data.columns.label)
-        if self.ignored and str(value) in self.ignored:
+        if self.ignored and (str(value) in self.ignored or _number(value) in self.ignored_numbers):
             self.unlabelled += 1
             return None
         if self.task.type == "classification":
@@ -154,6 +155,14 @@ class RowChecker:
             self.findings.add(place, f"the label is {value!r}, expected {expected}")
             return None
         return number
+
+
+def _number(value: Any) -> float | None:
+    """What a cell or a setting is as a number, so that −1, −1.0 and "-1.00" are the same."""
+    try:
+        return None if value is None or isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def _file_of(place: str) -> str:

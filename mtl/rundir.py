@@ -144,19 +144,18 @@ def installed_version(package: str) -> str | None:
 
 
 def git_revision() -> str | None:
-    """The revision of this code, if it runs from a checkout."""
+    """The revision of this code, if it runs from a checkout of its own, not from a package within another one's."""
+    here = Path(__file__)
     try:
-        done = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=False,
-        )
+        for command in (("ls-files", "--error-unmatch", here.name), ("rev-parse", "HEAD")):
+            done = subprocess.run(
+                ["git", *command], cwd=here.parent, capture_output=True, text=True, timeout=5, check=False
+            )
+            if done.returncode != 0:
+                return None
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() or None
+    return done.stdout.strip()
 
 
 def processor() -> str:

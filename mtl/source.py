@@ -11,7 +11,8 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -22,6 +23,7 @@ from mtl.taskdef import TaskDef
 SUFFIXES = (".parquet", ".jsonl", ".csv", ".tsv")
 MAX_CELL = 1 << 24  # characters (Parquet: bytes) of one text
 MAX_LINE = 4 * MAX_CELL  # characters of one line
+LOOKED_AT = 100  # lines of a CSV that tell its delimiter
 _AT_MOST = f"at most {MAX_CELL:,} are read"
 MARKS = {  # byte-order marks, the longer ones first
     codecs.BOM_UTF8: "utf-8-sig",
@@ -198,11 +200,24 @@ def _read_csv(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]
 
 
 def _delimiter(path: Path, encoding: str) -> str:
-    """What stands between the columns' names of a CSV: a comma, or where there is none what spreadsheets write."""
+    """What stands between the cells of a CSV: a comma, or what spreadsheets write, where only that makes columns.
+
+    Of those that divide the first line, the first one that divides each row into as many cells.
+    """
     with path.open(encoding=encoding, newline="") as file:
-        lines = [line for line in itertools.islice(_lines(file), 100) if line.strip()]
-    names = {delimiter: next(csv.reader(lines, delimiter=delimiter), []) for delimiter in ",;\t|"}
-    return next((delimiter for delimiter, found in names.items() if len(found) > 1), ",")
+        lines = list(itertools.islice(_lines(file), LOOKED_AT))
+    cut = len(lines) == LOOKED_AT  # perhaps within its last row
+    widths = {delimiter: list(_widths(filter(str.strip, lines), delimiter)) for delimiter in ",;\t|"}
+    dividing = {delimiter: found[:-1] if cut else found for delimiter, found in widths.items() if found[:1] > [1]}
+    even = [delimiter for delimiter, found in dividing.items() if len(set(found)) == 1]
+    return next(iter([*even, *dividing]), ",")
+
+
+def _widths(lines: Iterable[str], delimiter: str) -> Iterator[int]:
+    """Cells of each row, up to one that cannot be read, which is told when the rows are."""
+    with suppress(csv.Error):
+        for row in csv.reader(lines, delimiter=delimiter):
+            yield len(row)
 
 
 def _read_tsv(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -211,13 +226,26 @@ def _read_tsv(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]
 
 
 def _is_quoted(path: Path, encoding: str) -> bool:
-    """Whether a TSV uses quotes as CSV does: read that way it has to be well-formed and rectangular."""
+    """Whether a TSV uses quotes as CSV does: read that way it has to be well-formed and rectangular.
+
+    Quotes that would join lines are text where the lines are rectangular by themselves, as with quotations that begin
+    in one row and end in another.
+    """
     with path.open(encoding=encoding, newline="") as file:
         try:
             rows = csv.reader(_lines(file), delimiter="\t", strict=True)
-            return len({len(fields) for fields in rows if fields}) == 1
+            counted = [len(fields) for fields in rows]
         except csv.Error:
             return False
+        joined = rows.line_num > len(counted)
+    return len(set(counted) - {0}) == 1 and not (joined and _is_even(path, encoding))
+
+
+def _is_even(path: Path, encoding: str) -> bool:
+    """Whether the lines of a TSV, quotes being text, have like numbers of cells."""
+    with path.open(encoding=encoding, newline="") as file:
+        rows = csv.reader(_lines(file), delimiter="\t", quoting=csv.QUOTE_NONE)
+        return len({len(fields) for fields in rows if fields}) == 1
 
 
 def _read_delimited(path: Path, encoding: str, delimiter: str, quoting: Any) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -17,6 +17,7 @@ from conftest import make_encoder, write_jsonl
 from huggingface_hub import ModelCard, ModelCardData, constants
 
 import mtl
+from mtl import rundir
 from mtl.card import code_span, model_card
 from mtl.cli import main
 from mtl.config import Run, RunConfig
@@ -407,3 +408,27 @@ def test_the_example_runs_where_nothing_of_ours_is(task: str, run_dir: Path, exp
     value = ours["value"] if "value" in ours else ours["probabilities"][ours["label"]]
     assert found["score"] == pytest.approx(value, abs=1e-5)
     assert found["label"] == ours.get("label", task)
+
+
+def test_the_revision_is_that_of_the_toolkits_own_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Installed into an environment within somebody's repository, it has none."""
+    module = tmp_path / "project" / ".venv" / "mtl" / "rundir.py"
+    module.parent.mkdir(parents=True)
+    module.write_text("")
+    (tmp_path / "project" / ".gitignore").write_text(".venv\n")
+
+    def git(*words: str) -> str:
+        who = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
+        done = subprocess.run(
+            ["git", *who, *words], cwd=tmp_path / "project", capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    git("init", "-q")
+    git("add", ".gitignore")
+    git("commit", "-qm", "theirs")
+    monkeypatch.setattr(rundir, "__file__", str(module))
+    assert rundir.git_revision() is None
+    git("add", "-f", ".venv")
+    git("commit", "-qm", "ours")
+    assert rundir.git_revision() == git("rev-parse", "HEAD")

@@ -8,13 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from architectures import VOCABULARY, save_random_encoder
+from test_batch import queries
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from mtl.batch import Batch
+from mtl.batch import Batch, collate
 from mtl.losses import DIVERGENCES
 from mtl.model import MultiTaskModel, build_model, quiet_transformers
 from mtl.objective import Objective, Share, random_state, replayed
@@ -306,6 +308,19 @@ def test_micro_batches_sum_to_the_whole_batch(encoder: Path, kind: str) -> None:
     torch.testing.assert_close(sum(float(loss.detach()) for loss in losses), float(total), rtol=1e-12, atol=0)
     for name, gradient in gradients(objective).items():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_shares_before_and_after_batching_are_the_same(kind: str) -> None:
+    """A query without a relevant candidate is an example, and carries no loss."""
+    examples = queries([3, 2, 4, 1], [[0], [], [1, 2], []])
+    chosen = np.arange(len(examples))
+    share = Share.of(examples, chosen, ranking=kind == "ranking")
+    assert share == Share.whole(collate(examples, chosen, 0, kind))
+    assert share == (Share(labelled=2, examples=4) if kind == "ranking" else Share(labelled=10, examples=10))
+    nothing = chosen[np.isin(examples.groups, [1, 3])]
+    share = Share.of(examples, nothing, ranking=kind == "ranking")
+    assert share == Share.whole(collate(examples, nothing, 0, kind))
 
 
 def test_order_of_candidates_changes_nothing(encoder: Path) -> None:

@@ -162,6 +162,21 @@ def test_a_quoted_tsv_with_blank_lines_is_read_as_quoted(tmp_path: Path) -> None
     assert [row["first"] for row in cells(write(tmp_path / "a.tsv", content))] == ["a\ttab", 'a "word"']
 
 
+def test_quotations_over_rows_of_a_tsv_are_text(tmp_path: Path) -> None:
+    content = 'first\tlabel\n"One begins here\tno\nand goes on\tno\nand ends."\tyes\n"Another" one.\tno\n'
+    path = write(tmp_path / "a.tsv", content.replace('"Another"', "Another"))
+    assert [row["first"] for row in cells(path)] == ['"One begins here', "and goes on", 'and ends."', "Another one."]
+    lines = 'first\tlabel\n"two\nlines"\tno\n"\n\nblank ones"\tyes\n'
+    assert [row["first"] for row in cells(write(tmp_path / "b.tsv", lines))] == ["two\nlines", "\n\nblank ones"]
+
+
+@pytest.mark.parametrize("header", ["my text, really;label", "text;label, of a kind", "a|b;label"])
+def test_a_columns_name_may_hold_another_delimiter(header: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", header + "\nwell;yes\nso, so;no\nbad;no\n")
+    assert list(cells(path)[1].values()) == ["so, so", "no"]
+    assert list(cells(path)[0]) == header.split(";")
+
+
 def test_places_are_the_first_lines_of_rows(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", 'text,label\n"a\nb\nc",no\n\nx,yes\n"y\nz",no\n')
     assert [place for place, _ in read_rows(Source(path=path))] == [f"{path}:2", f"{path}:6", f"{path}:7"]
@@ -363,6 +378,17 @@ def test_unlabelled_rows_are_left_out_and_counted(tmp_path: Path) -> None:
     assert rows == [Row(1, "c", "d", 0, None)]
     summary = check_split("t", task, Source(path=path))
     assert (summary.rows, summary.unlabelled, summary.problems) == (4, 3, [])
+
+
+def test_unlabelled_numbers_are_compared_as_numbers(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", HEAD + "a,b,-1.0\nc,d,2.5\ne,f,-1\n")
+    task = make_task("regression", data={"unlabelled": [-1]})
+    assert [row.label for row in RowChecker("t", task).check(read_rows(Source(path=path)))] == [2.5]
+    lines = write(tmp_path / "a.jsonl", '{"first": "a", "second": "b", "label": -1.0}\n')
+    assert list(RowChecker("t", task).check(read_rows(Source(path=lines)))) == []
+    truth = write(tmp_path / "b.jsonl", '{"first": "a", "second": "b", "label": true}\n')
+    (problem,) = faults(truth, make_task("regression", data={"unlabelled": [1]}))
+    assert "the label is True" in problem, "a truth value is no number"
 
 
 def test_a_split_without_any_label_is_told(tmp_path: Path) -> None:
