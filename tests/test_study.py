@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,32 @@ def test_fingerprints_follow_what_decides(text: str, tmp_path: Path) -> None:
     assert all(before[key] != epochs[key] for key in before)
     held = prints(text + "select: holdout\n")
     assert all(before[key] != held[key] for key in before)
+
+
+def test_fingerprints_follow_the_data_and_not_its_place(text: str, corpus: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(corpus.parent, tmp_path / "copy"))
+    elsewhere = text.replace(str(corpus), str(copied / corpus.name))
+
+    def prints(study: Study) -> dict[tuple[str, str, int | None, int], str]:
+        return {(c.arm, c.task, c.size, c.seed): c.node.fingerprint for c in study.cells}
+
+    before = prints(read(text, tmp_path))
+    assert prints(read(elsewhere, tmp_path)) == before
+    shared, joint = ({(arm, "mood"), (arm, "strength")} for arm in ("shared", "joint"))
+    for task, expected in (("mood", {("plain", "mood"), *shared, *joint}), ("answer", shared)):
+        path = copied / task / "train.jsonl"
+        kept = path.read_text(encoding="utf-8")
+        path.write_text(kept.replace("he ", "his ", 1), encoding="utf-8")
+        after = prints(read(elsewhere, tmp_path))
+        assert {key[:2] for key in before if before[key] != after[key]} == expected, task
+        path.write_text(kept, encoding="utf-8")
+
+
+def test_fingerprints_know_nothing_of_how_data_is_read(text: str, tmp_path: Path) -> None:
+    section = f"data_root: {tmp_path}\nsettings:\n  num_proc: 2\n"
+    before, after = read(text, tmp_path), read(text.replace("settings:\n", section, 1), tmp_path)
+    assert [node.fingerprint for node in before.nodes] == [node.fingerprint for node in after.nodes]
+    assert all((node.run.config.num_proc, node.run.config.data_root) == (2, str(tmp_path)) for node in after.nodes)
 
 
 def test_fingerprints_know_nothing_of_telemetry(text: str, tmp_path: Path) -> None:
