@@ -200,6 +200,17 @@ BROKEN = {
         "    - {phase: adapt}",
         ["arms.joint.0.phase: the first phase"],
     ),
+    "train again": ("phase: adapt", "phase: train", ["s.yml:17: arms.shared.1.phase: the first phase of an arm is"]),
+    "tasks in adaptation": (
+        "phase: adapt",
+        "phase: adapt\n      tasks: [strength]",
+        ["s.yml:18: arms.shared.1.tasks: adaptation is to the cell's task"],
+    ),
+    "an encoder in adaptation": (
+        "{train: {epochs: 2}}",
+        "{encoder: other}",
+        ["s.yml:18: arms.shared.1.settings.encoder: adaptation starts from the phase before"],
+    ),
     "the seed": ("{epochs: 2}", "{seed: 2}", ["s.yml:18: arms.shared.1.settings.train.seed: the study's 'seeds'"]),
     "code": (
         "settings:\n",
