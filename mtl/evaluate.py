@@ -20,7 +20,7 @@ from mtl.data import Examples
 from mtl.errors import UserError
 from mtl.files import new_file
 from mtl.intervals import Interval, intervals
-from mtl.metrics import baseline, compute
+from mtl.metrics import baseline, candidate_ranks, compute
 from mtl.predictions import Predictions
 from mtl.processes import Processes
 from mtl.shards import is_sharded
@@ -125,11 +125,11 @@ def score_baseline(task: TaskDef, train: Examples, examples: Examples) -> dict[s
 def prediction_records(task: TaskDef, outputs: Outputs, examples: Examples) -> Iterator[dict[str, Any]]:
     """One record per row, in the order of the source.
 
-    Classification gives `label` and `probabilities`, regression `value`, ranking `score` and `rank` (1 is best, ties in
-    the order of the source) among the query's candidates.
+    Classification gives `label` and `probabilities`, regression `value`, ranking `score` and `rank` among the query's
+    candidates (1 is best; of equal scores the later row is first, as the metrics count).
     """
     if task.type == "ranking":
-        ranks = _ranks(outputs[:, 0], examples.groups)
+        ranks = candidate_ranks(outputs[:, 0], examples.groups)
         for row, value, rank in zip(examples.rows.tolist(), outputs[:, 0].tolist(), ranks.tolist(), strict=True):
             yield {"row": row, "score": value, "rank": rank}
     elif task.type == "regression":
@@ -140,15 +140,6 @@ def prediction_records(task: TaskDef, outputs: Outputs, examples: Examples) -> I
         for row, shares in zip(examples.rows.tolist(), probabilities.tolist(), strict=True):
             best = max(range(len(shares)), key=shares.__getitem__)
             yield {"row": row, "label": task.labels[best], "probabilities": dict(zip(task.labels, shares, strict=True))}
-
-
-def _ranks(scores: Outputs, groups: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    order = np.lexsort((-scores, groups))
-    ranks = np.empty(len(scores), dtype=np.int64)
-    starts = np.flatnonzero(np.diff(groups[order], prepend=groups[order][:1] - 1))
-    sizes = np.diff(np.append(starts, len(order)))
-    ranks[order] = np.concatenate([np.arange(1, size + 1) for size in sizes]) if len(sizes) else []
-    return ranks
 
 
 def write_predictions(path: Path, records: Iterator[dict[str, Any]]) -> None:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from mtl.checks import Row, RowChecker
 from mtl.errors import UserError
 from mtl.intervals import Difference, differences, intervals
-from mtl.metrics import first_relevant_rank
+from mtl.metrics import candidate_ranks, first_relevant_rank
 from mtl.predictions import Predictions, predictions_file, read_predictions
 from mtl.runrecord import RunRecord
 from mtl.source import Source, locate, read_rows
@@ -164,12 +164,13 @@ def hardest(judged: Judged, number: int = 10) -> list[Hard]:
 def _hardest_queries(judged: Judged, number: int) -> list[Hard]:
     assert judged.groups is not None
     ranks, scores = first_ranks(judged), judged.predictions.outputs
+    places = candidate_ranks(scores, judged.groups)
     found = []
     for query in np.argsort(-ranks, kind="stable")[:number]:
         if ranks[query] == 0:
             continue
         members = np.flatnonzero(judged.groups == query)
-        ordered = members[np.lexsort((-members, -scores[members]))]  # ties as the metrics break them
+        ordered = members[np.argsort(places[members])]
         relevant, top = ordered[ranks[query] - 1], ordered[0]
         facts = (
             ("first relevant candidate", f"rank {ranks[query]} of {len(members)}, score {scores[relevant]:.4g}"),

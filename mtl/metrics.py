@@ -140,23 +140,40 @@ def mean_absolute_error(predictions: np.ndarray, labels: np.ndarray) -> float:
 # those of `answerable` leave such a query out, as published figures of WikiQA usually do.
 
 
-def _ranked(scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _order(scores: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Sort the rows of every query as trec_eval does.
 
     By score, highest first; among equal scores the later row comes first (trec_eval: the greater document id).
 
     Returns:
-        gains, ranks, queries, each (n,): a row's relevance (at least 0), its rank within the query (from 1) and the
-        index of its query (0 .. Q-1, ascending).
+        order, ranks, queries, each (n,): a row's position in `scores`, its rank within the query (from 1) and the index
+        of its query (0 .. Q-1, ascending).
     """
     import numpy as np
 
-    gains = np.maximum(relevance, 0)
     queries = np.unique(groups, return_inverse=True)[1]
     rows = np.arange(len(scores))
     order = np.lexsort((-rows, -scores, queries))  # the last key sorts first
-    gains, queries = gains[order], queries[order]
-    return gains, rows - np.searchsorted(queries, queries) + 1, queries
+    queries = queries[order]
+    return order, rows - np.searchsorted(queries, queries) + 1, queries
+
+
+def _ranked(scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Gains, ranks and queries in `_order`, each (n,); a gain is a row's relevance, at least 0."""
+    import numpy as np
+
+    order, ranks, queries = _order(scores, groups)
+    return np.maximum(relevance, 0)[order], ranks, queries
+
+
+def candidate_ranks(scores: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Rank of every row among its query's as the metrics count, from 1; of equal scores the later is first, (n,)."""
+    import numpy as np
+
+    order, ranks, _ = _order(scores, groups)
+    found = np.empty_like(ranks)
+    found[order] = ranks
+    return found
 
 
 def _ratios(values: np.ndarray, whole: np.ndarray) -> np.ndarray:

@@ -1,16 +1,23 @@
-"""Predictions are read back as they were written, and a damaged file is told in one line."""
+"""Predictions are read back as they were written, ties rank as the metrics count, and a damaged file is told."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mtl.errors import UserError
-from mtl.predictions import read_predictions
+from mtl.evaluate import prediction_records
+from mtl.judged import Judged, first_ranks, hardest
+from mtl.metrics import METRICS, compute
+from mtl.predictions import Predictions, read_predictions
+from mtl.source import Source
 from mtl.taskdef import Columns, DataSource, TaskDef
 
 KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # settings and a good record
@@ -70,3 +77,34 @@ def test_what_is_no_list_of_records(content: str, tmp_path: Path) -> None:
         read_predictions(tmp_path / "p.jsonl", task("regression"))
     with pytest.raises(UserError, match="no such file"):
         read_predictions(tmp_path / "other.jsonl", task("regression"))
+
+
+def ranking_examples(relevance: list[int], groups: list[int]) -> Any:
+    labels, numbers, rows = np.array(relevance, dtype=np.float64), np.array(groups), np.arange(len(groups))
+    return SimpleNamespace(labels=labels, groups=numbers, rows=rows)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 4)), min_size=1, max_size=20))
+def test_written_ranks_are_those_that_the_metrics_count(rows: list[tuple[int, int, int]]) -> None:
+    scores, relevance, groups = (list(column) for column in zip(*rows, strict=True))
+    examples, outputs = ranking_examples(relevance, groups), np.array(scores, dtype=np.float32)[:, None]
+    records = list(prediction_records(task("ranking"), outputs, examples))
+    assert [record["score"] for record in records] == scores
+    names = [name for name, metric in METRICS.items() if metric.task_type == "ranking"]
+    without_ties = np.array([-record["rank"] for record in records])
+    written, counted = (
+        compute(names, "ranking", found, examples.labels, examples.groups) for found in (without_ties, outputs)
+    )
+    assert written == counted
+
+
+def test_of_equal_scores_the_later_is_first() -> None:
+    examples = ranking_examples([1, 0, 0, 0, 1, 0], groups=[5, 5, 5, 2, 2, 5])
+    outputs = np.array([[1.0], [1.0], [2.0], [3.0], [3.0], [1.0]], dtype=np.float32)
+    records = list(prediction_records(task("ranking"), outputs, examples))
+    assert [record["rank"] for record in records] == [4, 3, 1, 2, 1, 2]
+    predictions, groups = Predictions(examples.rows, outputs[:, 0].astype(np.float64)), np.array([0, 0, 0, 1, 1, 0])
+    judged = Judged(task("ranking"), Source(path=Path("t.jsonl")), predictions, examples.labels, groups)
+    assert first_ranks(judged).tolist() == [4, 1]
+    assert [hard.rows for hard in hardest(judged)] == [(0, 2), (4, 4)], "first relevant, ranked first"
+    assert compute(["mrr"], "ranking", outputs, examples.labels, examples.groups)["mrr"] == (1 / 4 + 1 / 1) / 2
