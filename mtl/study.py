@@ -266,7 +266,7 @@ class _Grid:
             last = index + 1 == len(self.config.arms[arm])
             names = self._names(phase, task)
             settings = self._typed(("arms", arm, index), names, size, seed)
-            found = self._node(phase, names, settings, node)
+            found = self._node(names, settings, node)
             if found is None:
                 return None
             alone = last and names == [task]
@@ -299,7 +299,7 @@ class _Grid:
         place = self.source.place(path)
         return Sourced(given, {(): place}).over(own.over(shared.over(base)))
 
-    def _node(self, phase: Phase, names: list[str], typed: Sourced, parent: Node | None) -> Node | None:
+    def _node(self, names: list[str], typed: Sourced, parent: Node | None) -> Node | None:
         """The run of a phase: what `preflight` will make of its words."""
         known = parent.run.tasks if parent else {}
         definitions = {

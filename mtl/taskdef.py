@@ -26,7 +26,6 @@ NonNegative = Annotated[float, Field(ge=0.0)]
 Count = Annotated[int, Field(ge=1)]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-PARTS_OF_A_PAIR = ("text_a", "text_b")
 
 
 class SmartSettings(Settings):

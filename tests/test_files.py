@@ -193,10 +193,6 @@ def small_disk(folder: Path, size: int) -> Iterator[Callable[[str], None]]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def size_of(folder: Path) -> int:
-    return sum(len(data) for data in content(folder).values())
-
-
 def test_a_run_on_a_full_disk_stops_and_goes_on_when_there_is_room_again(
     corpus: Path,
     encoder_dir: Path,
