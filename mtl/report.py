@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from annotated_types import Len
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from mtl.errors import UserError, counted, printable
 from mtl.taskdef import TaskDef
@@ -148,7 +147,7 @@ class _Results(BaseModel, strict=True):
     """What readers of `results.json` rely on."""
 
     tasks: _BySplit
-    intervals: dict[str, dict[str, dict[str, Annotated[list[float], Len(2, 2)]]]] = {}
+    intervals: dict[str, dict[str, dict[str, Annotated[list[float], Field(min_length=2, max_length=2)]]]] = {}
     best_steps: dict[str, int] = {}
     task_steps: dict[str, int] = {}
     single: _BySplit = {}

@@ -217,7 +217,15 @@ def test_a_damaged_provenance_is_told(run_dir: Path, tmp_path: Path, capsys: pyt
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("damage", [{"task_steps": {"mood": "x"}}, {"single": []}, {"single": {"mood": {"test": 1}}}])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"task_steps": {"mood": "x"}},
+        {"single": []},
+        {"single": {"mood": {"test": 1}}},
+        *({"intervals": {"mood": {"validation": {"accuracy": [0.5] * bounds}}}} for bounds in (1, 3)),
+    ],
+)
 def test_damaged_results_are_told(
     damage: dict[str, Any], run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
