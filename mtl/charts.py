@@ -130,8 +130,10 @@ def line_chart(
     """Values over the steps of a run.
 
     Args:
-        name, title, y_label: Texts.
+        name: For files and ids.
+        title: What is shown.
         series: At most `SERIES`.
+        y_label: Words at the vertical axis.
         steps: Where the horizontal axis ends.
         log: Whether the vertical axis is logarithmic; values of 0 and below are left out then.
         reference: Label and value of a horizontal line.
@@ -241,7 +243,8 @@ def strip_chart(name: str, title: str, tasks: Sequence[str], done: Sequence[tupl
     """Which task was trained when: a lane for each, cut into columns; a bar is as high as the task's share there.
 
     Args:
-        name, title: Texts.
+        name: For files and ids.
+        title: What is shown.
         tasks: Their names.
         done: (step from 1, task) of every step.
         steps: Where the horizontal axis ends.

@@ -364,4 +364,5 @@ def dump_yaml(data: Any) -> str:
 
 
 def dump_tasks(tasks: Mapping[str, TaskDef]) -> str:
+    """YAML text of task definitions, as `read_task_defs` reads it."""
     return dump_yaml({name: task.model_dump(exclude_none=True) for name, task in tasks.items()})

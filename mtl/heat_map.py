@@ -22,7 +22,8 @@ def heat_chart(name: str, title: str, labels: Sequence[str], values: Sequence[Se
     """A symmetric matrix of numbers from −1 to 1, each in its cell, on a ground that says its sign and about its size.
 
     Args:
-        name, title: Texts.
+        name: For files and ids.
+        title: What is shown.
         labels: Of rows and, by their numbers, of columns.
         values: The matrix; None where there is no number. What stands on the diagonal is taken to be 1.
     """

@@ -184,8 +184,10 @@ def compared(first: RunRecord, second: RunRecord, name: str, split: str, judged:
     """Differences of two runs on a split, metric by metric, or why there are none.
 
     Args:
-        first, second: The runs.
-        name, split: What to compare.
+        first: A run.
+        second: The run that is compared with it.
+        name: The task.
+        split: Its split.
         judged: What `judge` made of either.
 
     Returns:

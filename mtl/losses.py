@@ -20,6 +20,7 @@ Divergence: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 def full_precision(values: Tensor) -> Tensor:
+    """The values in float64 if they are so already, else in float32, of the same shape."""
     return values if values.dtype == torch.float64 else values.float()
 
 

@@ -266,6 +266,7 @@ def compute(
 
     Args:
         names: keys of `METRICS`, all of this task type.
+        task_type: classification, regression or ranking.
         outputs: logits (n, C) for classification, of which the greatest is predicted; (n,) or (n, 1) otherwise.
         labels: (n,) class indices, target values or graded relevance.
         groups: (n,) query ids; ranking only.

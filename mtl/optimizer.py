@@ -28,14 +28,17 @@ def learning_rate_factor(step: int, total: int, settings: ScheduleSettings) -> f
 
 
 def linear(progress: float) -> float:
+    """Share of the peak learning rate after this fraction of the decay: 1 − progress."""
     return 1.0 - progress
 
 
 def cosine(progress: float) -> float:
+    """Share of the peak learning rate after this fraction of the decay: (1 + cos(π · progress))/2."""
     return 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
 def constant(progress: float) -> float:
+    """Share of the peak learning rate after the warm-up: 1 throughout."""
     return 1.0
 
 

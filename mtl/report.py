@@ -31,10 +31,12 @@ def _is_number(cell: str) -> bool:
 
 
 def number(value: Any) -> str:
+    """A metric with four decimals, a count with its thousands separated, `–` for None."""
     return "–" if value is None else f"{value:.4f}" if isinstance(value, float) else f"{value:,}"
 
 
 def interval(bounds: Sequence[float] | None) -> str:
+    """`[low, high]` with four decimals, `–` for None."""
     return "–" if bounds is None else f"[{bounds[0]:.4f}, {bounds[1]:.4f}]"
 
 

@@ -137,6 +137,7 @@ def resume_command(command: Sequence[str] | None) -> str:
 
 
 def installed_version(package: str) -> str | None:
+    """A package's version, None where it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -274,6 +274,7 @@ class _Builder:
 
 
 def dotted(path: KeyPath) -> str:
+    """A key path as people write it: `train.max_steps`."""
     return ".".join(str(key) for key in path)
 
 

@@ -222,8 +222,10 @@ def difference_cells(facts: Mapping[str, Any]) -> tuple[str, str, str, str, str]
 
 
 def signed(value: float | None) -> str:
+    """A difference with sign and four decimals, empty for None."""
     return "" if value is None else f"{value:+.4f}"
 
 
 def interval(bounds: Sequence[float] | None) -> str:
+    """`low to high` with signs and four decimals, empty for None."""
     return "" if bounds is None else f"{bounds[0]:+.4f} to {bounds[1]:+.4f}"
