@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from data_prep import quickstart
-from mtl.rundir import processor
+from mtl.rundir import processor, system
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "sentence-transformers")
@@ -79,7 +79,7 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "accelerator": str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else None,
-        "system": platform.platform(),
+        "system": system(),
         "python": platform.python_version(),
         "versions": {package: version(package) for package in PACKAGES},
     }

@@ -166,3 +166,8 @@ def processor() -> str:
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def system() -> str:
+    """Operating system and architecture, which say nothing of one machine alone."""
+    return f"{platform.system()} {platform.machine()}"

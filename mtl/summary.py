@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from mtl.metrics import METRICS
 from mtl.outcomes import Outcomes, outcome_key
 from mtl.paired import LEVEL, compare_pairs, describe, spread_ratio
 from mtl.report import number, table
-from mtl.rundir import RECORDED_PACKAGES, git_revision, installed_version, processor
+from mtl.rundir import RECORDED_PACKAGES, git_revision, installed_version, processor, system
 from mtl.study import ALL, Study
 from mtl.study_chart import draw
 
@@ -76,7 +75,7 @@ def summarize(study: Study, outcomes: Outcomes) -> dict[str, Any]:
         "finished": finished,
         "groups": groups,
         "across": across,
-        "machine": {"cores": os.cpu_count(), "processor": processor(), "system": platform.platform()},
+        "machine": {"cores": os.cpu_count(), "processor": processor(), "system": system()},
         "versions": {package: installed_version(package) for package in RECORDED_PACKAGES},
         "processors": sorted({outcome.processor for outcome in outcomes.values()}),
         "git_revision": git_revision(),

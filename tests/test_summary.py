@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import replace
 from math import sqrt
 from pathlib import Path
@@ -81,6 +82,7 @@ def test_every_task_and_metric_is_a_group(summary: dict[str, Any]) -> None:
         ("answer", "map"): (None, False, True),
     }
     assert (summary["cells"], summary["finished"]) == (2 * 3 * 3 * 3, 3 * 3 * 3 - 1)
+    assert platform.system() in summary["machine"]["system"] and platform.release() not in str(summary["machine"])
     assert len(summary["runs"]) == summary["finished"] and summary["processors"] == ["p0", "p1", "p2"]
 
 
