@@ -89,10 +89,10 @@ pre-fine-tuning has less to add. The data holds only a part of MNLI, QQP, SNLI a
 for orientation: they are of another encoder and not means over seeds (those of the paper's Table 2 are
 [the best of three runs](https://github.com/namisan/mt-dnn/issues/126), according to an author).
 
-Every mean is over all seeds. The line above each table says which rows were evaluated, and after which step.
-Differences are to the first arm, or to the arm that a row names with "over". They are paired by seed, with 95 %
-intervals by the t distribution and by a bootstrap of the pairs. There are many comparisons here: without any effect,
-one interval in twenty is expected to exclude 0.
+Every mean is over all seeds that were run (n in the tables). The line above each table says which rows were evaluated,
+and after which step. Differences are to the first arm, or to the arm that a row names with "over". They are paired by
+seed, with 95 % intervals by the t distribution and by a bootstrap of the pairs. There are many comparisons here:
+without any effect, one interval in twenty is expected to exclude 0.
 """
 
 
@@ -188,13 +188,16 @@ def _section(name: str, summary: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _design(summary: Mapping[str, Any]) -> str:
-    seconds = [(arm["seconds"] or 0) * arm["n"] for g in summary["groups"] if g["first"] for arm in g["arms"].values()]
+    arms = [arm for group in summary["groups"] if group["first"] for arm in group["arms"].values()]
+    seconds = [(arm["seconds"] or 0) * arm["n"] for arm in arms]
+    most, planned = max((arm["n"] for arm in arms), default=0), len(summary["seeds"])
+    seeds = f"{planned} seeds" if most >= planned else f"{most} of {planned} seeds"
     done = f"{summary['finished']:,} of {summary['cells']:,} cells"
     if summary["finished"] < summary["cells"]:
         done += " (**unfinished**)"
     machine, revision = summary["machine"], (summary["git_revision"] or "unknown")[:12]
     return (
-        f"{done}, {len(summary['seeds'])} seeds, {counted_rows(summary)}; encoder `{summary['encoder']}`; "
+        f"{done}, {seeds}, {counted_rows(summary)}; encoder `{summary['encoder']}`; "
         f"{math.fsum(seconds) / 3600:.1f} h without what cells share, "
         f"on {machine['cores']} cores ({', '.join(summary['processors'])}), torch {summary['versions']['torch']}, "
         f"put together at revision {revision}."
@@ -207,6 +210,8 @@ def _rows(group: Mapping[str, Any], published: Mapping[str, float]) -> Iterator[
     yield "| " + " | ".join(header) + " |"
     yield "|" + "---|" * len(header)
     for arm, facts in group["arms"].items():
+        if not facts["n"]:
+            continue
         cells = [code_span(arm), str(facts["n"]), _number(facts["mean"]), _number(facts["std"])]
         cells += difference_cells(facts)
         if published:

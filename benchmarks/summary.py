@@ -131,7 +131,7 @@ def speed(files: Mapping[str, Any]) -> str:
         lines += ["", f"A step with R_s and D spends its time in {parts} (`benchmarks.profiles`)."]
     machine = files["steps"]["machine"]
     versions = ", ".join(f"{package} {number}" for package, number in machine["versions"].items())
-    lines += ["", f"Measured on {machine['cores']} cores of a {machine['processor']}, {versions}.", ""]
+    lines += ["", f"Measured on {machine['cores']} cores ({machine['processor']}), {versions}.", ""]
     return "\n".join(lines)
 
 

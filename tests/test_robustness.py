@@ -103,17 +103,26 @@ def arm(mean: float, t: list[float] | None, n: int = 5) -> dict[str, Any]:
     return {"values": {}, "n": n, "mean": mean, "std": 0.1, "seconds": 3600.0, "difference": difference}
 
 
+NOT_RUN = {"values": {}, "n": 0, "mean": None, "std": None, "seconds": None, "difference": {"n": 0, "t": None}}
+
+
 def test_figures_stand_beside_the_papers() -> None:
     first = {**arm(0.5, None), "difference": None}
     groups = [
         {
             **{"task": "scitail", "size": 23, "metric": "accuracy", "first": True, "higher_is_better": True},
-            "arms": {"single": first, "mt-dnn": arm(0.7, [0.1, 0.3]), "mt-dnn-smart": arm(0.49, [-0.2, 0.1])},
+            "arms": {
+                "single": first,
+                "mt-dnn": arm(0.7, [0.1, 0.3]),
+                "mt-dnn-smart": arm(0.49, [-0.2, 0.1]),
+                "later": NOT_RUN,
+            },
             "contrasts": [{"arm": "mt-dnn-smart", "base": "mt-dnn", **arm(-0.21, [-0.3, -0.1])}],
         }
     ]
     summary = {
-        **{"groups": groups, "tasks": ["scitail"], "seeds": [1, 2], "cells": 4, "finished": 3, "select": "validation"},
+        **{"groups": groups, "tasks": ["scitail"], "seeds": [*range(8)], "cells": 4, "finished": 3},
+        "select": "validation",
         **{"step": "last", "encoder": "e", "git_revision": None, "versions": {"torch": "2"}},
         "machine": {"cores": 2},
         "processors": ["p"],
@@ -122,7 +131,9 @@ def test_figures_stand_beside_the_papers() -> None:
         del group["arms"]["single"]["difference"]  # type: ignore[index]
     text = results.document({"c_scitail": summary}, [])
     assert "| `single` | 5 | 0.5000 |" in text and text.count("| 51.2 |") == 1 and "| 82.3 |" in text
-    assert "3 of 4 cells (**unfinished**)" in text and "15.0 h" in text
+    assert "3 of 4 cells (**unfinished**), 5 of 8 seeds, validation rows" in text and "15.0 h" in text
+    assert "later" not in text, "an arm that was not run has no line"
+    assert "(**unfinished**), 5 seeds, " in results.document({"c_scitail": {**summary, "seeds": [*range(5)]}}, [])
     assert "not clearly better than `single`: `mt-dnn-smart`" in text
     assert "worse than `mt-dnn`: `mt-dnn-smart`" in text
     assert "| `mt-dnn-smart` over `mt-dnn` | 5 |  |  | -0.2100 | -0.3000 to -0.1000 |" in text
