@@ -38,9 +38,9 @@ class Trained:
     results: dict[str, Any] = field(repr=False)
     warnings: tuple[str, ...] = ()
 
-    def load(self, weights: str = "best") -> Model:
+    def load(self, weights: str = "best", *, trust_remote_code: bool = False) -> Model:
         """The run's models; see `load`."""
-        return load(self.path, weights)
+        return load(self.path, weights, trust_remote_code=trust_remote_code)
 
 
 def train(
@@ -54,6 +54,7 @@ def train(
     settings: Mapping[str, Any] | Sourced | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    trust_remote_code: bool = False,
     baselines: bool = False,
     verbose: bool = False,
     display: Display | None = None,
@@ -73,6 +74,7 @@ def train(
             `{"train.max_steps": 100, "tasks.rte.smart.weight": 3}`.
         resume: Whether to continue the run in `output`.
         overwrite: Whether to replace it.
+        trust_remote_code: Whether the encoder may run code of its own.
         baselines: Whether to train each task alone afterwards, for the steps it got, and compare.
         verbose: Whether to print what the command line prints; by default nothing is.
         display: What shows the run instead.
@@ -88,7 +90,7 @@ def train(
         StorageError: Something could not be written.
     """
     with words_of(command):
-        typed = _typed(settings, encoder=encoder, data_root=data_root)
+        typed = _typed(settings, encoder=encoder, data_root=data_root, trust_remote_code=trust_remote_code or None)
         request = _request(task_defs, output, typed, config, resume=resume, overwrite=overwrite, tasks=tasks or ())
         shown = display or _display(verbose)
         return _run(lambda: check_train(request), request, shown, command, baselines=baselines)
@@ -106,6 +108,7 @@ def adapt(
     settings: Mapping[str, Any] | Sourced | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    trust_remote_code: bool = False,
     verbose: bool = False,
     display: Display | None = None,
     command: Sequence[str] | None = None,
@@ -124,6 +127,7 @@ def adapt(
         settings: Any key of the configuration; see `train`.
         resume: Whether to continue the run in `output`.
         overwrite: Whether to replace it.
+        trust_remote_code: Whether the encoder may run code of its own.
         verbose: Whether to print what the command line prints.
         display: What shows the run instead.
         command: The command line that asked, if one did.
@@ -135,7 +139,7 @@ def adapt(
         UserError: The request is wrong; nothing was started. Others are those of `train`.
     """
     with words_of(command):
-        typed = _typed(settings, head=head, data_root=data_root)
+        typed = _typed(settings, head=head, data_root=data_root, trust_remote_code=trust_remote_code or None)
         request = _request(task_defs, output, typed, config, resume=resume, overwrite=overwrite, run_dir=Path(run_dir))
         return _run(lambda: check_adapt(request, task), request, display or _display(verbose), command)
 
@@ -143,7 +147,7 @@ def adapt(
 def _typed(settings: Mapping[str, Any] | Sourced | None, **named: Any) -> Sourced:
     """Settings, with what has an argument of its own over them."""
     base = settings if isinstance(settings, Sourced) else from_mapping(settings or {})
-    own = {key: os.fspath(value) for key, value in named.items() if value is not None}
+    own = {key: value if value is True else os.fspath(value) for key, value in named.items() if value is not None}
     return Sourced(own, {(key,): key for key in own}).over(base)
 
 

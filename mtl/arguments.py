@@ -16,6 +16,7 @@ SHELLS = ("bash", "zsh", "fish")
 TASK_DEFS_HELP = "YAML files with task definitions"
 ENCODER_HELP = "hub id, directory, or pkg:PACKAGE/SUBDIR"
 RUN_OR_EXPORT_HELP = "directory of a run, or of one exported task"
+TRUST_HELP = "let the encoder run its own code"
 
 
 class Parser(argparse.ArgumentParser):
@@ -105,7 +106,7 @@ def _evaluate_arguments(parser: Parser) -> None:
     parser.add_argument("--data-root", metavar="DIR", help="local mirror of the hub (default: the run's)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="also write the metrics as JSON")
     _add_precision(parser)
-    _add_weights(parser)
+    _add_loading(parser)
 
 
 def _predict_arguments(parser: Parser) -> None:
@@ -121,7 +122,7 @@ def _predict_arguments(parser: Parser) -> None:
     )
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="predictions, as JSON lines")
     _add_precision(parser)
-    _add_weights(parser)
+    _add_loading(parser)
 
 
 def _export_arguments(parser: Parser) -> None:
@@ -131,7 +132,7 @@ def _export_arguments(parser: Parser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace earlier exports")
     where = "also upload to this repository of the hub, private if it is new; several tasks go to REPO-TASK each"
     parser.add_argument("--push-to-hub", metavar="REPO", help=where)
-    _add_weights(parser)
+    _add_loading(parser)
 
 
 def _validate_arguments(parser: Parser) -> None:
@@ -150,6 +151,7 @@ def _prepare_arguments(parser: Parser) -> None:
     parser.add_argument("--data-root", metavar="DIR", help="local mirror of the hub")
     parser.add_argument("--max-length", type=int, metavar="N", help="tokens of one input (default: 512)")
     parser.add_argument("--num-proc", type=int, metavar="N", help="processes that tokenise (default: 1)")
+    parser.add_argument("--trust-remote-code", action="store_const", const=True, help=TRUST_HELP)
 
 
 def _tasks_arguments(parser: Parser) -> None:
@@ -243,18 +245,17 @@ def _add_settings(parser: Parser) -> None:
     settings.add_argument("--config", metavar="FILE", help="run configuration, such as another run's run.yml")
     anything = "any key of the configuration, such as evaluation.every=200; repeatable"
     settings.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=anything)
-    settings.add_argument(
-        "--trust-remote-code", action="store_const", const=True, help="let the encoder run its own code"
-    )
+    settings.add_argument("--trust-remote-code", action="store_const", const=True, help=TRUST_HELP)
 
 
-def _add_weights(parser: Parser) -> None:
+def _add_loading(parser: Parser) -> None:
     parser.add_argument(
         "--weights",
         choices=("best", "final", "teacher"),
         default="best",
         help="of a run: each task's best step (default), the last step, or the proximal term's average",
     )
+    parser.add_argument("--trust-remote-code", action="store_true", help=TRUST_HELP)
 
 
 def _add_precision(parser: Parser) -> None:

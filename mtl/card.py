@@ -31,11 +31,11 @@ DIGEST = re.compile(r"[A-Za-z0-9]{8,128}")
 PLACE = "path/to/this/directory"  # in the example
 
 
-def model_card(name: str, task: TaskDef, facts: Facts) -> str:
-    """The text of a model's README.md."""
+def model_card(name: str, task: TaskDef, facts: Facts, *, own_code: bool = False) -> str:
+    """The text of a model's README.md; with `own_code` of one that brings code, without which it does not load."""
     sections = {
         "": _summary(task),
-        "Use": _use(task),
+        "Use": _use(task, own_code=own_code),
         "Results": _results(task, facts),
         "Training": _training(name, task, facts),
         "Data": _data(name, task, facts),
@@ -145,8 +145,8 @@ def _summary(task: TaskDef) -> list[str]:
     return lines
 
 
-def _use(task: TaskDef) -> list[str]:
-    place = f'"{PLACE}"'
+def _use(task: TaskDef, *, own_code: bool) -> list[str]:
+    place = f'"{PLACE}"' + (", trust_remote_code=True" if own_code else "")
     where = "# or the id of its repository on the hub"
     if task.type == "ranking":
         code = [
@@ -165,6 +165,8 @@ def _use(task: TaskDef) -> list[str]:
             f"print(model({text}, truncation=True))  # {comment}",
         ]
     more = "`AutoModelForSequenceClassification` and `AutoTokenizer` load it too; `task.yml` is the task's definition."
+    if own_code:
+        more += " The model runs code of its own, the `.py` files here: each of them needs `trust_remote_code=True`."
     return ["```python", *code, "```", "", more]
 
 

@@ -163,6 +163,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         weights=arguments.weights,
         precision=arguments.precision,
         output=arguments.output,
+        trust_remote_code=arguments.trust_remote_code,
     )
 
 
@@ -176,13 +177,15 @@ def _predict(arguments: argparse.Namespace) -> None:
         arguments.output,
         weights=arguments.weights,
         precision=arguments.precision,
+        trust_remote_code=arguments.trust_remote_code,
     )
 
 
 def _export(arguments: argparse.Namespace) -> None:
     from mtl.inference import export
 
-    options = {name: getattr(arguments, name) for name in ("weights", "overwrite", "push_to_hub")}
+    names = ("weights", "overwrite", "push_to_hub", "trust_remote_code")
+    options = {name: getattr(arguments, name) for name in names}
     export(arguments.path, arguments.task, arguments.output, **options)
 
 

@@ -30,7 +30,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from mtl.checks import Row, RowChecker
-from mtl.errors import UserError
+from mtl.errors import UserError, load_failure
 from mtl.files import cache_directory, storing, sync
 from mtl.source import Source, read_rows
 from mtl.taskdef import TaskDef
@@ -127,7 +127,7 @@ def load_tokenizer(encoder: str, *, trust_remote_code: bool = False) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(encoder, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, ImportError) as error:
-        raise UserError.of(encoder, f"the tokenizer cannot be loaded: {str(error).splitlines()[0]}") from error
+        raise UserError.of(encoder, f"the tokenizer cannot be loaded: {load_failure(error)}") from error
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # Transformers makes one where there is none
         message = "holds no tokenizer: every word would be unknown; save the model's own beside it (save_pretrained)"
         raise UserError.of(encoder, message)
@@ -150,9 +150,7 @@ def load_config(encoder: str, *, trust_remote_code: bool = False) -> Any:
     try:
         return AutoConfig.from_pretrained(encoder, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        hint = " (--trust-remote-code lets it)" if "custom code" in reason else ""
-        raise UserError.of(encoder, f"the configuration cannot be loaded: {reason}{hint}") from error
+        raise UserError.of(encoder, f"the configuration cannot be loaded: {load_failure(error)}") from error
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:

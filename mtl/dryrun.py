@@ -23,7 +23,8 @@ from mtl.trainer import TERM_NAMES
 
 def lengths(checked: Checked) -> dict[tuple[str, str], dict[str, Any]]:
     """Token figures of every split: total, mean, longest, and how many inputs are truncated."""
-    splits = prepare_splits(checked, load_tokenizer(checked.encoder))
+    tokenizer = load_tokenizer(checked.encoder, trust_remote_code=checked.run.config.trust_remote_code)
+    splits = prepare_splits(checked, tokenizer)
     return {
         (name, split): {
             "tokens": int(part.lengths.sum()),

@@ -60,6 +60,14 @@ class Interrupted(Exception):
         self.signal_number = signal_number
 
 
+def load_failure(error: Exception) -> str:
+    """Why Transformers did not load something: the first line of what it says, or the flag that is missing."""
+    text = str(error) or type(error).__name__
+    if "trust_remote_code=True" in text:
+        return "it brings code of its own, which runs with --trust-remote-code only"
+    return text.splitlines()[0]
+
+
 def printable(text: str) -> str:
     """A text with control characters written out, so that no file can steer the terminal it is shown on."""
     if text.isprintable():

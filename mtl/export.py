@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,16 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers.dynamic_module_utils import custom_object_save
 
 from mtl.card import CARD_FILE, model_card
 from mtl.config import Run, dump_tasks
 from mtl.data import load_tokenizer, usable_length
-from mtl.errors import Problem, UserError, listed, nearest
+from mtl.errors import Problem, UserError, listed, load_failure, nearest
 from mtl.facts import Facts
 from mtl.files import new_directory, write_file
-from mtl.model import HEADS_FILE, MultiTaskModel, head_tensors, load_model, quiet_transformers
+from mtl.model import HEADS_FILE, MultiTaskModel, build_model, head_tensors, load_model, quiet_transformers
 from mtl.preflight import RUN_FILE, TASK_FILE, no_run, read_run, read_task
 from mtl.taskdef import TaskDef
 
@@ -59,14 +61,19 @@ class Loaded:
 
 def save_model(model: MultiTaskModel, tokenizer: Any, folder: Path) -> None:
     """Writes encoder and all heads: the encoder as a native base model, the heads in one safetensors file."""
+    task_model = model.task_model(model.tasks[0])
     with new_directory(folder) as new:
+        if task_model._auto_class is not None:  # its code came with it, and the encoder's class saves none
+            custom_object_save(task_model, new, model.encoder.config)
         with quiet_transformers():
             model.encoder.save_pretrained(new)
         tokenizer.save_pretrained(new)
         save_file(head_tensors(model), new / HEADS_FILE)
 
 
-def save_export(loaded: Loaded, name: str, folder: Path, facts: Facts, *, verify: bool) -> None:
+def save_export(
+    loaded: Loaded, name: str, folder: Path, facts: Facts, *, verify: bool, trust_remote_code: bool = False
+) -> None:
     """Writes one task as a plain Transformers model, complete or not at all.
 
     Args:
@@ -75,6 +82,7 @@ def save_export(loaded: Loaded, name: str, folder: Path, facts: Facts, *, verify
         folder: Where to; an earlier export there is replaced.
         facts: What is known of the model, for its card.
         verify: Whether to reload the export and compare logits.
+        trust_remote_code: Whether the model may run code of its own as it is reloaded.
 
     Raises:
         ExportError: The reloaded logits differ by more than `TOLERANCE`.
@@ -84,8 +92,8 @@ def save_export(loaded: Loaded, name: str, folder: Path, facts: Facts, *, verify
             loaded.model.save_pretrained(new)
         loaded.tokenizer.save_pretrained(new)
         (new / TASK_FILE).write_text(dump_tasks({name: loaded.task}), encoding="utf-8")
-        (new / CARD_FILE).write_text(model_card(name, loaded.task, facts), encoding="utf-8")
-        difference = largest_difference(loaded, new) if verify else 0.0
+        (new / CARD_FILE).write_text(model_card(name, loaded.task, facts, own_code=_has_code(new)), encoding="utf-8")
+        difference = largest_difference(loaded, new, trust_remote_code=trust_remote_code) if verify else 0.0
         if not difference <= TOLERANCE:
             raise ExportError(
                 f"{name}: the reloaded export differs by {difference:.2g} in its logits; nothing was written"
@@ -95,18 +103,19 @@ def save_export(loaded: Loaded, name: str, folder: Path, facts: Facts, *, verify
 def renew_card(folder: Path, name: str, task: TaskDef, facts: Facts) -> None:
     """Writes an export's model card anew, if the export is there."""
     if (folder / TASK_FILE).is_file():
-        write_file(folder / CARD_FILE, model_card(name, task, facts))
+        write_file(folder / CARD_FILE, model_card(name, task, facts, own_code=_has_code(folder)))
+
+
+def _has_code(folder: Path) -> bool:
+    """Whether Transformers wrote code beside the model, as it does where a class was not its own."""
+    return any(folder.glob("*.py"))
 
 
 @torch.inference_mode()
-def largest_difference(loaded: Loaded, folder: Path) -> float:
+def largest_difference(loaded: Loaded, folder: Path, *, trust_remote_code: bool = False) -> float:
     """Reloads an export as a stranger would and compares its logits on fixed sentences, each with its own tokenizer."""
-    with quiet_transformers():
-        reloaded = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
-    logits = [
-        _probe_logits(model, tokenizer, loaded.task)
-        for model, tokenizer in ((loaded.model, loaded.tokenizer), (reloaded, load_tokenizer(str(folder))))
-    ]
+    again = _load_export(folder, loaded.task, trust_remote_code=trust_remote_code)
+    logits = [_probe_logits(item.model, item.tokenizer, loaded.task) for item in (loaded, again)]
     return float((logits[0] - logits[1]).abs().max())
 
 
@@ -131,7 +140,7 @@ def task_of(model: MultiTaskModel, name: str, task: TaskDef, tokenizer: Any) -> 
     return Loaded(task, task_model, tokenizer)
 
 
-def load_tasks(path: Path, names: list[str], weights: str) -> dict[str, Loaded]:
+def load_tasks(path: Path, names: list[str], weights: str, *, trust_remote_code: bool = False) -> dict[str, Loaded]:
     """Loads tasks of a run or an export for use.
 
     Args:
@@ -139,14 +148,16 @@ def load_tasks(path: Path, names: list[str], weights: str) -> dict[str, Loaded]:
         names: Tasks; all when empty.
         weights: Of a run, `best` (each task's best step), `final` (the shared model after the last step) or `teacher`
             (the slow average that the proximal term pulls towards, after the last step).
+        trust_remote_code: Whether the models may run code of their own.
 
     Raises:
         UserError: The directory is neither, or a task is not in it.
     """
+    load = partial(_load_export, trust_remote_code=trust_remote_code)
     if (path / TASK_FILE).is_file():
         tasks = read_task(path / TASK_FILE)
         _require(names, list(tasks), path)
-        return {name: _load_export(path, task) for name, task in tasks.items()}
+        return {name: load(path, task) for name, task in tasks.items()}
     if not (path / RUN_FILE).is_file():
         raise UserError.of(str(path), no_run(path))
     run = read_run(path)
@@ -156,12 +167,13 @@ def load_tasks(path: Path, names: list[str], weights: str) -> dict[str, Loaded]:
         missing = [name for name in chosen if not (path / "best" / name / TASK_FILE).is_file()]
         if missing:
             raise UserError.of(str(path), f"has no best step of {listed(missing)} yet: continue the run with --resume")
-        return {name: _load_export(path / "best" / name, task) for name, task in chosen.items()}
+        return {name: load(path / "best" / name, task) for name, task in chosen.items()}
     folder = path / WEIGHTS[weights]
     if not folder.is_dir():
         reason = ", or ran without the proximal term" if weights == "teacher" else "; continue it with --resume"
         raise UserError.of(str(path), f"has no {weights} weights: the run is not finished{reason}")
-    model, tokenizer = load_model(folder, chosen), load_tokenizer(str(folder))
+    model = load_model(folder, chosen, trust_remote_code=trust_remote_code)
+    tokenizer = load_tokenizer(str(folder), trust_remote_code=trust_remote_code)
     return {name: task_of(model, name, task, tokenizer) for name, task in chosen.items()}
 
 
@@ -175,17 +187,23 @@ def _require(names: list[str], present: list[str], path: Path) -> None:
         raise UserError(problems)
 
 
-def _load_export(path: Path, task: TaskDef) -> Loaded:
+def _load_export(path: Path, task: TaskDef, *, trust_remote_code: bool) -> Loaded:
     try:
         with quiet_transformers():
-            model = AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32, use_safetensors=True)
+            model = AutoModelForSequenceClassification.from_pretrained(
+                path, dtype=torch.float32, use_safetensors=True, trust_remote_code=trust_remote_code
+            )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise UserError.of(str(path), f"cannot be loaded: {str(error).splitlines()[0]}") from error
-    return Loaded(task, model, load_tokenizer(str(path)))
+        raise UserError.of(str(path), f"cannot be loaded: {load_failure(error)}") from error
+    return Loaded(task, model, load_tokenizer(str(path), trust_remote_code=trust_remote_code))
 
 
-def load_encoder(run_dir: Path) -> tuple[PreTrainedModel, Any]:
+def load_encoder(run_dir: Path, *, trust_remote_code: bool = False) -> tuple[PreTrainedModel, Any]:
     """A run's shared encoder after the last step, with its tokenizer.
+
+    Args:
+        run_dir: The run.
+        trust_remote_code: Whether the encoder may run code of its own.
 
     Raises:
         UserError: There is none.
@@ -195,12 +213,8 @@ def load_encoder(run_dir: Path) -> tuple[PreTrainedModel, Any]:
         raise UserError.of(
             str(run_dir), "has no shared encoder yet: the run is not finished; continue it with --resume"
         )
-    try:
-        with quiet_transformers():
-            encoder = AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise UserError.of(str(folder), f"cannot be loaded: {str(error).splitlines()[0]}") from error
-    return encoder, load_tokenizer(str(folder))
+    encoder = build_model(str(folder), {}, seed=0, trust_remote_code=trust_remote_code).encoder
+    return encoder, load_tokenizer(str(folder), trust_remote_code=trust_remote_code)
 
 
 def run_of(path: Path) -> Run | None:

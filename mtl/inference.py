@@ -95,6 +95,7 @@ def evaluate(
     weights: str,
     precision: PrecisionName = "fp32",
     output: Path | None = None,
+    trust_remote_code: bool = False,
     say: Say = print,
 ) -> dict[str, dict[str, float]]:
     """Scores tasks of a run or an export on a split, and prints a table.
@@ -107,6 +108,7 @@ def evaluate(
         weights: Of a run, `best`, `final` or `teacher`.
         precision: That outputs are computed in.
         output: File for the metrics as JSON.
+        trust_remote_code: Whether the models may run code of their own.
         say: Where lines for people go.
 
     Returns:
@@ -116,7 +118,7 @@ def evaluate(
         raise UserError.of("--split", f"{split!r} may hold letters, digits, '-' and '_' only (it names a file)")
     if problems := precision_problems(precision, best_device()):
         raise UserError(problems)
-    loaded = load_tasks(path, names, weights)
+    loaded = load_tasks(path, names, weights, trust_remote_code=trust_remote_code)
     run = run_of(path)
     if run is not None:
         refuse_links(path)
@@ -155,6 +157,7 @@ def predict(
     *,
     weights: str,
     precision: PrecisionName = "fp32",
+    trust_remote_code: bool = False,
     say: Say = print,
 ) -> None:
     """Predicts every row of a file with some tasks' models and writes JSON lines in the order of the rows.
@@ -176,7 +179,7 @@ def predict(
         )
     if problems:
         raise UserError(problems)
-    loaded = load_tasks(path, names, weights)
+    loaded = load_tasks(path, names, weights, trust_remote_code=trust_remote_code)
     if len(loaded) > 1 and not names:
         raise UserError.of("--task", f"name one of the tasks, or several with commas: {', '.join(loaded)}")
     rows = predict_file(loaded, file, output, precision)
@@ -223,6 +226,7 @@ def export(
     weights: str,
     overwrite: bool,
     push_to_hub: str | None = None,
+    trust_remote_code: bool = False,
     say: Say = print,
 ) -> None:
     """Writes tasks of a run as standalone models to `output/TASK`, each verified, and prints a table.
@@ -234,6 +238,7 @@ def export(
         weights: Of a run, `best`, `final` or `teacher`.
         overwrite: Whether earlier exports are replaced.
         push_to_hub: Repository on the hub that is written too; with several tasks one for each, `REPO-TASK`.
+        trust_remote_code: Whether the models may run code of their own.
         say: Where lines for people go.
 
     Raises:
@@ -241,7 +246,7 @@ def export(
         StorageError: Something could not be written, here or on the hub.
     """
     run = run_of(path)
-    loaded = load_tasks(path, names, weights)
+    loaded = load_tasks(path, names, weights, trust_remote_code=trust_remote_code)
     repositories = {} if push_to_hub is None else check_push(push_to_hub, list(loaded))
     used = [name for name in loaded if (output / name).exists()]
     if output.exists() and not output.is_dir():
@@ -252,7 +257,7 @@ def export(
     rows: list[tuple[Any, ...]] = []
     for name, item in loaded.items():
         facts = read_facts(name, path, run, results, weights) if run else Facts()
-        save_export(item, name, output / name, facts, verify=True)
+        save_export(item, name, output / name, facts, verify=True, trust_remote_code=trust_remote_code)
         rows.append((name, *_headline(item.task, facts), str(output / name)))
     say(table(("task", "metric", "value", "baseline", "model"), rows))
     for name, repository in repositories.items():

@@ -21,7 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from mtl.batch import Batch
 from mtl.dropout import quicken_attention, quicken_layers
-from mtl.errors import UserError
+from mtl.errors import UserError, load_failure
 from mtl.sampling import derive_seed
 from mtl.taskdef import TaskDef
 
@@ -197,16 +197,21 @@ def build_model(
                 output_loading_info=True,
             )
     except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError, UnpicklingError) as error:
-        raise UserError.of(encoder, f"cannot be loaded as a text encoder: {str(error).splitlines()[0]}") from error
+        raise UserError.of(encoder, f"cannot be loaded as a text encoder: {load_failure(error)}") from error
     base = loaded.base_model
     quicken_attention(base)
-    known = _pretrained_head(loaded, config, {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
-    return MultiTaskModel(
-        base, {name: _task_model(base, config, name, task, seed, known) for name, task in tasks.items()}
-    )
+    fresh = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
+    known = _pretrained_head(loaded, config, fresh, trust_remote_code=trust_remote_code)
+    task_models = {
+        name: _task_model(base, config, name, task, seed, known, trust_remote_code=trust_remote_code)
+        for name, task in tasks.items()
+    }
+    return MultiTaskModel(base, task_models)
 
 
-def _pretrained_head(loaded: PreTrainedModel, config: Any, fresh: set[str]) -> dict[str, Tensor]:
+def _pretrained_head(
+    loaded: PreTrainedModel, config: Any, fresh: set[str], *, trust_remote_code: bool
+) -> dict[str, Tensor]:
     """The parameters of a head's layers that the checkpoint holds whole, but for those that depend on the labels."""
     layers = [
         {f"{name}.{key}": tensor for key, tensor in child.named_parameters()}
@@ -219,13 +224,21 @@ def _pretrained_head(loaded: PreTrainedModel, config: Any, fresh: set[str]) -> d
     other = copy.deepcopy(config)
     other.num_labels = loaded.config.num_labels + 1
     with torch.device("meta"), quiet_transformers():
-        shapes = {k: p.shape for k, p in AutoModelForSequenceClassification.from_config(other).named_parameters()}
+        model = AutoModelForSequenceClassification.from_config(other, trust_remote_code=trust_remote_code)
+    shapes = {key: parameter.shape for key, parameter in model.named_parameters()}
     free = [layer for layer in known if all(tensor.shape == shapes[key] for key, tensor in layer.items())]
     return {key: tensor.detach() for layer in free for key, tensor in layer.items()}
 
 
 def _task_model(
-    base: PreTrainedModel, config: Any, name: str, task: TaskDef, seed: int, known: Mapping[str, Tensor]
+    base: PreTrainedModel,
+    config: Any,
+    name: str,
+    task: TaskDef,
+    seed: int,
+    known: Mapping[str, Tensor],
+    *,
+    trust_remote_code: bool,
 ) -> PreTrainedModel:
     config = copy.deepcopy(config)
     labels = task.labels if task.type == "classification" else [name]
@@ -236,7 +249,7 @@ def _task_model(
         if hasattr(config, key):
             setattr(config, key, task.dropout)
     with torch.device("meta"), quiet_transformers():
-        model = AutoModelForSequenceClassification.from_config(config)
+        model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=trust_remote_code)
     setattr(model, model.base_model_prefix, base)
     for child_name, child in model.named_children():
         if child_name != model.base_model_prefix:
@@ -256,7 +269,12 @@ def _task_model(
 
 
 def load_model(
-    folder: str | Path, tasks: Mapping[str, TaskDef], heads: Mapping[str, str | None] | None = None, *, seed: int = 0
+    folder: str | Path,
+    tasks: Mapping[str, TaskDef],
+    heads: Mapping[str, str | None] | None = None,
+    *,
+    seed: int = 0,
+    trust_remote_code: bool = False,
 ) -> Any:
     """Loads the shared encoder and the heads that `save_model` wrote.
 
@@ -265,11 +283,12 @@ def load_model(
         tasks: Tasks to give a head.
         heads: Task to the stored head it takes, or None for a fresh one; by default each its own.
         seed: Seed of the fresh heads.
+        trust_remote_code: Whether the directory may run code of its own.
 
     Raises:
         UserError: The directory holds no such model or lacks a head.
     """
-    model = build_model(str(folder), tasks, seed=seed)
+    model = build_model(str(folder), tasks, seed=seed, trust_remote_code=trust_remote_code)
     path = Path(folder) / HEADS_FILE
     try:
         stored = load_file(path)

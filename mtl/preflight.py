@@ -185,15 +185,11 @@ def _finish(request: Request, definitions: Mapping[str, Sourced], file: Sourced,
             encoder = find_encoder(spec)
         except UserError as error:
             problems += error.problems
-    if config is not None and config.trust_remote_code and not request.typed.data.get("trust_remote_code"):
-        place = file.place(("trust_remote_code",))
-        message = "trust_remote_code counts on the command line only (--trust-remote-code): a file may be a stranger's"
-        problems.append(Problem(place, message))
     if config is not None and config.phase == "train" and config.head != FRESH:
         message = f"head is for `adapt`: in `train` every head is new, so it can be {FRESH!r} only"
         problems.append(Problem(request.typed.over(file).place(("head",)), message))
     if config is not None:
-        problems += telemetry_problems(config)
+        problems += trust_problems(config, file, request.typed) + telemetry_problems(config)
     data_root = directory(request.typed.over(file).data.get("data_root"))
     search = config is not None and config.leaks != "ignore"
     data = check_data(tasks, data_root, search=search)
@@ -202,6 +198,14 @@ def _finish(request: Request, definitions: Mapping[str, Sourced], file: Sourced,
         raise UserError(problems)
     run = Run(config.model_copy(update={"task_defs": [TASKS_FILE], "data_root": data_root, **_FOLDED}), tasks)
     return Checked(run, str(encoder), data)
+
+
+def trust_problems(config: RunConfig, file: Sourced, typed: Sourced) -> list[Problem]:
+    """Whether a file would let an encoder run its own code, which the words of the command alone may do."""
+    if not config.trust_remote_code or typed.data.get("trust_remote_code"):
+        return []
+    message = "trust_remote_code counts on the command line only (--trust-remote-code): a file may be a stranger's"
+    return [Problem(file.place(("trust_remote_code",)), message)]
 
 
 def directory(data_root: Any) -> str | None:

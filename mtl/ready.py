@@ -177,11 +177,9 @@ def make_model(checked: Checked) -> MultiTaskModel:
 
 
 def _make_model(checked: Checked) -> MultiTaskModel:
-    run = checked.run
+    run, seed, trust = checked.run, checked.run.config.train.seed, checked.run.config.trust_remote_code
     if run.config.phase == "adapt":
         stored = {task: stored_head(run.config.head, task) for task in run.tasks}
-        model: MultiTaskModel = load_model(checked.encoder, run.tasks, stored, seed=run.config.train.seed)
+        model: MultiTaskModel = load_model(checked.encoder, run.tasks, stored, seed=seed, trust_remote_code=trust)
         return model
-    return build_model(
-        checked.encoder, run.tasks, seed=run.config.train.seed, trust_remote_code=run.config.trust_remote_code
-    )
+    return build_model(checked.encoder, run.tasks, seed=seed, trust_remote_code=trust)

@@ -28,7 +28,9 @@ Texts: TypeAlias = "Sequence[str] | Sequence[tuple[str, str]] | Sequence[tuple[s
 SHOWN = 5  # wrong texts that are told one by one
 
 
-def load(path: Folder, weights: str = "best", tasks: Sequence[str] | None = None) -> Model:
+def load(
+    path: Folder, weights: str = "best", tasks: Sequence[str] | None = None, *, trust_remote_code: bool = False
+) -> Model:
     """Loads what was trained, for use.
 
     Args:
@@ -36,6 +38,7 @@ def load(path: Folder, weights: str = "best", tasks: Sequence[str] | None = None
         weights: Of a run, `best` (each task's best step), `final` (the shared model after the last step) or `teacher`
             (the proximal term's slow average).
         tasks: Tasks to load; all by default.
+        trust_remote_code: Whether the models may run code of their own.
 
     Raises:
         UserError: There is no such run, export or task.
@@ -45,7 +48,8 @@ def load(path: Folder, weights: str = "best", tasks: Sequence[str] | None = None
     with words_of(None):
         if weights not in (allowed := ("best", *WEIGHTS)):
             raise UserError.of("weights", f"is {weights!r}; allowed: {listed(allowed)}{nearest(weights, allowed)}")
-        return Model(Path(path), weights, load_tasks(Path(path), list(tasks or ()), weights))
+        loaded = load_tasks(Path(path), list(tasks or ()), weights, trust_remote_code=trust_remote_code)
+        return Model(Path(path), weights, loaded, trust_remote_code=trust_remote_code)
 
 
 class Model:
@@ -57,8 +61,11 @@ class Model:
         tasks: Task name to definition.
     """
 
-    def __init__(self, path: Path, weights: str, loaded: Mapping[str, Loaded]) -> None:
+    def __init__(
+        self, path: Path, weights: str, loaded: Mapping[str, Loaded], *, trust_remote_code: bool = False
+    ) -> None:
         self.path, self.weights, self._loaded = path, weights, dict(loaded)
+        self._trust_remote_code = trust_remote_code
         self._shared: tuple[Any, Any] | None = None
 
     @property
@@ -143,7 +150,7 @@ class Model:
         if len({id(item.model.base_model) for item in items}) == 1:
             return items[0].model.base_model, items[0].tokenizer
         if self._shared is None:
-            self._shared = load_encoder(self.path)
+            self._shared = load_encoder(self.path, trust_remote_code=self._trust_remote_code)
         return self._shared
 
 

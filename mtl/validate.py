@@ -11,7 +11,7 @@ from mtl.definitions import read_task_defs
 from mtl.encoder import find_encoder
 from mtl.errors import Problem, UserError, counted
 from mtl.leaks import Leak
-from mtl.preflight import Checked, Request, check_data, directory, read_config
+from mtl.preflight import Checked, Request, check_data, directory, read_config, trust_problems
 from mtl.report import dry_run_text, table
 from mtl.settings import Sourced
 from mtl.taskdef import TaskDef
@@ -123,6 +123,7 @@ def _resolved(request: Request) -> tuple[Run | None, dict[str, TaskDef], str | N
         definitions, file.over(Sourced({"encoder": NO_ENCODER})), request.typed, request.tasks
     )
     data_root = directory(request.typed.over(file).data.get("data_root"))
+    wrong += trust_problems(config, file, request.typed) if config else []
     return Run(config, tasks) if config else None, tasks, data_root, problems + found + wrong
 
 
@@ -172,9 +173,9 @@ def prepare_all(request: Request) -> str:
         raise UserError(problems + data.problems)
     from mtl.data import load_config, load_tokenizer, prepare, usable_length
 
-    tokenizer = load_tokenizer(encoder)
-    limit = usable_length(tokenizer, load_config(encoder))
-    num_proc = run.config.num_proc
+    num_proc, trust = run.config.num_proc, run.config.trust_remote_code
+    tokenizer = load_tokenizer(encoder, trust_remote_code=trust)
+    limit = usable_length(tokenizer, load_config(encoder, trust_remote_code=trust))
     rows = []
     for name, task in tasks.items():
         for split, source in data.sources[name].items():

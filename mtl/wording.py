@@ -33,8 +33,11 @@ FLAGS = {
     "sampler": "sampling.strategy",
     "trust_remote_code": "trust_remote_code",
 }
-ARGUMENTS = ("encoder", "data_root", "head", "output", "task", "tasks", "task_defs", "config", "resume", "overwrite")
-SWITCHES = ("--resume", "--overwrite")
+ARGUMENTS = (
+    *("encoder", "data_root", "head", "output", "task", "tasks", "task_defs", "config", "resume", "overwrite"),
+    "trust_remote_code",
+)
+SWITCHES = ("--resume", "--overwrite", "--trust-remote-code")
 
 
 @contextlib.contextmanager

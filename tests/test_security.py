@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import io
 import json
 import os
 import pickle
@@ -17,8 +19,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from conftest import write_jsonl
+from conftest import ROOT, write_jsonl
 
+import mtl
 from mtl import source
 from mtl.card import code_span
 from mtl.checkpoint import MANIFEST_FILE, _digest
@@ -205,20 +208,33 @@ def test_a_pickle_for_any_file_of_an_encoder_is_not_executed(
 
 
 def with_code(encoder: Path, mark: Path) -> None:
-    """Gives an encoder a class of its own, in a file that leaves a mark when it is imported."""
-    (encoder / "own_code.py").write_text(
+    """Gives an encoder classes of its own, in files of which the first leaves a mark when it is imported."""
+    (encoder / "own_config.py").write_text(
         f"import os\nos.makedirs({str(mark)!r}, exist_ok=True)\n"
-        "from transformers import BertConfig, BertForSequenceClassification\n"
+        "from transformers import BertConfig\n"
         "class OwnConfig(BertConfig):\n    model_type = 'own'\n"
+    )
+    (encoder / "own_model.py").write_text(
+        "from transformers import BertForSequenceClassification\n"
+        "from .own_config import OwnConfig\n"
         "class OwnModel(BertForSequenceClassification):\n    config_class = OwnConfig\n"
     )
     config = json.loads((encoder / "config.json").read_text())
-    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own_code.OwnConfig"}}
-    config["auto_map"]["AutoModelForSequenceClassification"] = "own_code.OwnModel"
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own_config.OwnConfig"}}
+    config["auto_map"]["AutoModelForSequenceClassification"] = "own_model.OwnModel"
     (encoder / "config.json").write_text(json.dumps(config))
 
 
-@pytest.mark.parametrize("how", ["nothing", "configuration", "resume", "adapt"])
+def say_yes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks on the terminal whether code may run gets a yes."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n" * 100))
+
+
+LOADING = ["evaluate", "final", "teacher", "export", "predict", "adapt"]
+IN_A_FILE = ["configuration", "resume", "validate configuration"]
+
+
+@pytest.mark.parametrize("how", ["nothing", "validate", "prepare", *IN_A_FILE, *LOADING])
 def test_code_of_an_encoder_runs_with_the_flag_only(
     how: str,
     corpus: Path,
@@ -226,40 +242,73 @@ def test_code_of_an_encoder_runs_with_the_flag_only(
     run_dir: Path,
     mark: Path,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    say_yes(monkeypatch)
     encoder = Path(shutil.copytree(encoder_dir, tmp_path / "encoder"))
     with_code(encoder, mark)
     run = Path(shutil.copytree(run_dir, tmp_path / "run"))
     settings = yaml.safe_load((run / "run.yml").read_text()) | {"trust_remote_code": True, "encoder": str(encoder)}
-    words = train(corpus, encoder, tmp_path / "out")
-    if how != "nothing":
-        (run / "run.yml").write_text(yaml.safe_dump(settings))
-    if how == "configuration":
-        words += ["--config", str(run / "run.yml")]
-    elif how == "resume":
-        words = ["train", "--output", str(run), "--resume"]
-    elif how == "adapt":
-        with_code(run / "model", mark)
-        words = ["adapt", str(run), "--task", "mood", "--output", str(tmp_path / "out"), "--max-steps", "1"]
+    (run / "run.yml").write_text(yaml.safe_dump(settings))
+    for folder in ("model", "teacher", "best/mood"):
+        with_code(run / folder, mark)
+    words = {
+        "nothing": train(corpus, encoder, tmp_path / "out"),
+        "configuration": train(corpus, encoder, tmp_path / "out", "--config", str(run / "run.yml")),
+        "validate": ["validate", str(corpus), "--encoder", str(encoder)],
+        "validate configuration": ["validate", str(corpus), "--config", str(run / "run.yml")],
+        "prepare": ["prepare", str(corpus), "--encoder", str(encoder)],
+        **commands(run, tmp_path, corpus),
+    }[how]
     assert main(words) == 2
-    error = capsys.readouterr().err
-    assert "Traceback" not in error
-    assert ("trust_remote_code counts on the command line only" in error) == (how in ("configuration", "resume"))
+    captured = capsys.readouterr()
+    told = captured.out + captured.err
+    assert "--trust-remote-code" in told and "Traceback" not in told
+    assert ("trust_remote_code counts on the command line only" in told) == (how in IN_A_FILE)
     assert not mark.exists()
 
 
-def test_the_mark_of_the_code_works(
+def test_no_load_leaves_open_whether_code_is_trusted() -> None:
+    """Where it is left open, Transformers asks on the terminal."""
+    for path in (ROOT / "mtl").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                loads = node.func.attr in ("from_pretrained", "from_config")
+                assert not loads or "trust_remote_code" in {word.arg for word in node.keywords}, ast.unparse(node)
+
+
+def test_the_run_of_an_encoder_with_code_is_used_with_the_flag(
     corpus: Path, encoder_dir: Path, mark: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from transformers import dynamic_module_utils
 
+    say_yes(monkeypatch)
     monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.syspath_prepend(tmp_path / "modules")
     encoder = Path(shutil.copytree(encoder_dir, tmp_path / "encoder"))
     with_code(encoder, mark)
-    main(train(corpus, encoder, tmp_path / "out", "--trust-remote-code"))
+    run = tmp_path / "run"
+    assert main(train(corpus, encoder, run, "--trust-remote-code")) == 0
     assert mark.exists()
+    for command, words in commands(run, tmp_path, corpus).items():
+        if command == "report":
+            assert main(words) == 0  # without any model
+            continue
+        mark.rmdir() if mark.exists() else None
+        assert main(words) == 2, command
+        assert not mark.exists()
+        assert main([*words, "--trust-remote-code"]) == 0, command
+    exported = tmp_path / "exports" / "mood"
+    for path in (run, exported):
+        with pytest.raises(mtl.UserError, match="which runs with trust_remote_code=True only"):
+            mtl.load(path)
+        assert mtl.load(path, trust_remote_code=True).embed(["a film"]).shape == (1, 32)
+    settings = {"train.max_steps": 1}
+    again = mtl.adapt(run, task="mood", output=tmp_path / "again", settings=settings, trust_remote_code=True)
+    assert again.load(trust_remote_code=True).predict("mood", ["a film"])[0]["row"] == 0
+    for card in (exported / "README.md", run / "best" / "mood" / "README.md", run / "best" / "answer" / "README.md"):
+        assert 'this/directory", trust_remote_code=True)' in card.read_text()
 
 
 def test_nothing_is_written_beside_the_output(corpus: Path, encoder_dir: Path, tmp_path: Path) -> None:
