@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import write_jsonl
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 from mtl.cli import main
 from mtl.intervals import intervals
@@ -385,3 +386,25 @@ def test_a_finished_run_that_lost_its_predictions_says_so(
     after = json.loads((copy / "results.json").read_text())
     assert after["intervals"].pop("mood") == {} and before["intervals"].pop("mood")
     assert after == before
+
+
+@pytest.mark.parametrize("damage", [1.0, float("nan")])
+def test_an_export_that_reloads_with_other_logits_is_not_written(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], damage: float
+) -> None:
+    words = ["export", str(run_dir), "--task", "mood", "--output", str(tmp_path / "exports")]
+    assert main(words) == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "exports" / "mood").iterdir()}
+    save = PreTrainedModel.save_pretrained
+
+    def save_damaged(self: PreTrainedModel, folder: Path, **options: Any) -> None:
+        save(self, folder, **options)
+        tensors = load_file(folder / "model.safetensors")
+        tensors["classifier.bias"][0] += damage
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", save_damaged)
+    capsys.readouterr()
+    assert main([*words, "--overwrite"]) == 1
+    assert "mood: the reloaded export differs by" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in (tmp_path / "exports" / "mood").iterdir()} == before
