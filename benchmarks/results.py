@@ -227,7 +227,7 @@ def _rows(group: Mapping[str, Any], published: Mapping[str, float]) -> Iterator[
     yield "| " + " | ".join(header) + " |"
     yield "|" + "---|" * len(header)
     for arm, facts in group["arms"].items():
-        if not facts["n"]:
+        if not facts["n"] and arm not in published:
             continue
         cells = [code_span(arm), str(facts["n"]), _number(facts["mean"]), _number(facts["std"])]
         cells += difference_cells(facts)
