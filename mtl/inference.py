@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mtl.batch import Batch
-from mtl.config import PrecisionName
+from mtl.config import PrecisionName, Run
 from mtl.data import Examples, prepare
-from mtl.errors import Problem, UserError, counted
+from mtl.errors import Problem, UserError, counted, listed
 from mtl.evaluate import Outputs, prediction_records, score, score_intervals, split_outputs, write_predictions
 from mtl.export import Loaded, load_tasks, run_of, save_export
 from mtl.facts import Facts, read_facts
@@ -26,6 +26,7 @@ from mtl.predictions import Predictions, predictions_file
 from mtl.preflight import check_data
 from mtl.push import check_push, push
 from mtl.report import interval, number, read_results, table
+from mtl.runrecord import read_provenance
 from mtl.source import SUFFIXES, Source
 from mtl.taskdef import NAME, TaskDef
 
@@ -112,7 +113,8 @@ def evaluate(
         say: Where lines for people go.
 
     Returns:
-        Task to its metrics. Of a run, predictions are written to its `predictions` directory.
+        Task to its metrics. Of a run, predictions are written to its `predictions` directory, but for those of a split
+        that the run evaluated by other weights, in another precision or on other data.
     """
     if not NAME.fullmatch(split):
         raise UserError.of("--split", f"{split!r} may hold letters, digits, '-' and '_' only (it names a file)")
@@ -128,25 +130,62 @@ def evaluate(
         raise UserError(data.problems)
     results: dict[str, dict[str, float]] = {}
     spread: dict[str, dict[str, Interval]] = {}
+    unlike: dict[str, list[str]] = {}
     for name, item in loaded.items():
-        examples = _prepared(name, item, data.sources[name][split], labelled=True)
+        source = data.sources[name][split]
+        examples = _prepared(name, item, source, labelled=True)
         (outputs,) = outputs_of([item], examples, precision)
         results[name] = score(item.task, outputs, examples)
         spread[name] = score_intervals(item.task, Predictions(examples.rows, outputs), examples)
-        if run is not None and weights == "best":
+        if run is None:
+            continue
+        if difference := _difference(path, run, f"{name}/{split}", source, weights, precision):
+            unlike.setdefault(difference, []).append(name)
+        else:
             records = prediction_records(item.task, outputs, examples)
             write_predictions(predictions_file(path, name, split), records)
+    say(_scores_table(loaded, split, results, spread))
+    for difference, tasks in unlike.items():
+        kept = f"{path / 'predictions'} keeps what it has of {listed(tasks)}"
+        say(f"note: {kept}: the run's results are not {difference}")
+    if output is not None:
+        write_file(output, _scores_json(split, {"tasks": results, "intervals": spread}))
+    return results
+
+
+def _scores_json(split: str, found: Mapping[str, Mapping[str, Any]]) -> str:
+    nested = {key: {name: {split: values} for name, values in parts.items()} for key, parts in found.items()}
+    return json.dumps(nested, indent=1)
+
+
+def _scores_table(
+    loaded: Mapping[str, Loaded],
+    split: str,
+    results: Mapping[str, Mapping[str, float]],
+    spread: Mapping[str, Mapping[str, Interval]],
+) -> str:
     rows = [
         (name, split, f"{values['n']:,}", metric, number(values[metric]), interval(spread[name][metric]))
         for name, values in results.items()
         for metric in loaded[name].task.metrics
     ]
-    say(table(("task", "split", "rows", "metric", "value", "95% interval"), rows))
-    if output is not None:
-        found: dict[str, dict[str, Any]] = {"tasks": results, "intervals": spread}
-        nested = {key: {name: {split: values} for name, values in parts.items()} for key, parts in found.items()}
-        write_file(output, json.dumps(nested, indent=1))
-    return results
+    return table(("task", "split", "rows", "metric", "value", "95% interval"), rows)
+
+
+def _difference(
+    run_dir: Path, run: Run, place: str, source: Source, weights: str, precision: PrecisionName
+) -> str | None:
+    """What sets predictions of `TASK/SPLIT` apart from a run's results, whose own predictions stand beside them."""
+    if weights != "best":
+        return f"of its {weights} weights"
+    provenance = read_provenance(run_dir)
+    if place.endswith("/train") or (provenance is not None and place not in provenance.data):
+        return None  # the run has no results of that split
+    if precision != "fp32":  # in which training evaluates, whatever it computes in
+        return f"in {precision}"
+    held_out = run.config.train.holdout is not None  # it evaluated training rows, whatever else is called `holdout`
+    known = None if provenance is None or held_out else provenance.contents.get(place)
+    return None if source.fingerprint() == known else "of this data"
 
 
 def predict(

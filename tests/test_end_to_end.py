@@ -408,3 +408,48 @@ def test_an_export_that_reloads_with_other_logits_is_not_written(
     assert main([*words, "--overwrite"]) == 1
     assert "mood: the reloaded export differs by" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in (tmp_path / "exports" / "mood").iterdir()} == before
+
+
+def test_a_run_s_predictions_stay_those_of_its_results(
+    corpus: Path, encoder_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mood = corpus.parent / "mood"
+    for mirror, order in (("one", 1), ("two", -1)):  # the same rows in another order
+        rows = {split: read(mood / f"{split}.jsonl") for split in ("train", "validation")}
+        for split, found in {**rows, "test": rows["validation"]}.items():
+            write_jsonl(tmp_path / mirror / "o/s/default" / f"{split}.jsonl", found[::order])
+    definition: dict[str, Any] = {"type": "classification", "labels": ["bad", "neutral", "good"]}
+    definition |= {"data": {"hub": "o/s", "columns": {"text_a": "text", "label": "mood"}}}
+    (tmp_path / "tasks.yml").write_text(json.dumps({"mood": definition}))
+    run, one, two = (str(tmp_path / name) for name in ("run", "one", "two"))
+    words = ["train", str(tmp_path / "tasks.yml"), "--encoder", str(encoder_dir), "--output", run, "--data-root", one]
+    assert main([*words, "--max-steps", "3", "--learning-rate", "2e-3", "--leaks", "ignore"]) == 0
+    predictions = tmp_path / "run" / "predictions" / "mood.validation.jsonl"
+    own, results = predictions.read_bytes(), (tmp_path / "run" / "results.json").read_bytes()
+    for words, difference in (
+        (["--data-root", two], "of this data"),
+        (["--precision", "bf16"], "in bf16"),
+        (["--weights", "final"], "of its final weights"),
+    ):
+        capsys.readouterr()
+        assert main(["evaluate", run, *words]) == 0
+        assert f"keeps what it has of mood: the run's results are not {difference}\n" in capsys.readouterr().out
+        assert predictions.read_bytes() == own
+    for split in ("test", "train"):  # of which the run has no results
+        assert main(["evaluate", run, "--split", split, "--data-root", two, "--precision", "bf16"]) == 0
+        assert predictions.with_name(f"mood.{split}.jsonl").is_file()
+    predictions.unlink()
+    shutil.copytree(one, tmp_path / "copy")
+    assert main(["evaluate", run, "--data-root", str(tmp_path / "copy")]) == 0
+    assert "note" not in capsys.readouterr().out
+    for record, before in zip(read(predictions), map(json.loads, own.splitlines()), strict=True):
+        assert record["probabilities"] == pytest.approx(before["probabilities"], abs=1e-6)
+    assert main(["train", "--output", run, "--resume"]) == 0
+    assert (tmp_path / "run" / "results.json").read_bytes() == results
+    settings, own = tmp_path / "run" / "run.yml", predictions.read_bytes()
+    settings.write_text(settings.read_text().replace("holdout: null", "holdout: 0.1"))  # rows of the training data
+    assert main(["evaluate", run]) == 0 and "of this data" in capsys.readouterr().out
+    settings.write_text(settings.read_text().replace("holdout: 0.1", "holdout: null"))
+    (tmp_path / "run" / "provenance.json").unlink()  # what the results are of is not known
+    assert main(["evaluate", run]) == 0 and "of this data" in capsys.readouterr().out
+    assert predictions.read_bytes() == own
