@@ -23,7 +23,7 @@ from mtl.markup import Html, element, group, page, style_sheet
 from mtl.metrics import METRICS
 from mtl.pictures import write_png
 from mtl.report import interval, number
-from mtl.runrecord import RunRecord, read_record
+from mtl.runrecord import RunRecord, output_problems, read_record
 
 REPORT_FILE = "report.html"
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"  # the browser loads and runs nothing
@@ -76,6 +76,8 @@ def write_report(
         raise UserError.of("--output", f"the report is HTML: name the file {output.with_suffix('.html')}")
     if output.is_dir():
         raise UserError.of("--output", f"{output} is a directory; name a file")
+    if problems := output_problems(output):
+        raise UserError(problems)
     if png is not None and png.exists() and not png.is_dir():
         raise UserError.of("--png", f"{png} is a file; name a directory")
     document, charts = report_page([_told(read_record(run_dir), data_root) for run_dir in run_dirs])

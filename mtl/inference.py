@@ -23,10 +23,10 @@ from mtl.files import refuse_links, write_file
 from mtl.intervals import Interval
 from mtl.precision import autocast, precision_problems
 from mtl.predictions import Predictions, predictions_file
-from mtl.preflight import check_data
+from mtl.preflight import RUN_FILE, check_data
 from mtl.push import check_push, push
 from mtl.report import interval, number, read_results, table
-from mtl.runrecord import read_provenance
+from mtl.runrecord import output_problems, read_provenance
 from mtl.source import SUFFIXES, Source
 from mtl.taskdef import NAME, TaskDef
 
@@ -126,8 +126,9 @@ def evaluate(
         refuse_links(path)
     root = data_root or (run.config.data_root if run else None)
     data = check_data({name: item.task for name, item in loaded.items()}, root, [split])
-    if data.problems:
-        raise UserError(data.problems)
+    inputs = [source.path for sources in data.sources.values() for source in sources.values() if source.path]
+    if problems := data.problems + ([] if output is None else output_problems(output, inputs)):
+        raise UserError(problems)
     results: dict[str, dict[str, float]] = {}
     spread: dict[str, dict[str, Interval]] = {}
     unlike: dict[str, list[str]] = {}
@@ -216,6 +217,7 @@ def predict(
         problems.append(
             Problem("--output", f"predictions are JSON lines: name the file {output.with_suffix('.jsonl')}")
         )
+    problems += output_problems(output, [file])
     if problems:
         raise UserError(problems)
     loaded = load_tasks(path, names, weights, trust_remote_code=trust_remote_code)
@@ -292,6 +294,14 @@ def export(
         raise UserError.of("--output", f"{output} is a file; name a directory")
     if used and not overwrite:
         raise UserError(Problem("--output", f"{output / name} exists; --overwrite replaces it") for name in used)
+    problems = [problem for name in loaded for problem in output_problems(output / name)]
+    problems += [
+        Problem("--output", f"{output / name} is a run; name another")
+        for name in used
+        if (output / name / RUN_FILE).is_file()
+    ]
+    if problems:
+        raise UserError(problems)
     results = read_results(path) if run else {}
     rows: list[tuple[Any, ...]] = []
     for name, item in loaded.items():

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from mtl.config import Run
-from mtl.errors import UserError
+from mtl.errors import Problem, UserError
+from mtl.files import LOCK_FILE
 from mtl.origin import Origin
-from mtl.preflight import PROVENANCE_FILE, RUN_FILE, TASKS_FILE, read_run
+from mtl.preflight import PROVENANCE_FILE, RUN_FILE, TASK_FILE, TASKS_FILE, read_run
 from mtl.report import read_results
 from mtl.source import MAX_LINE
 
@@ -27,6 +29,18 @@ LARGEST = 1e100  # a greater number is damage, and would overflow the charts
 MAX_STEP = 1 << 40
 
 Points = list[tuple[float, float]]
+
+RUN_FOLDERS = ("best", "model", "teacher", "checkpoints", "tensorboard")
+RUN_NAMES = (
+    *(RUN_FILE, TASKS_FILE, PROVENANCE_FILE, METRICS_FILE, LOCK_FILE, "results.json"),
+    *("predictions", "predictions/*.*.jsonl", *RUN_FOLDERS, *(f"{folder}/*" for folder in RUN_FOLDERS)),
+)
+EXPORT_NAMES = (
+    *(TASK_FILE, "README.md", "config.json", "model*.safetensors*", "tokenizer*.json", "special_tokens_map.json"),
+    *("added_tokens.json", "chat_template.jinja", "vocab.*", "merges.txt", "*.model", "*.py"),
+)
+# What a directory is, the files by which it is known, and patterns of the names that we or Transformers write there.
+OWN_NAMES = (("a run", (PROVENANCE_FILE,), RUN_NAMES), ("an export", (TASK_FILE, "config.json"), EXPORT_NAMES))
 
 
 class Provenance(BaseModel):
@@ -123,6 +137,24 @@ def read_record(run_dir: Path) -> RunRecord:
     if not results["tasks"]:
         notes.append("nothing was evaluated yet")
     return RunRecord(run_dir, results, run, provenance or Provenance(), log, notes)
+
+
+def output_problems(output: Path, inputs: Iterable[Path] = ()) -> list[Problem]:
+    """Whether a file to be written would replace what it is made from, or a part of a run or an export."""
+    if output.exists() and any(path.exists() and output.samefile(path) for path in inputs):
+        return [Problem("--output", f"{output} is what is read; name another file")]
+    owner = _owner(output.resolve()) or _owner(output.parent.resolve() / output.name)  # a link and what it leads to
+    return [Problem("--output", f"{output} is a part of {owner}; name another")] if owner else []
+
+
+def _owner(path: Path) -> str | None:
+    """The run or export that a path is a part of, if it has a name that stands for something there."""
+    for folder in path.parents:
+        for kind, marks, names in OWN_NAMES:
+            if all((folder / mark).is_file() for mark in marks):
+                own = any(fnmatch(path.relative_to(folder).as_posix(), name) for name in names)
+                return f"{kind}, {folder}" if own else None
+    return None
 
 
 def read_provenance(run_dir: Path) -> Provenance | None:

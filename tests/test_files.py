@@ -26,6 +26,7 @@ from mtl.errors import StorageError, UserError
 from mtl.export import Loaded, load_tasks, save_export
 from mtl.facts import Facts
 from mtl.files import LOCK_FILE, empty_directory, locked, new_directory, new_file, refuse_links, write_file
+from mtl.runrecord import output_problems
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -316,6 +317,54 @@ def test_an_export_replaces_a_link_and_nothing_behind_it(run_dir: Path, tmp_path
     assert content(outside) == {"mine": b"mine"}
     assert not (tmp_path / "exports" / "mood").is_symlink()
     assert [path.name for path in (tmp_path / "exports").iterdir()] == ["mood"]
+
+
+def test_an_output_replaces_neither_its_input_nor_a_part_of_a_run_or_an_export(
+    corpus: Path, run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, data, exports = copy_of(run_dir, tmp_path), tmp_path / "data", tmp_path / "exports"
+    shutil.copytree(corpus.parent, data)
+    definitions = (run / "task_defs.yml").read_text().replace(str(corpus.parent), str(data))
+    (run / "task_defs.yml").write_text(definitions)
+    assert main(["export", str(run), "--task", "mood", "--output", str(exports)]) == 0
+    (tmp_path / "link").symlink_to(run)
+    (tmp_path / "link.json").symlink_to(run / "results.json")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "provenance.json").touch()
+    (tmp_path / "other" / "metrics.jsonl").symlink_to(data / "tasks.yml")
+    rows, mood = data / "mood" / "validation.jsonl", str(exports / "mood")
+    before = content(tmp_path)
+    for folder in (run, exports / "mood"):
+        assert [name for name in content(folder) if not output_problems(folder / name)] == []
+    score, predict = ["evaluate", mood], ["predict", mood, "--input", str(rows)]
+    export = ["export", str(run), "--weights", "final", "--overwrite", "--task", "mood"]
+    for words, output, message in (
+        (predict, rows, "is what is read"),
+        (predict, data / "mood" / ".." / "mood" / rows.name, "is what is read"),
+        (predict, run / "predictions" / "mood.validation.jsonl", f"is a part of a run, {run}"),
+        (predict, run / "best" / "mood" / "config.json", f"is a part of an export, {run / 'best' / 'mood'}"),
+        (predict, tmp_path / "other" / "metrics.jsonl", "is a part of a run"),
+        (score, rows, "is what is read"),
+        (score, tmp_path / "link" / "results.json", f"is a part of a run, {run}"),
+        (score, tmp_path / "link.json", f"is a part of a run, {run}"),
+        (score, exports / "mood" / "task.yml", f"is a part of an export, {exports / 'mood'}"),
+        (["report", str(run)], run / "checkpoints" / "r.html", f"is a part of a run, {run}"),
+        (export, run / "best", f"is a part of a run, {run}"),
+    ):
+        assert main([*words, "--output", str(output)]) == 2, output
+        assert f"error: --output: {output}" in (told := capsys.readouterr().err) and message in told
+        assert content(tmp_path) == before
+    shutil.copytree(run, tmp_path / "runs" / "mood")
+    assert (
+        main([*export, "--output", str(tmp_path / "runs")]) == 2 and "is a run; name another" in capsys.readouterr().err
+    )
+    for words, output in (
+        (predict, run / "predictions" / "mine.jsonl"),
+        (score, exports / "mood" / "metrics.json"),
+        (score, tmp_path / "results.json"),
+        (["report", str(run)], run / "r.html"),
+    ):
+        assert main([*words, "--output", str(output)]) == 0, output
 
 
 def test_links_are_found_at_any_depth(tmp_path: Path) -> None:
