@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mtl.config import Run
+from mtl.data import load_tokenizer
 from mtl.display import Display
 from mtl.errors import UserError
 from mtl.export import renew_card
@@ -18,6 +19,7 @@ from mtl.hooks import RESULTS_FILE
 from mtl.phases import run_phase
 from mtl.preflight import RUN_FILE, Checked, Data
 from mtl.processes import Processes
+from mtl.ready import longest_input
 from mtl.report import number, table
 
 FOLDER = "baselines"
@@ -59,13 +61,15 @@ def train_baselines(
         results_alone = run_phase(alone, folder, resume=name in begun, command=command, display=display)
         single[name] = results_alone["tasks"][name]
     outcome = {**results, "single": single}
+    trust = checked.run.config.trust_remote_code
+    limit = longest_input(checked, load_tokenizer(checked.encoder, trust_remote_code=trust))
 
     def store() -> None:
         with locked(output):
             write_file(output / RESULTS_FILE, json.dumps(outcome, indent=1))
             for name in single:
                 facts = read_facts(name, output, checked.run, outcome)
-                renew_card(output / "best" / name, name, checked.run.tasks[name], facts)
+                renew_card(output / "best" / name, name, checked.run.tasks[name], facts, limit)
 
     processes.in_main(store)
     display.say(singles_table(outcome, checked.run), "quiet")

@@ -31,8 +31,17 @@ DIGEST = re.compile(r"[A-Za-z0-9]{8,128}")
 PLACE = "path/to/this/directory"  # in the example
 
 
-def model_card(name: str, task: TaskDef, facts: Facts, *, own_code: bool = False) -> str:
-    """The text of a model's README.md; with `own_code` of one that brings code, without which it does not load."""
+def model_card(name: str, task: TaskDef, facts: Facts, limit: int, *, own_code: bool = False) -> str:
+    """The text of a model's README.md.
+
+    Args:
+        name: The task's name.
+        task: Its definition.
+        facts: What is known of the model.
+        limit: Tokens that tokenizer and encoder take, which may be fewer than the task asks for.
+        own_code: Whether the model brings code, without which it does not load.
+    """
+    task = task.model_copy(update={"max_length": min(task.max_length, limit)})
     sections = {
         "": _summary(task),
         "Use": _use(task, own_code=own_code),
@@ -246,7 +255,10 @@ def _training(name: str, task: TaskDef, facts: Facts) -> list[str]:
         own = f", {facts.own_steps:,} of them on this task" if facts.own_steps is not None else ""
         lines.append(f"- {counted(facts.steps, 'optimizer step')}{own}; seed {config.train.seed}.")
     sections = {
-        "task": trained.model_dump(include=set(TASK_SETTINGS), exclude_none=True),
+        "task": {
+            **trained.model_dump(include=set(TASK_SETTINGS), exclude_none=True),
+            "max_length": task.max_length,
+        },
         "SMART, R_s ([1911.03437](https://arxiv.org/abs/1911.03437))": _regularizer(trained.smart),
         "proximal term, D (same source)": _regularizer(trained.proximal),
         "run": config.train.model_dump(include=set(RUN_SETTINGS), exclude_none=True),

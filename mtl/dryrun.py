@@ -17,20 +17,21 @@ from mtl.objective import Share
 from mtl.optimizer import make_optimizer
 from mtl.preflight import Checked
 from mtl.processes import Processes
-from mtl.ready import get_ready, prepare_splits
+from mtl.ready import get_ready, longest_input, prepare_splits
 from mtl.trainer import TERM_NAMES
 
 
 def lengths(checked: Checked) -> dict[tuple[str, str], dict[str, Any]]:
-    """Token figures of every split: total, mean, longest, and how many inputs are truncated."""
+    """Token figures of every split: total, mean, longest, and how many inputs are truncated to how many tokens."""
     tokenizer = load_tokenizer(checked.encoder, trust_remote_code=checked.run.config.trust_remote_code)
-    splits = prepare_splits(checked, tokenizer)
+    splits, limit = prepare_splits(checked, tokenizer), longest_input(checked, tokenizer)
     return {
         (name, split): {
             "tokens": int(part.lengths.sum()),
             "mean_length": float(part.lengths.mean()),
             "longest": int(part.lengths.max()),
             "truncated": int(part.truncated.sum()),
+            "max_length": min(checked.run.tasks[name].max_length, limit),
         }
         for name, parts in splits.items()
         for split, part in parts.items()

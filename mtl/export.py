@@ -92,7 +92,8 @@ def save_export(
             loaded.model.save_pretrained(new)
         loaded.tokenizer.save_pretrained(new)
         (new / TASK_FILE).write_text(dump_tasks({name: loaded.task}), encoding="utf-8")
-        (new / CARD_FILE).write_text(model_card(name, loaded.task, facts, own_code=_has_code(new)), encoding="utf-8")
+        card = model_card(name, loaded.task, facts, loaded.limit, own_code=_has_code(new))
+        (new / CARD_FILE).write_text(card, encoding="utf-8")
         difference = largest_difference(loaded, new, trust_remote_code=trust_remote_code) if verify else 0.0
         if not difference <= TOLERANCE:
             raise ExportError(
@@ -100,10 +101,10 @@ def save_export(
             )
 
 
-def renew_card(folder: Path, name: str, task: TaskDef, facts: Facts) -> None:
+def renew_card(folder: Path, name: str, task: TaskDef, facts: Facts, limit: int) -> None:
     """Writes an export's model card anew, if the export is there."""
     if (folder / TASK_FILE).is_file():
-        write_file(folder / CARD_FILE, model_card(name, task, facts, own_code=_has_code(folder)))
+        write_file(folder / CARD_FILE, model_card(name, task, facts, limit, own_code=_has_code(folder)))
 
 
 def _has_code(folder: Path) -> bool:

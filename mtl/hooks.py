@@ -37,7 +37,7 @@ class RunHooks:
     def __init__(self, ready: Ready, output: Path, display: Display) -> None:
         self.run, self.splits, self.plan, self.processes = ready.run, ready.splits, ready.plan, ready.processes
         self.model, self.tokenizer, self.output = ready.objective.model, ready.tokenizer, output
-        self.display = display
+        self.display, self.limit = display, ready.limit
         self._whole = ready.whole
         self._outputs: dict[str, dict[str, Outputs]] = {}
 
@@ -148,7 +148,7 @@ class RunHooks:
         if self.processes.is_main:
             for name, task in self.run.tasks.items():
                 facts = read_facts(name, self.output, self.run, results)
-                renew_card(self.output / "best" / name, name, task, facts)
+                renew_card(self.output / "best" / name, name, task, facts, self.limit)
 
     @cached_property
     def _baselines(self) -> dict[str, Any]:

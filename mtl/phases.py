@@ -26,6 +26,7 @@ from mtl.rundir import Splits, resume_command, start_directory
 from mtl.runlog import RunLog, Silence, Writer
 from mtl.state import TrainState, separate_dropout
 from mtl.stop import StopSignal
+from mtl.taskdef import length_notes
 from mtl.trackers import Trackers, hyperparameters
 
 
@@ -62,7 +63,7 @@ def run_phase(
     show_data_notes(checked, display)
     ready = get_ready(checked, processes, bar=display.shows("normal"))
     display.say(plan_table(ready.plan.rows, ready.plan.steps, ready.plan.epoch_steps))
-    for line in remarks(ready.run, ready.splits):
+    for line in remarks(ready.run, ready.splits, ready.limit):
         display.say(f"note: {line}")
     for line in architecture_warnings(ready.objective, ready.streams, ready.tokenizer):
         display.warn(line)
@@ -153,18 +154,17 @@ def show_data_notes(checked: Checked, display: Display) -> None:
         display.say("note: --leaks drop leaves such training rows out, --leaks ignore does not look for them")
 
 
-def remarks(run: Run, splits: Splits) -> list[str]:
+def remarks(run: Run, splits: Splits, limit: int) -> list[str]:
     """What a user should know about the data: truncation, rows left out, queries that teach nothing."""
-    lines = []
+    lines = length_notes(run.tasks, limit)
     if run.config.telemetry.gradient_cosine_every is not None and len(run.tasks) == 1:
         lines.append("telemetry.gradient_cosine_every: there is one task only, whose gradient has no other to go with")
     for name, parts in splits.items():
         for split, examples in parts.items():
             share = float(examples.truncated.mean())
             if share > 0:
-                lines.append(
-                    f"{name}/{split}: {share:.1%} of the inputs are truncated to {run.tasks[name].max_length} tokens"
-                )
+                longest = min(run.tasks[name].max_length, limit)
+                lines.append(f"{name}/{split}: {share:.1%} of the inputs are truncated to {longest} tokens")
             if examples.unlabelled:
                 lines.append(f"{name}/{split}: {counted(examples.unlabelled, 'row')} without a label left out")
             if examples.dropped:

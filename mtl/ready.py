@@ -41,6 +41,7 @@ class Ready:
         streams: Each task's training batches.
         plan: The steps.
         objective: Student, on its device, and teacher.
+        limit: Tokens that tokenizer and encoder take.
         copy: In the main process of a sharded run, where whole weights go to be written.
     """
 
@@ -52,6 +53,7 @@ class Ready:
     streams: dict[str, BatchStream]
     plan: Plan
     objective: Objective
+    limit: int
     copy: MultiTaskModel | None = None
 
     def whole(self, model: MultiTaskModel) -> MultiTaskModel | None:
@@ -107,7 +109,8 @@ def get_ready(checked: Checked, processes: Processes, *, bar: bool = True) -> Re
             part.to(accelerator.device)
             if SHARDED:
                 shard(part)
-    return Ready(run, processes, accelerator, tokenizer, splits, streams, make_plan(run, streams), objective, whole)
+    plan, limit = make_plan(run, streams), longest_input(checked, tokenizer)
+    return Ready(run, processes, accelerator, tokenizer, splits, streams, plan, objective, limit, whole)
 
 
 def make_streams(run: Run, splits: Splits) -> dict[str, BatchStream]:
@@ -125,11 +128,16 @@ def make_streams(run: Run, splits: Splits) -> dict[str, BatchStream]:
     }
 
 
+def longest_input(checked: Checked, tokenizer: Any) -> int:
+    """Tokens that both tokenizer and encoder take; a task's `max_length` may be more."""
+    config = load_config(checked.encoder, trust_remote_code=checked.run.config.trust_remote_code)
+    return usable_length(tokenizer, config)
+
+
 def prepare_splits(checked: Checked, tokenizer: Any, *, bar: bool = True) -> dict[str, dict[str, Examples]]:
     """Tokenised splits of every task; training data cut to the size asked for."""
     run = checked.run
-    config = load_config(checked.encoder, trust_remote_code=run.config.trust_remote_code)
-    limit = usable_length(tokenizer, config)
+    limit = longest_input(checked, tokenizer)
     splits: dict[str, dict[str, Examples]] = {}
     for name, task in run.tasks.items():
         splits[name] = {

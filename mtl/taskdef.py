@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
+from mtl.errors import listed
 from mtl.metrics import TaskType
 from mtl.settings import Settings
 
@@ -203,6 +205,23 @@ class TaskDef(TrainingSettings):
         if any(re.fullmatch(r"-?[0-9]+", name) for name in self.labels):
             return by_name
         return {str(index): index for index in range(len(self.labels))} | by_name
+
+
+def length_notes(tasks: Mapping[str, TaskDef], limit: int) -> list[str]:
+    """Which tasks were given a longer `max_length` than the tokens that tokenizer and encoder take."""
+    asked: dict[int, list[str]] = {}
+    for name, task in tasks.items():
+        if task.max_length > limit and _has_own_length(task):
+            asked.setdefault(task.max_length, []).append(name)
+    taken = f"is more than the {limit:,} tokens that the encoder takes; {limit:,} is used"
+    return [f"{listed(names)}: max_length {length:,} {taken}" for length, names in asked.items()]
+
+
+def _has_own_length(task: TaskDef) -> bool:
+    """Whether `max_length` was chosen, as the default is not where every default is filled in, as runs keep tasks."""
+    given = task.model_fields_set
+    filled_in = task.model_dump(exclude_none=True).keys() <= given
+    return "max_length" in given and not (filled_in and task.max_length == TaskDef.model_fields["max_length"].default)
 
 
 DEFAULT_METRICS = {

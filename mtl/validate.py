@@ -14,7 +14,7 @@ from mtl.leaks import Leak
 from mtl.preflight import Checked, Request, check_data, directory, read_config, trust_problems
 from mtl.report import dry_run_text, table
 from mtl.settings import Sourced
-from mtl.taskdef import TaskDef
+from mtl.taskdef import TaskDef, length_notes
 from mtl.trackers import telemetry_problems
 
 IMBALANCE = 0.9  # share of one class above which a warning is due
@@ -145,12 +145,14 @@ def _with_encoder(checked: Checked, findings: Findings, *, dry_run: bool) -> Non
     """Adds token lengths and, in a dry run, a training step of every task."""
     from mtl.dryrun import lengths, try_steps
 
-    for (name, split), facts in lengths(checked).items():
+    found = lengths(checked)
+    limit = max(facts["max_length"] for facts in found.values())  # the encoder's, if any task's is more
+    findings.warnings += [Problem("", note) for note in length_notes(checked.run.tasks, limit)]
+    for (name, split), facts in found.items():
         findings.tasks[name][split] |= facts
         if facts["truncated"]:
             share = facts["truncated"] / findings.tasks[name][split]["rows"]
-            longest = checked.run.tasks[name].max_length
-            message = f"{share:.1%} of the inputs are longer than {longest} tokens and are truncated"
+            message = f"{share:.1%} of the inputs are longer than {facts['max_length']} tokens and are truncated"
             findings.warnings.append(Problem(f"{name}/{split}", message))
     if dry_run:
         findings.dry_run = try_steps(checked)
@@ -184,5 +186,5 @@ def prepare_all(request: Request) -> str:
             examples = prepare(name, task, source, tokenizer, length, num_proc=num_proc, rows=number)
             truncated = f"{examples.truncated.mean():.1%}"
             rows.append((name, split, f"{len(examples):,}", f"{examples.lengths.sum():,}", truncated))
-    notes = [f"note: {note}" for note in data.notes]
+    notes = [f"note: {note}" for note in [*data.notes, *length_notes(tasks, limit)]]
     return "\n".join([*notes, table(("task", "split", "rows", "tokens", "truncated"), rows)])

@@ -238,7 +238,7 @@ def test_damaged_results_are_told(
 def test_values_that_are_no_numbers_are_no_results(run_dir: Path) -> None:
     run, results = read_run(run_dir), read(run_dir / "results.json")
     results["tasks"]["mood"]["validation"] |= {"accuracy": None, "macro_f1": float("nan")}
-    text = model_card("mood", run.tasks["mood"], read_facts("mood", run_dir, run, results))
+    text = model_card("mood", run.tasks["mood"], read_facts("mood", run_dir, run, results), 64)
     assert "| `accuracy` | – |" in text and "| `macro_f1` | – |" in text
     assert metadata_of(text).eval_results is None
 
@@ -302,7 +302,7 @@ def test_an_encoder_of_the_hub_is_the_base_model(
     origin = find_origin("org/tiny", "org/tiny")
     assert origin.licence == Licence(id="apache-2.0")
     run = read_run(run_dir)
-    text = model_card("mood", run.tasks["mood"], Facts(run=run, provenance=Provenance(origin=origin)))
+    text = model_card("mood", run.tasks["mood"], Facts(run=run, provenance=Provenance(origin=origin)), 64)
     data = metadata_of(text)
     assert data.base_model == "org/tiny" and data.license == "apache-2.0" and "- Encoder: `org/tiny`." in text
 
@@ -315,7 +315,7 @@ def test_data_sets_of_the_hub_are_named(run_dir: Path) -> None:
     first = TaskDef.model_validate({**glue, "data": {**data, **splits}})
     second = TaskDef.model_validate({**glue, "data": {**data, "hub": "stanfordnlp/snli"}})
     run = Run(RunConfig(encoder="x"), {"first": first, "second": second})
-    text = model_card("first", first, Facts(run=run, metrics={"validation": {"n": 2, "f1": 0.5}}))
+    text = model_card("first", first, Facts(run=run, metrics={"validation": {"n": 2, "f1": 0.5}}), 64)
     found = metadata_of(text)
     assert found.datasets == ["nyu-mll/glue", "stanfordnlp/snli"]
     assert found.eval_results is not None
@@ -369,7 +369,7 @@ def test_texts_of_users_stand_in_code_spans_only(run_dir: Path) -> None:
         known = Facts(
             weights="best", step=1, steps=1, metrics=metrics, run=run, provenance=provenance, data={script: {}}
         )
-        data_of = metadata_of(text := model_card("t", task, known))
+        data_of = metadata_of(text := model_card("t", task, known, 64))
         assert all(line.isprintable() for line in text.splitlines())
         front, body = text.split("\n---\n", 1)
         assert data_of.datasets is None and not any(word in front for word in ("script", "javascript", "img", "x |"))

@@ -453,3 +453,37 @@ def test_a_run_s_predictions_stay_those_of_its_results(
     (tmp_path / "run" / "provenance.json").unlink()  # what the results are of is not known
     assert main(["evaluate", run]) == 0 and "of this data" in capsys.readouterr().out
     assert predictions.read_bytes() == own
+
+
+@pytest.mark.parametrize("given", [{}, {"max_length": 512}])
+def test_the_length_told_is_the_one_that_inputs_are_cut_to(
+    given: dict[str, int], encoder_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"text": f"the film was {word} " * 30, "good": word == "great"} for word in ("great", "awful") * 4]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    data = {
+        "files": {"train": "rows.jsonl", "validation": "rows.jsonl"},
+        "columns": {"text_a": "text", "label": "good"},
+    }
+    definition = {"type": "classification", "labels": ["false", "true"], "data": data, **given}
+    (tmp_path / "tasks.yml").write_text(json.dumps({"good": definition}))
+    run, note = tmp_path / "run", "good: max_length 512 is more than the 64 tokens that the encoder takes; 64 is used\n"
+    words, short = [str(tmp_path / "tasks.yml"), "--encoder", str(encoder_dir)], ["--max-steps", "1"]
+
+    def printed(*words: str) -> str:
+        capsys.readouterr()
+        assert main([*words]) == 0
+        return capsys.readouterr().out
+
+    out = printed("train", *words, "--output", str(run), *short)
+    assert "good/train: 100.0% of the inputs are truncated to 64 tokens\n" in out
+    assert out.count(note) == bool(given)
+    out = printed("validate", *words)
+    assert "good/train: 100.0% of the inputs are longer than 64 tokens and are truncated\n" in out
+    assert out.count(note) == printed("prepare", *words).count(note) == bool(given)
+    assert "max_length 512" not in printed("adapt", str(run), "--task", "good", "--output", f"{run}2", *short)
+    assert printed("export", str(run), "--output", str(tmp_path / "exports"))
+    for folder in (run / "best" / "good", tmp_path / "exports" / "good"):
+        card = (folder / "README.md").read_text()
+        assert "inputs of at most 64 tokens" in card and "Longer inputs than 64 tokens are cut" in card
+        assert "max_length: 64" in card and "512" not in card

@@ -13,7 +13,15 @@ from mtl.errors import Problem
 from mtl.metrics import METRICS, TaskType
 from mtl.presets import PRESETS, with_presets
 from mtl.settings import Sourced, check, parse_yaml
-from mtl.taskdef import DEFAULT_METRICS, DIVERGENCES_OF, LOSSES_OF, ProximalSettings, SmartSettings, TaskDef
+from mtl.taskdef import (
+    DEFAULT_METRICS,
+    DIVERGENCES_OF,
+    LOSSES_OF,
+    ProximalSettings,
+    SmartSettings,
+    TaskDef,
+    length_notes,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -52,6 +60,17 @@ def sound(text: str) -> TaskDef:
     assert problems == []
     assert task is not None
     return task
+
+
+def test_a_length_that_was_chosen_is_told_where_it_is_too_long() -> None:
+    lengths = {"default": "", "same": "max_length: 512\n", "c": "max_length: 600\n", "d": "max_length: 600\n"}
+    tasks = {name: sound(CLASSIFICATION + text) for name, text in lengths.items()}
+    resolved, _ = parse_yaml(config.dump_tasks(tasks), "task_defs.yml")  # in which every default stands
+    kept = {name: task for name in tasks if (task := complete(name, resolved.child(name))[0])}
+    more = "is more than the 64 tokens that the encoder takes; 64 is used"
+    assert length_notes(tasks, 64) == [f"same: max_length 512 {more}", f"c, d: max_length 600 {more}"]
+    assert length_notes(kept, 64) == [f"c, d: max_length 600 {more}"]
+    assert length_notes(tasks, 600) == []
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "task_defs").glob("*.yml")), ids=lambda path: path.name)
