@@ -17,6 +17,7 @@ from mtl.source import Source, read_rows
 from mtl.taskdef import TaskDef
 
 SHOWN_PER_SPLIT = 5
+IMBALANCE = 0.9  # share of one class above which a remark is due
 NO_LABEL = ("", "-", "-1", "?", "None", "nan", "NA", "N/A")  # cells that mean so in many data sets
 CELL_KINDS = {str: "text", int: "integer", float: "number", bool: "true/false", type(None): "nothing"}
 KINDS_KEPT = 1000  # of faults; further ones are only counted, so that memory does not grow with the rows
@@ -189,6 +190,19 @@ class SplitSummary:
     unlabelled: int
     problems: list[Problem]
     facts: dict[str, Any]
+
+    def remarks(self) -> Iterator[str]:
+        """What a user should look at in a split in which nothing is wrong."""
+        if empty := self.facts.get("empty"):
+            yield f"{counted(empty, 'row')} with an empty text"
+        if conflicts := self.facts.get("conflicts"):
+            yield f"{counted(conflicts, 'row')} with the texts of an earlier row and another label"
+        labels = self.facts.get("labels", {})
+        if absent := [repr(label) for label, number in labels.items() if not number]:
+            yield f"no row has the label{'s' if len(absent) > 1 else ''} {listed(absent)}"
+        for label, number in labels.items():
+            if number > IMBALANCE * sum(labels.values()):
+                yield f"{number / sum(labels.values()):.0%} of the rows have the label {label!r}"
 
 
 class Tally:

@@ -64,7 +64,7 @@ class Data:
         sources: Rows of each task's splits.
         summaries: What reading them found.
         leaks: Evaluation rows in training rows, if they were searched for.
-        notes: Remarks for the user, such as optional splits that are absent.
+        notes: Remarks for the user: of optional splits that are absent, and on the rows of the others.
         problems: All that is wrong.
     """
 
@@ -257,6 +257,7 @@ def check_data(
     for place, (name, split) in places.items():
         data.summaries[name][split] = summaries[place]
         data.problems.extend(summaries[place].problems)
+        data.notes += [f"{place}: {remark}" for remark in summaries[place].remarks()]
     if known is None and not data.problems:
         _remember(keys, summaries, data.leaks if search else None)
     return data

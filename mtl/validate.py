@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,6 @@ from mtl.settings import Sourced
 from mtl.taskdef import TaskDef, length_notes
 from mtl.trackers import telemetry_problems
 
-IMBALANCE = 0.9  # share of one class above which a warning is due
 LABELS_SHOWN = 6
 
 
@@ -94,8 +93,6 @@ def validate(request: Request, *, dry_run: bool) -> Findings:
     findings.warnings += [Problem("", note) for note in data.notes]
     for name, summaries in data.summaries.items():
         findings.tasks[name] = {split: s.facts for split, s in summaries.items() if not s.problems}
-        for split, facts in findings.tasks[name].items():
-            findings.warnings += [Problem(f"{name}/{split}", remark) for remark in _remarks(facts)]
     findings.leaks = data.leaks.leaks()
     encoder = None if run is None or run.config.encoder == NO_ENCODER else run.config.encoder
     if encoder is None:
@@ -125,20 +122,6 @@ def _resolved(request: Request) -> tuple[Run | None, dict[str, TaskDef], str | N
     data_root = directory(request.typed.over(file).data.get("data_root"))
     wrong += trust_problems(config, file, request.typed) if config else []
     return Run(config, tasks) if config else None, tasks, data_root, problems + found + wrong
-
-
-def _remarks(facts: Mapping[str, Any]) -> Iterator[str]:
-    if facts["empty"]:
-        yield f"{counted(facts['empty'], 'row')} with an empty text"
-    if facts["conflicts"]:
-        yield f"{counted(facts['conflicts'], 'row')} with the texts of an earlier row and another label"
-    labels = facts.get("labels", {})
-    total = sum(labels.values())
-    for label, number in labels.items():
-        if not number:
-            yield f"no row has the label {label!r}"
-        elif number > IMBALANCE * total:
-            yield f"{number / total:.0%} of the rows have the label {label!r}"
 
 
 def _with_encoder(checked: Checked, findings: Findings, *, dry_run: bool) -> None:

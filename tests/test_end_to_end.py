@@ -487,3 +487,34 @@ def test_the_length_told_is_the_one_that_inputs_are_cut_to(
         card = (folder / "README.md").read_text()
         assert "inputs of at most 64 tokens" in card and "Longer inputs than 64 tokens are cut" in card
         assert "max_length: 64" in card and "512" not in card
+
+
+def test_training_tells_of_the_data_what_validate_does(
+    encoder_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = [f"the film was great {number}" for number in range(18)]
+    rows = [{"text": text, "label": "a"} for text in [*texts, ""]]
+    write_jsonl(tmp_path / "rows.jsonl", [*rows, {"text": texts[0], "label": "d"}])
+    files = {"train": "rows.jsonl", "validation": "rows.jsonl"}
+    data = {"files": files, "columns": {"text_a": "text"}}
+    tasks = {name: {"type": "classification", "labels": list("abcd"), "data": data} for name in ("t", "u")}
+    (tmp_path / "tasks.yml").write_text(json.dumps(tasks))
+    expected = {
+        f"{task}/{split}: {remark}"
+        for task in tasks
+        for split in files
+        for remark in (
+            "1 row with an empty text",
+            "1 row with the texts of an earlier row and another label",
+            "no row has the labels 'b', 'c'",
+            "95% of the rows have the label 'a'",
+        )
+    }
+    assert main(["validate", str(tmp_path / "tasks.yml"), "--json"]) == 0
+    assert expected == set(json.loads(capsys.readouterr().out)["warnings"])
+    words = ["train", str(tmp_path / "tasks.yml"), "--encoder", str(encoder_dir), "--max-steps", "2", "--output"]
+    assert main([*words, str(tmp_path / "run"), "--leaks", "ignore", "--baselines"]) == 0
+    notes = [line.removeprefix("note: ") for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert sorted(notes) == sorted(expected)  # once, also where each task is trained alone afterwards
+    assert main([*words, str(tmp_path / "quiet"), "--leaks", "ignore", "--quiet"]) == 0
+    assert "row has" not in capsys.readouterr().out
