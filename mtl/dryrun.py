@@ -22,11 +22,12 @@ from mtl.trainer import TERM_NAMES
 
 
 def lengths(checked: Checked) -> dict[tuple[str, str], dict[str, Any]]:
-    """Token figures of every split: total, mean, longest, and how many inputs are truncated to how many tokens."""
+    """Token figures of every split: of how many examples, total, mean, longest, how many are truncated to what."""
     tokenizer = load_tokenizer(checked.encoder, trust_remote_code=checked.run.config.trust_remote_code)
     splits, limit = prepare_splits(checked, tokenizer), longest_input(checked, tokenizer)
     return {
         (name, split): {
+            "examples": len(part),
             "tokens": int(part.lengths.sum()),
             "mean_length": float(part.lengths.mean()),
             "longest": int(part.lengths.max()),

@@ -132,9 +132,10 @@ def _with_encoder(checked: Checked, findings: Findings, *, dry_run: bool) -> Non
     limit = max(facts["max_length"] for facts in found.values())  # the encoder's, if any task's is more
     findings.warnings += [Problem("", note) for note in length_notes(checked.run.tasks, limit)]
     for (name, split), facts in found.items():
-        findings.tasks[name][split] |= facts
+        if split in findings.tasks[name]:  # unlike what is held out of the training data
+            findings.tasks[name][split] |= facts
         if facts["truncated"]:
-            share = facts["truncated"] / findings.tasks[name][split]["rows"]
+            share = facts["truncated"] / facts["examples"]
             message = f"{share:.1%} of the inputs are longer than {facts['max_length']} tokens and are truncated"
             findings.warnings.append(Problem(f"{name}/{split}", message))
     if dry_run:

@@ -280,6 +280,19 @@ def test_validate_prints_text_and_json(corpus: Path, encoder_dir: Path, capsys: 
     assert {"train", "evaluation", "rows", "kind"} <= set(found["leaks"][0])
 
 
+def test_validate_knows_parts_of_the_training_data(
+    corpus: Path, encoder_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["validate", str(corpus), "--tasks", "mood", "--encoder", str(encoder_dir), "--max-length", "4"]
+    assert main([*words, "--train-size", "10", "--set", "train.holdout=0.2", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    told = [
+        f"mood/{part}: 100.0% of the inputs are longer than 4 tokens and are truncated" for part in ("train", "holdout")
+    ]
+    assert [line for line in printed["warnings"] if "truncated" in line] == told
+    assert printed["tasks"]["mood"]["train"]["examples"] == printed["tasks"]["mood"]["train"]["truncated"] == 10
+
+
 def test_validate_dry_run_steps_every_task(corpus: Path, encoder_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["validate", str(corpus), "--encoder", str(encoder_dir), "--dry-run", "--max-steps", "5"]) == 0
     printed = capsys.readouterr().out
