@@ -18,7 +18,7 @@ from mtl.display import Display
 from mtl.launch import PROCESSES
 from mtl.preflight import Checked, Request, check_adapt, check_train
 from mtl.settings import Sourced
-from mtl.use import Model, load
+from mtl.use import Model, load, names_of
 from mtl.wording import Folder, words_of
 
 Definitions: TypeAlias = "TaskDefs | Sequence[TaskDefs]"
@@ -91,7 +91,7 @@ def train(
     """
     with words_of(command):
         typed = _typed(settings, encoder=encoder, data_root=data_root, trust_remote_code=trust_remote_code or None)
-        request = _request(task_defs, output, typed, config, resume=resume, overwrite=overwrite, tasks=tasks or ())
+        request = _request(task_defs, output, typed, config, resume=resume, overwrite=overwrite, tasks=names_of(tasks))
         shown = display or _display(verbose)
         return _run(lambda: check_train(request), request, shown, command, baselines=baselines)
 

@@ -199,11 +199,13 @@ def plain(value: Any, name: str) -> tuple[Any, list[Problem]]:
     def copied(value: Any, path: KeyPath) -> Any:
         if len(path) > MAX_DEPTH:
             raise UserError.of(name, f"has more than {MAX_DEPTH} levels")
+        if getattr(value, "ndim", None) == 0:  # a scalar of NumPy's or PyTorch's
+            value = value.item()
         if value is None or isinstance(value, bool):
             return value
         for scalar_type in (int, float, str):
             if isinstance(value, scalar_type):
-                return scalar_type(value)  # not a subclass of it, such as NumPy's
+                return scalar_type(value)  # not a subclass of it
         if isinstance(value, os.PathLike):
             return os.fspath(value)
         if isinstance(value, (list, tuple)):
@@ -213,7 +215,8 @@ def plain(value: Any, name: str) -> tuple[Any, list[Problem]]:
                 if not isinstance(key, str):
                     problems.append(Problem(name, f"the key {key!r} of {dotted(path) or 'the mapping'} is no text"))
             return {key: copied(item, (*path, key)) for key, item in value.items() if isinstance(key, str)}
-        problems.append(Problem(name, f"{dotted(path)} is of the type {type(value).__name__}; {PLAIN_TYPES}"))
+        message = f"{dotted(path)} is of the type {type(value).__name__}; {PLAIN_TYPES}"
+        problems.append(Problem(name, message.lstrip()))
         return None
 
     return copied(value, ()), problems

@@ -48,7 +48,7 @@ def load(
     with words_of(None):
         if weights not in (allowed := ("best", *WEIGHTS)):
             raise UserError.of("weights", f"is {weights!r}; allowed: {listed(allowed)}{nearest(weights, allowed)}")
-        loaded = load_tasks(Path(path), list(tasks or ()), weights, trust_remote_code=trust_remote_code)
+        loaded = load_tasks(Path(path), names_of(tasks), weights, trust_remote_code=trust_remote_code)
         return Model(Path(path), weights, loaded, trust_remote_code=trust_remote_code)
 
 
@@ -120,6 +120,7 @@ class Model:
 
         from mtl.data import encode, usable_length
 
+        texts = texts if isinstance(texts, str) else list(texts)  # an array has no truth value
         encoder, tokenizer = self._encoder(task)
         wrong = [
             Problem(f"texts[{i}]", f"is {text!r:.60}; expected text")
@@ -152,6 +153,17 @@ class Model:
         if self._shared is None:
             self._shared = load_encoder(self.path, trust_remote_code=self._trust_remote_code)
         return self._shared
+
+
+def names_of(tasks: Sequence[str] | None) -> list[str]:
+    """Names of tasks, as a program gives them.
+
+    Raises:
+        UserError: They are one text, whose letters would be taken for names.
+    """
+    if isinstance(tasks, str):
+        raise UserError.of("tasks", f"is {tasks!r}; expected a list of names, such as [{tasks!r}]")
+    return [] if tasks is None else list(tasks)
 
 
 def _embeddings(encoder: Any, examples: Examples, tokenizer: Any, task: TaskDef) -> npt.NDArray[np.float32]:

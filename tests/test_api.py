@@ -251,3 +251,33 @@ def test_adapt_resume_and_overwrite(trained: mtl.Trained, tmp_path: Path) -> Non
     mtl.adapt(trained.path, task="mood", output=tmp_path / "new", overwrite=True, settings=settings)
     with pytest.raises(mtl.UserError, match="others come with task_defs FILE"):
         mtl.adapt(trained.path, task="new", output=tmp_path / "newer")
+
+
+def test_arrays_and_their_scalars_are_taken(
+    model: mtl.Model, trained: mtl.Trained, corpus: Path, encoder_dir: Path, tmp_path: Path
+) -> None:
+    texts = texts_of(corpus, "mood")
+    series: Any = pytest.importorskip("pandas").Series(texts, index=range(9, 9 + len(texts)))
+    arrays: list[Any] = [np.array(texts), np.array(texts, dtype=object), series]
+    for array in arrays:
+        np.testing.assert_array_equal(model.embed(array), model.embed(texts))
+        assert model.predict("mood", array) == model.predict("mood", texts)
+        assert model.embed(array[:0]).shape == (0, 32)
+    scalars = {"train.max_steps": np.int64(1), "train.smart": np.bool_(False), "train": {"seed": torch.tensor(7)}}
+    config = mtl.train(corpus, encoder=str(encoder_dir), output=tmp_path / "run", settings=scalars).path / "run.yml"
+    train = yaml.safe_load(config.read_text())["train"]
+    assert (train["max_steps"], train["smart"], train["seed"]) == (1, False, 7)
+    for value, name in ((np.array([1]), "ndarray"), (np.longdouble(1), "longdouble"), ({1}, "set")):
+        with pytest.raises(
+            mtl.UserError, match=rf"settings\['train.epochs'\]: is of the type {name}; expected text, a"
+        ):
+            mtl.train(corpus, encoder="e", output=tmp_path / "new", settings={"train.epochs": value})
+
+
+def test_one_text_is_no_list_of_names(trained: mtl.Trained, corpus: Path, tmp_path: Path) -> None:
+    expected = r"^tasks: is 'mood'; expected a list of names, such as \['mood'\]$"
+    with pytest.raises(mtl.UserError, match=expected):
+        mtl.train(corpus, encoder="e", output=tmp_path / "run", tasks="mood")
+    with pytest.raises(mtl.UserError, match=expected):
+        mtl.load(trained.path, tasks="mood")
+    assert list(mtl.load(trained.path, tasks=np.array(["mood", "answer"])).tasks) == ["mood", "answer"]  # type: ignore[arg-type]
