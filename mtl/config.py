@@ -17,7 +17,7 @@ from pydantic import Field
 
 from mtl.definitions import complete, select
 from mtl.errors import Problem, UserError, listed, nearest
-from mtl.presets import with_presets
+from mtl.precedence import PER_TASK, inherited, layered
 from mtl.settings import Settings, Sourced, check, dotted, parse_yaml, plain, read_yaml, scalar
 from mtl.taskdef import Count, Defaults, Fraction, NonNegative, Positive, TaskDef
 
@@ -27,8 +27,6 @@ ScheduleName = Literal["linear", "cosine", "constant"]
 LeakPolicy = Literal["drop", "warn", "ignore"]
 PrecisionName = Literal["fp32", "bf16", "fp16"]
 TrackerName = Literal["aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "trackio", "wandb"]
-
-PER_TASK = ("learning_rate", "batch_size", "max_length")
 
 
 class TrainSettings(Settings):
@@ -176,6 +174,8 @@ class RunConfig(Settings):
         trust_remote_code: Whether the encoder's repository may run code of its own.
         defaults: Settings of tasks that name none.
         tasks: Settings by task name.
+        inherited: By task name, values of a run's `task_defs` that the definition did not name: a default or the run's
+            settings gave them. The settings of this file win over them, unless they were edited there.
     """
 
     phase: Literal["train", "adapt"] = "train"
@@ -195,6 +195,7 @@ class RunConfig(Settings):
     telemetry: TelemetrySettings = TelemetrySettings()
     defaults: dict[str, Any] = {}
     tasks: dict[str, dict[str, Any]] = {}
+    inherited: dict[str, dict[str, Any]] = {}
 
 
 @dataclass(frozen=True)
@@ -282,7 +283,11 @@ def read_run_config(path: str | Path) -> tuple[Sourced, list[Problem]]:
 
 
 def resolve(
-    definitions: Mapping[str, Sourced], file: Sourced, typed: Sourced, names: Sequence[str] = ()
+    definitions: Mapping[str, Sourced],
+    file: Sourced,
+    typed: Sourced,
+    names: Sequence[str] = (),
+    settled: Sourced | None = None,
 ) -> tuple[RunConfig | None, dict[str, TaskDef], list[Problem]]:
     """Merges all layers into a configuration and complete task definitions.
 
@@ -291,6 +296,7 @@ def resolve(
         file: Settings of `--config`.
         typed: Settings of flags and `--set`.
         names: Tasks to take, in order; all when empty.
+        settled: By task name, what of the definitions is `inherited`.
 
     Returns:
         The configuration (None where invalid), the valid tasks, and every problem.
@@ -302,40 +308,25 @@ def resolve(
     chosen, missing = select(definitions, names)
     problems += missing
     known = listed(list(definitions), 40)
+    earlier = merged.child("inherited")  # of the run that wrote the file: it may have had more tasks
     for path in (("tasks",), ("train", "task_sizes")):
-        named = merged.child(*path).data
-        for name in named if isinstance(named, dict) else {}:
-            if name not in definitions:
+        section = merged.child(*path).data
+        for name in section if isinstance(section, dict) else {}:
+            if name not in definitions and not earlier.child(name).data:
                 message = f"{dotted((*path, name))}: there is no such task; defined are: {known}"
                 problems.append(Problem(merged.place((*path, name)), message + nearest(name, definitions)))
     tasks: dict[str, TaskDef] = {}
-    phase = merged.data.get("phase", "train")
+    settled, inherits = settled or Sourced(), dict[str, dict[str, Any]]()
+    adapting = merged.data.get("phase", "train") == "adapt"
     for name, own in chosen.items():
-        task, found = complete(name, _layers(name, own, file, typed, adapting=phase == "adapt"))
+        settings, named = layered(name, own, settled.child(name), file, typed, adapting=adapting)
+        task, found = complete(name, settings)
         problems += [problem for problem in found if problem.where not in told]
         if task is not None:
-            tasks[name] = task
+            tasks[name], inherits[name] = task, inherited(task, named)
+    if config is not None:
+        config = config.model_copy(update={"inherited": inherits})
     return config, tasks, list(dict.fromkeys(problems))
-
-
-def _layers(name: str, own: Sourced, file: Sourced, typed: Sourced, *, adapting: bool) -> Sourced:
-    """One task's settings from all layers, the later over the earlier."""
-    written = [_shared(file), file.child("defaults"), own, file.child("tasks", name)]
-    words = [_shared(typed), typed.child("defaults"), typed.child("tasks", name)]
-    if adapting:
-        written += [layer.child("adapt") for layer in written]
-        words += [layer.child("adapt") for layer in words]
-    result = Sourced({}, own.places)
-    for layer in written + words:
-        if isinstance(layer.data, dict) and layer.data:
-            result = with_presets(layer).over(result)  # a preset wins over what lower layers spell out
-    return result
-
-
-def _shared(source: Sourced) -> Sourced:
-    train = source.child("train")
-    data = {key: train.data[key] for key in PER_TASK if key in train.data} if isinstance(train.data, dict) else {}
-    return Sourced(data, {path: place for path, place in train.places.items() if path and path[0] in data})
 
 
 def _one_length(typed: Sourced) -> Sourced:
@@ -354,8 +345,16 @@ class _Dumper(yaml.SafeDumper):
         plain = scalar(text) == text and text.isprintable()
         return self.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else '"')
 
+    def represent_flow(self, mapping: _Flow) -> yaml.MappingNode:
+        return self.represent_mapping("tag:yaml.org,2002:map", mapping, flow_style=True)
+
+
+class _Flow(dict[str, Any]):
+    """A mapping that is written within braces."""
+
 
 _Dumper.add_representer(str, _Dumper.represent_text)
+_Dumper.add_representer(_Flow, _Dumper.represent_flow)
 
 
 def dump_yaml(data: Any) -> str:
@@ -366,3 +365,14 @@ def dump_yaml(data: Any) -> str:
 def dump_tasks(tasks: Mapping[str, TaskDef]) -> str:
     """YAML text of task definitions, as `read_task_defs` reads it."""
     return dump_yaml({name: task.model_dump(exclude_none=True) for name, task in tasks.items()})
+
+
+def dump_run(run: Run) -> str:
+    """`run.yml`. Keys of `train` that a task inherited from elsewhere stand under `tasks`, or `train` would win now."""
+    data = run.config.model_dump(exclude={"inherited"})
+    inherits = {name: run.config.inherited.get(name, {}) for name in run.tasks}
+    for name, values in inherits.items():
+        if own := {key: values[key] for key in PER_TASK if key in values and values[key] != data["train"][key]}:
+            data["tasks"][name] = own
+    told = "# What of the task definitions is not named there; to change it, write it above.\n"
+    return dump_yaml(data) + told + dump_yaml({"inherited": {name: _Flow(values) for name, values in inherits.items()}})

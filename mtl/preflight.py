@@ -103,7 +103,7 @@ def check_train(request: Request) -> Checked:
         message = "no file of task definitions is named; `run_mtl.py init DATA_FILE` proposes one for your data"
         problems.append(Problem("TASK_DEFS", message))
     definitions, found = read_task_defs(named if isinstance(named, list) else [])
-    return _finish(request, definitions, file, problems + found)
+    return _finish(request, definitions, file, problems + found, _settled(request, file))
 
 
 def check_adapt(request: Request, task: str) -> Checked:
@@ -127,7 +127,10 @@ def check_adapt(request: Request, task: str) -> Checked:
     problems += found
     known = {name: definition.data for name, definition in definitions.items()}
     file, found = read_config(request.config)
+    if file.data.get("phase") == "train":  # which says of heads that all are new
+        file = Sourced({key: value for key, value in file.data.items() if key != "head"}, file.places)
     extra, wrong = read_task_defs(list(request.task_defs) or file.data.get("task_defs") or [])
+    settled = _settled(request, file) if task in extra else first.child("inherited")
     definitions |= extra
     problems += found + wrong
     if task not in definitions:
@@ -142,7 +145,7 @@ def check_adapt(request: Request, task: str) -> Checked:
     inherited = {key: first.data[key] for key in ("data_root", "leaks") if key in first.data}
     file = Sourced(fixed, {(): "adapt"}).over(file).over(Sourced(inherited, {(): str(own)}))
     wanted = [task] if task in definitions else []
-    checked = _finish(replace(request, tasks=wanted), {t: definitions[t] for t in wanted}, file, problems)
+    checked = _finish(replace(request, tasks=wanted), {t: definitions[t] for t in wanted}, file, problems, settled)
     if note := head_note(head, task, definition, known):
         checked.data.notes.append(note)
     return checked
@@ -171,8 +174,15 @@ def read_config(path: str | None) -> tuple[Sourced, list[Problem]]:
         return Sourced(), error.problems
 
 
-def _finish(request: Request, definitions: Mapping[str, Sourced], file: Sourced, problems: list[Problem]) -> Checked:
-    config, tasks, found = resolve(definitions, file, request.typed, request.tasks)
+def _settled(request: Request, file: Sourced) -> Sourced:
+    """What a run's definitions inherited, as its `run.yml` says, where they are taken from there."""
+    return Sourced() if request.task_defs else file.child("inherited")
+
+
+def _finish(
+    request: Request, definitions: Mapping[str, Sourced], file: Sourced, problems: list[Problem], settled: Sourced
+) -> Checked:
+    config, tasks, found = resolve(definitions, file, request.typed, request.tasks, settled)
     problems += found + check_output(request.output, resume=request.resume, overwrite=request.overwrite)
     spec = request.typed.over(file).data.get("encoder")
     encoder = spec
@@ -368,7 +378,7 @@ def read_run(run_dir: Path) -> Run:
     problems += found + wrong + more
     if problems or config is None:
         raise UserError(problems)
-    return Run(config.model_copy(update={"task_defs": [TASKS_FILE]}), tasks)
+    return Run(config.model_copy(update={"task_defs": [TASKS_FILE], **_FOLDED}), tasks)
 
 
 def read_task(path: Path) -> dict[str, TaskDef]:

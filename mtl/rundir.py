@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from mtl.config import Run, dump_tasks, dump_yaml
+from mtl.config import Run, dump_run, dump_tasks
 from mtl.data import Examples
 from mtl.errors import Problem, UserError
 from mtl.files import empty_directory, refuse_links, write_file
@@ -20,7 +20,7 @@ from mtl.preflight import PROVENANCE_FILE, RUN_FILE, TASKS_FILE, Checked, check_
 from mtl.report import read_results
 from mtl.runrecord import read_provenance
 
-INDIFFERENT = ("num_proc", "telemetry")  # settings and sections that a resumed run may change
+INDIFFERENT = ("num_proc", "telemetry", "inherited")  # settings and sections that a resumed run may change
 RECORDED_PACKAGES = (
     "mtl-toolkit",
     "torch",
@@ -76,7 +76,7 @@ def start_directory(
     }
     write_file(output / PROVENANCE_FILE, json.dumps(provenance, indent=1))
     write_file(output / TASKS_FILE, dump_tasks(run.tasks))
-    write_file(output / RUN_FILE, dump_yaml(run.config.model_dump()))
+    write_file(output / RUN_FILE, dump_run(run))
 
 
 def origin_of(checked: Checked) -> Origin | None:

@@ -28,7 +28,7 @@ from mtl.taskdef import NAME, Count, TaskDef
 ALL = "all"
 FORMAT = 2  # raise when runs of the same configuration come to other results
 # What of a configuration no result depends on, or is told of tasks and data otherwise.
-UNTOLD = {"num_proc", "data_root", "task_defs", "telemetry", "defaults", "tasks"}
+UNTOLD = {"num_proc", "data_root", "task_defs", "telemetry", "defaults", "tasks", "inherited"}
 # Settings that the study itself gives to its runs, or that only a person may give.
 OWN = {
     "phase": "a phase says it with its own key 'phase'",
@@ -310,7 +310,8 @@ class _Grid:
             typed = Sourced({k: v for k, v in typed.data.items() if k != "encoder"}, typed.places)
             head = REUSE if names[0] in known else FRESH
             file = Sourced({"phase": "adapt", "encoder": "", "head": head, "leaks": parent.run.config.leaks})
-        config, tasks, found = resolve(definitions, file, typed, names)
+        settled = Sourced(parent.run.config.inherited) if parent else Sourced()
+        config, tasks, found = resolve(definitions, file, typed, names, settled)
         if config is not None and parent is not None:
             stored = {name: task.model_dump() for name, task in known.items()}
             message = head_problem(config.head, names[0], definitions[names[0]].data, stored)

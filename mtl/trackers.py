@@ -10,9 +10,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from mtl.config import PER_TASK, Run, RunConfig
+from mtl.config import Run, RunConfig
 from mtl.errors import Problem
 from mtl.launch import SHARDED
+from mtl.precedence import PER_TASK
 
 Scalar = str | bool | int | float
 

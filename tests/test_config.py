@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mtl.config import Run, RunConfig, command_line, dump_tasks, dump_yaml, read_run_config, resolve
+from mtl.config import Run, RunConfig, command_line, dump_run, dump_tasks, dump_yaml, read_run_config, resolve
 from mtl.definitions import complete, read_task_defs
 from mtl.errors import UserError
 from mtl.settings import Sourced, check, parse_yaml
@@ -318,6 +318,113 @@ def test_written_tasks_are_read_back_equal(tmp_path: Path) -> None:
         again, found = complete(name, source)
         assert found == []
         assert again == tasks[name]
+
+
+# What a run leaves behind, and what counts when it is read again: a file wins over all that no definition names.
+GIVEN = [*LAYERS, ("nobody", "", 32)]
+GIVEN_IDS = [text or "nobody" for _, text, _ in GIVEN]
+Left = tuple[dict[str, Sourced], Sourced]
+
+
+def again(left: Left, file: Sourced, typed: Sourced = NOTHING) -> tuple[RunConfig, dict[str, TaskDef]]:
+    """What a file and typed words make of the definitions that a run left."""
+    config, tasks, problems = resolve(left[0], file, typed, (), left[1].child("inherited"))
+    assert problems == []
+    assert config is not None
+    return config, tasks
+
+
+def left_by(config: RunConfig, tasks: dict[str, TaskDef]) -> Left:
+    """The definitions and the configuration that a run writes, as they are read."""
+    run = Run(config.model_copy(update={"defaults": {}, "tasks": {}}), tasks)
+    (defined, found), (file, more) = parse_yaml(dump_tasks(tasks), "tasks.yml"), parse_yaml(dump_run(run), "run.yml")
+    assert found + more == []
+    return {name: defined.child(name) for name in defined.data}, file
+
+
+def left(where: str, text: str, phase: str = "train") -> Left:
+    """The same of a run whose task `a` got a setting from one layer."""
+    file = layer(f"phase: {phase}\n" + (text if where == "file" else ""))
+    typed = command_line({}, [text] if where == "typed" else [])
+    return left_by(*resolved(definitions(a=f"  {text}\n" if where == "own" else ""), file, typed))
+
+
+@pytest.mark.parametrize(("where", "text", "value"), GIVEN, ids=GIVEN_IDS)
+@pytest.mark.parametrize("said", ["train: {batch_size: 8}", "defaults: {batch_size: 8}"])
+def test_a_file_wins_over_what_an_earlier_run_s_settings_gave(where: str, text: str, value: int, said: str) -> None:
+    before = left(where, text)
+    _, tasks = again(before, layer("phase: adapt"))
+    assert tasks["a"].batch_size == value, "without a word of it, the run's value is inherited"
+    _, tasks = again(before, layer(f"phase: adapt\n{said}"))
+    assert tasks["a"].batch_size == (103 if where == "own" else 8)
+    _, tasks = again(before, layer(f"phase: adapt\n{said}"), command_line({}, ["train.batch_size=9"]))
+    assert tasks["a"].batch_size == 9
+
+
+@pytest.mark.parametrize("phase", ["train", "adapt"])
+@pytest.mark.parametrize(("where", "text", "value"), GIVEN, ids=GIVEN_IDS)
+def test_a_run_s_files_give_the_same_run_unless_they_are_edited(where: str, text: str, value: int, phase: str) -> None:
+    before = left(where, text, phase)
+    defined, file = before
+    same = left_by(*again(before, file))
+    assert (same[0]["a"].data, same[1].data) == (defined["a"].data, file.data)
+    assert defined["a"].data["batch_size"] == value
+    of_train = where == "nobody" or "train" in text
+    assert file.data["tasks"].get("a", {}) == ({} if of_train or where == "own" else {"batch_size": value})
+    edited = Sourced({**file.data, "train": {**file.data["train"], "batch_size": 8}})
+    assert again(before, edited)[1]["a"].batch_size == (8 if of_train else value)
+    changed = Sourced({**defined["a"].data, "batch_size": 9, "dropout": 0.3})
+    edited = Sourced({**file.data, "defaults": {"dropout": 0.4}, "tasks": {}})
+    _, tasks = again(({**defined, "a": changed}, file), edited)
+    assert (tasks["a"].batch_size, tasks["a"].dropout, tasks["b"].dropout) == (9, 0.3, 0.4)
+
+
+def test_what_a_definition_s_preset_says_is_named_and_what_was_typed_over_it_is_not() -> None:
+    own = "  smart: {preset: r3f, norm: l2}\n"
+    before = left_by(*resolved(definitions(a=own), layer(""), command_line({}, ["defaults.smart.epsilon=0.5"])))
+    assert again(before, before[1])[1]["a"].smart.epsilon == 0.5
+    said = "defaults: {smart: {epsilon: 0.25, noise_std: 9, norm: linf, weight: 5}, adapt: {smart: {steps: 3}}}"
+    _, tasks = again(before, layer(said))
+    smart = tasks["a"].smart
+    assert (smart.preset, smart.epsilon, smart.noise_std, smart.norm, smart.weight) == ("r3f", 0.25, 1e-5, "l2", 5.0)
+    assert tasks["a"].adapt == {"smart": {"steps": 3}}
+
+
+def test_sections_for_adaptation_are_inherited_or_named_like_all_else() -> None:
+    typed = command_line({}, ["tasks.a.adapt.smart.weight=8", "tasks.b.dropout=0.2"])
+    before = left_by(*resolved(definitions(a=ADAPT), layer(""), typed))
+    said = "phase: adapt\ndefaults: {adapt: {weight: 9.0, smart: {weight: 6.0}}}"
+    assert again(before, layer("phase: adapt"))[1]["a"].smart.weight == 8.0
+    config, tasks = again(before, layer(said))
+    assert (tasks["a"].weight, tasks["a"].smart.weight) == (3.0, 6.0)
+    assert config.inherited["a"]["smart"]["weight"] == 6.0 and "weight" not in config.inherited["a"]
+    alone = parse_yaml(dump_run(Run(config, {"a": tasks["a"]})), "run.yml")[0].data
+    assert set(alone["inherited"]) == {"a"}, "a run writes of its own tasks only"
+
+
+def test_tasks_that_the_run_of_a_file_had_besides_are_no_mistake() -> None:
+    _, file = left("file", "tasks: {a: {batch_size: 104}}\ntrain: {task_sizes: {a: 5}}")
+    other = {"c": definitions()["b"]}
+    assert told(other, file) == []
+    assert len(told(other, Sourced({**file.data, "inherited": {}}))) == 2
+
+
+def test_what_is_wrong_in_a_run_s_files_is_told_with_its_own_line() -> None:
+    defined, file = left("own", "batch_size: 103")
+    own, settled = defined["a"], file.child("inherited")
+
+    def told_of(data: Any, said: str) -> list[str]:
+        return [str(problem) for problem in resolve({"a": data}, layer(said), NOTHING, (), settled)[2]]
+
+    edited = Sourced({**own.data, "dropout": 3}, own.places)
+    assert told_of(edited, "train: {batch_size: 0}\ndefaults: {dropout: 0.4}") == [
+        "run.yml:2: train.batch_size is the number 0; expected at least 1",
+        f"{own.places[('dropout',)]}: a.dropout is the number 3; expected less than 1",
+    ]
+    assert told_of(own, "tasks: {a: {dropout: 4}}") == ["run.yml:2: a.dropout is the number 4; expected less than 1"]
+    assert told_of(own, "train: {max_length: 2}") == [
+        "run.yml:2: train.max_length is the number 2; expected at least 4"
+    ]
 
 
 WORDS = st.one_of(

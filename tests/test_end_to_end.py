@@ -18,6 +18,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 from mtl.cli import main
 from mtl.intervals import intervals
+from mtl.preflight import read_run
 
 TASKS = ("mood", "strength", "answer")
 
@@ -251,6 +252,24 @@ def test_adapt_to_a_known_and_to_a_new_task(
     assert "its head was taken from `mood`" in (tmp_path / "borrowed" / "best" / "feeling" / "README.md").read_text()
     assert main(["export", str(new), "--output", str(tmp_path / "exported")]) == 0
     assert (tmp_path / "exported" / "feeling" / "config.json").is_file()
+
+
+def test_a_configuration_file_counts_in_adaptation(run_dir: Path, tmp_path: Path) -> None:
+    file, adapted, again = tmp_path / "adapt.yml", tmp_path / "adapted", tmp_path / "again"
+    text = "train: {learning_rate: 0.002, batch_size: 8, max_length: 16, max_steps: 3}\n"
+    file.write_text(text + "defaults: {smart: {weight: 7.0}, dropout: 0.3}\n")
+    assert main(["adapt", str(run_dir), "--task", "mood", "--config", str(file), "--output", str(adapted)]) == 0
+    task = read_run(adapted).tasks["mood"]
+    assert (task.learning_rate, task.batch_size, task.smart.weight, task.dropout) == (0.002, 8, 7.0, 0.3)
+    assert task.max_length == 32, "the definition names it"
+    rates = [record["learning_rate"] for record in read(adapted / "metrics.jsonl") if record["event"] == "step"]
+    assert len(rates) == 3 and max(rates) == 0.002
+    text = (run_dir / "run.yml").read_text().replace("- task_defs.yml", f"- {run_dir / 'task_defs.yml'}")
+    file.write_text(text.replace("tasks: {}", "tasks: {mood: {dropout: 0.2}, answer: {dropout: 0.4}}"))
+    words = ["adapt", str(run_dir), "--task", "mood", "--config", str(file), "--output", str(again)]
+    assert main([*words, "--max-steps", "1"]) == 0
+    found = read_run(again)
+    assert (found.config.head, found.config.phase, found.tasks["mood"].dropout) == ("reuse", "adapt", 0.2)
 
 
 def test_adapt_tells_what_it_does_not_know(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "mtl"
 # Data flows one way. A module may import from earlier rows, and from earlier places of its own row.
 LAYERS = (
     ("errors", "launch", "files", "settings", "wording", "metrics", "sampling", "intervals"),
-    ("presets", "taskdef", "definitions", "config", "heads", "trackers"),
+    ("presets", "taskdef", "definitions", "precedence", "config", "heads", "trackers"),
     ("encoder", "origin", "source", "checks", "predictions", "minhash", "leaks", "preflight"),
     ("data", "parts", "batch", "plan"),
     ("losses", "smart", "proximal", "optimizer"),

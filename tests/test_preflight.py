@@ -11,6 +11,7 @@ import pytest
 
 from mtl import preflight
 from mtl.cli import main
+from mtl.preflight import Request, check_train
 
 
 @pytest.fixture
@@ -117,3 +118,15 @@ def test_recalled_leaks_are_dropped_too(
         dropped.append(json.loads((tmp_path / name / "results.json").read_text())["data"]["mood"]["train"])
     assert len(reads) == 6
     assert dropped[0] == dropped[1] and dropped[0]["dropped"] > 0
+
+
+def test_what_a_run_s_definitions_inherited_says_nothing_of_others(
+    definitions: Path, encoder_dir: Path, tmp_path: Path
+) -> None:
+    edited(COLUMNS, f"{COLUMNS}\n  dropout: 0.2")(definitions)
+    file = tmp_path / "run.yml"
+    text = f"encoder: {encoder_dir}\ntask_defs: [{definitions}]\ndefaults: {{dropout: 0.3}}\n"
+    file.write_text(f"{text}inherited: {{mood: {{dropout: 0.2}}}}\n")
+    for named, dropout in (((), 0.3), ((definitions,), 0.2)):
+        run = check_train(Request(tmp_path / "new", named, str(file))).run
+        assert (run.tasks["mood"].dropout, run.tasks["answer"].dropout) == (dropout, 0.3)

@@ -1,0 +1,90 @@
+"""The order in which a task's settings win, and which of them its definition names.
+
+A run's `task_defs.yml` spells every value out. Those that the definition did not name, which a default or the run's
+settings gave, its `run.yml` repeats under `inherited`: a configuration file wins over them, unless they were edited.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mtl.presets import with_presets
+from mtl.settings import KeyPath, Sourced
+from mtl.taskdef import Defaults, TaskDef
+
+PER_TASK = ("learning_rate", "batch_size", "max_length")  # keys of `train` that a task may have its own of
+
+
+def layered(
+    name: str, own: Sourced, settled: Sourced, file: Sourced, typed: Sourced, *, adapting: bool
+) -> tuple[Sourced, Any]:
+    """One task's settings from all layers, the later over the earlier; a preset over what lower layers spell out.
+
+    Args:
+        name: The task.
+        own: Its definition.
+        settled: What of it is inherited.
+        file: Settings of `--config`.
+        typed: Settings of flags and `--set`.
+        adapting: Whether `adapt` sections count.
+
+    Returns:
+        The settings, and those of them that come from the definition.
+    """
+
+    def with_adapt(*layers: Sourced) -> list[Sourced]:
+        adapt = [definition_adapt if layer is definition else with_presets(layer.child("adapt")) for layer in layers]
+        return [*layers, *adapt] if adapting else list(layers)
+
+    definition = _without(with_presets(own), settled)
+    definition_adapt = _without(with_presets(own.child("adapt")), settled.child("adapt"))
+    defaults, task = with_presets(file.child("defaults")), with_presets(file.child("tasks", name))
+    written = with_adapt(settled, _shared(file), defaults, definition, task)
+    words = [with_presets(layer) for layer in (_shared(typed), typed.child("defaults"), typed.child("tasks", name))]
+    result, named = Sourced({}, own.places), Sourced()
+    for layer in written + with_adapt(*words):
+        if isinstance(layer.data, dict) and layer.data:
+            result = layer.over(result)
+            defines = layer is definition or layer is definition_adapt
+            named = layer.over(named) if defines else Sourced(_less(named.data, layer.data))
+    return result, named.data
+
+
+def inherited(task: TaskDef, named: Any) -> dict[str, Any]:
+    """What of a task's settings its definition does not name."""
+    return _less(task.model_dump(include=set(Defaults.model_fields), exclude_none=True), named)
+
+
+def _shared(source: Sourced) -> Sourced:
+    train = source.child("train")
+    data = {key: train.data[key] for key in PER_TASK if key in train.data} if isinstance(train.data, dict) else {}
+    return Sourced(data, {path: place for path, place in train.places.items() if path and path[0] in data})
+
+
+def _without(definition: Sourced, settled: Sourced) -> Sourced:
+    """What a definition says itself: all that is not as it was settled."""
+    if not (isinstance(definition.data, dict) and isinstance(settled.data, dict)):
+        return definition
+    data = _less(definition.data, settled.data, equal=True)
+    return Sourced(data, {path: place for path, place in definition.places.items() if _stands(data, path)})
+
+
+def _stands(data: Any, path: KeyPath) -> bool:
+    try:
+        for key in path:
+            data = data[key]
+    except (KeyError, IndexError, TypeError):
+        return False
+    return True
+
+
+def _less(data: dict[str, Any], other: dict[str, Any], *, equal: bool = False) -> dict[str, Any]:
+    """Nested settings without those that another has too, or has equal."""
+    left: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, dict) and isinstance(other.get(key), dict):
+            if rest := _less(value, other[key], equal=equal):
+                left[key] = rest
+        elif key not in other or (equal and value != other[key]):
+            left[key] = value
+    return left
