@@ -47,6 +47,10 @@ def layered(
             result = layer.over(result)
             defines = layer is definition or layer is definition_adapt
             named = layer.over(named) if defines else Sourced(_less(named.data, layer.data))
+    section = result.child("adapt").data
+    if adapting and isinstance(section, dict):  # says what it came to, or it would win over words when it is read again
+        words_won = {"adapt": _overruled(with_presets(Sourced(section)).data, result.data)}
+        result, named = Sourced(words_won).over(result), Sourced(_less(named.data, words_won))
     return result, named.data
 
 
@@ -76,6 +80,15 @@ def _stands(data: Any, path: KeyPath) -> bool:
     except (KeyError, IndexError, TypeError):
         return False
     return True
+
+
+def _overruled(section: Any, final: Any) -> Any:
+    """What became of nested settings that are no longer what a section says."""
+    if not (isinstance(section, dict) and isinstance(final, dict)):
+        return final
+    return {
+        key: _overruled(section[key], final[key]) for key in section if final.get(key, section[key]) != section[key]
+    }
 
 
 def _less(data: dict[str, Any], other: dict[str, Any], *, equal: bool = False) -> dict[str, Any]:

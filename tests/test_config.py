@@ -402,6 +402,24 @@ def test_sections_for_adaptation_are_inherited_or_named_like_all_else() -> None:
     assert set(alone["inherited"]) == {"a"}, "a run writes of its own tasks only"
 
 
+@pytest.mark.parametrize("section", ["smart: {weight: 4.0}", "smart: {preset: r3f, weight: 4.0}, weight: 3"])
+def test_an_adaptation_s_files_give_the_same_where_words_won_over_its_section(section: str) -> None:
+    own = definitions(a=f"  adapt: {{{section}}}\n")
+    typed = command_line({}, ["tasks.a.smart={weight: 7.0, epsilon: 0.5}"])
+    before = left_by(*resolved(own, layer("phase: adapt"), typed))
+    for file in (before[1], layer("phase: adapt")):  # the run itself, and an adaptation of it
+        smart = again(before, file)[1]["a"].smart
+        assert (smart.weight, smart.epsilon) == (7.0, 0.5)
+    same = left_by(*again(before, before[1]))
+    assert (same[0]["a"].data, same[1].data) == (before[0]["a"].data, before[1].data)
+    assert told(own, layer("phase: adapt"), command_line({}, ["tasks.a.smart=5"]))[0].startswith(
+        "--set tasks.a.smart: "
+    )
+    assert "expected a mapping" in told(definitions(a="  adapt: 5\n"), layer("phase: adapt"))[0]
+    untouched = resolved(own, layer("phase: adapt"))[1]["a"]
+    assert untouched.adapt == own["a"].data["adapt"] and untouched.smart.weight == 4.0
+
+
 def test_tasks_that_the_run_of_a_file_had_besides_are_no_mistake() -> None:
     _, file = left("file", "tasks: {a: {batch_size: 104}}\ntrain: {task_sizes: {a: 5}}")
     other = {"c": definitions()["b"]}
