@@ -17,7 +17,7 @@ from pydantic import Field
 
 from mtl.definitions import complete, select
 from mtl.errors import Problem, UserError, listed, nearest
-from mtl.precedence import PER_TASK, inherited, layered
+from mtl.precedence import PER_TASK, contradictions, inherited, layered, without_rivals
 from mtl.settings import Settings, Sourced, check, dotted, parse_yaml, plain, read_yaml, scalar
 from mtl.taskdef import Count, Defaults, Fraction, NonNegative, Positive, TaskDef
 
@@ -222,7 +222,7 @@ def from_mapping(settings: Mapping[str, Any]) -> Sourced:
     """Turns a program's settings, by dotted key (`train.max_steps`) or nested, into settings with places.
 
     Raises:
-        UserError: A value is not plain data.
+        UserError: A value is not plain data, or two exclude each other.
     """
     result, problems = Sourced(), list[Problem]()
     for key, value in settings.items():
@@ -233,7 +233,7 @@ def from_mapping(settings: Mapping[str, Any]) -> Sourced:
         data, found = plain(value, place)
         problems += found
         result = Sourced(data, {(): place}).below(*key.split(".")).over(result)
-    if problems:
+    if problems := problems + contradictions(result):
         raise UserError(problems)
     return result
 
@@ -246,7 +246,7 @@ def command_line(flags: Mapping[str, tuple[str, Any]], sets: Sequence[str]) -> S
         sets: Words `KEY=VALUE` of `--set`; values are read as YAML.
 
     Raises:
-        UserError: A word without `=`, or a value that is not YAML.
+        UserError: A word without `=`, a value that is not YAML, or two words that exclude each other.
     """
     result = Sourced()
     problems: list[Problem] = []
@@ -268,6 +268,13 @@ def command_line(flags: Mapping[str, tuple[str, Any]], sets: Sequence[str]) -> S
         raise UserError(problems)
     for key, value, place in pairs:
         result = Sourced(value, {(): place}).below(*key.split(".")).over(result)
+    problems = contradictions(result)
+    for key, (flag, value) in flags.items():
+        path = tuple(key.split("."))
+        if value is False and result.child(*path).data is not False:
+            problems.append(Problem(flag, f"not together with {result.place(path)}; leave one of them out"))
+    if problems:
+        raise UserError(problems)
     return result
 
 
@@ -301,7 +308,7 @@ def resolve(
     Returns:
         The configuration (None where invalid), the valid tasks, and every problem.
     """
-    merged = _one_length(typed).over(file)
+    merged = typed.over(without_rivals(file, typed, keep="epochs"))  # over which max_steps win
     config, problems = check(RunConfig, merged)
     problems += check(Defaults, merged.child("defaults"), ("defaults",))[1]
     told = {problem.where for problem in problems}  # what is wrong there is not told again for each task
@@ -327,15 +334,6 @@ def resolve(
     if config is not None:
         config = config.model_copy(update={"inherited": inherits})
     return config, tasks, list(dict.fromkeys(problems))
-
-
-def _one_length(typed: Sourced) -> Sourced:
-    """Typing one of two exclusive settings clears the other, whatever a configuration file said."""
-    train = typed.child("train").data
-    for one, other in (("epochs", "max_steps"), ("train_size", "train_fraction"), ("train_fraction", "train_size")):
-        if isinstance(train, dict) and train.get(one) is not None and other not in train:
-            typed = typed.over(Sourced({"train": {other: None}}))
-    return typed
 
 
 class _Dumper(yaml.SafeDumper):

@@ -8,11 +8,36 @@ from __future__ import annotations
 
 from typing import Any
 
+from mtl.errors import Problem
 from mtl.presets import with_presets
 from mtl.settings import KeyPath, Sourced
 from mtl.taskdef import Defaults, TaskDef
 
 PER_TASK = ("learning_rate", "batch_size", "max_length")  # keys of `train` that a task may have its own of
+
+EXCLUSIVE = (("max_steps", "epochs"), ("train_size", "train_fraction"))  # keys of `train`: one or the other is meant
+
+
+def contradictions(typed: Sourced) -> list[Problem]:
+    """Settings of which a run's file may hold both, but of which a person means one."""
+    problems, train = list[Problem](), typed.child("train")
+    for one, other in EXCLUSIVE:
+        if isinstance(train.data, dict) and train.data.get(one) is not None and train.data.get(other) is not None:
+            here, there = train.place((one,)), train.place((other,))
+            rival = f"train.{other}" + (f" ({there})" if there != here else "")
+            problems.append(Problem(here, f"train.{one} not together with {rival}; leave one of them out"))
+    return problems
+
+
+def without_rivals(base: Sourced, top: Sourced, keep: str = "") -> Sourced:
+    """Settings without those, but one to keep, that exclude one of others, which will be laid over them."""
+    train, over = base.child("train").data, top.child("train").data
+    if not (isinstance(train, dict) and isinstance(over, dict)):
+        return base
+    pairs = [*EXCLUSIVE, *((other, one) for one, other in EXCLUSIVE)]
+    gone = {one for one, other in pairs if over.get(other) is not None and one not in over} - {keep}
+    data = {**base.data, "train": {key: value for key, value in train.items() if key not in gone}}
+    return Sourced(data, base.places)
 
 
 def layered(

@@ -155,8 +155,10 @@ def _resumed(request: Request) -> Request:
     """A run continued without naming files reads its own.
 
     Raises:
-        UserError: There is no run.
+        UserError: There is no run, or it is to be replaced too.
     """
+    if request.resume and request.overwrite:
+        raise UserError.of("--overwrite", "not together with --resume; leave one of them out")
     if request.resume and (problems := check_output(request.output, resume=True, overwrite=False)):
         raise UserError(problems)
     if request.resume and not request.task_defs and request.config is None:

@@ -20,6 +20,7 @@ from mtl.definitions import read_task_defs
 from mtl.encoder import find_encoder
 from mtl.errors import Problem, UserError, listed, nearest
 from mtl.heads import FRESH, REUSE, head_problem
+from mtl.precedence import contradictions, without_rivals
 from mtl.preflight import check_data, directory
 from mtl.presets import PRESETS
 from mtl.settings import KeyPath, Settings, Sourced, check, dotted, read_yaml
@@ -289,6 +290,7 @@ class _Grid:
                 section = part.child(*sections).data
                 if isinstance(section, dict) and name in section:
                     self.problems.append(Problem(part.place(tuple(key.split("."))), f"{where}.{key}: {reason}"))
+            self.problems += contradictions(part)
         sizes = {n: size if n in self.config.tasks else self.config.sizes.get(n) for n in names}
         sized = {n: s for n, s in sizes.items() if s is not None}
         train: dict[str, Any] = {"seed": seed} | ({"task_sizes": sized} if sized else {})
@@ -297,7 +299,7 @@ class _Grid:
         given = {"data_root": self.data_root, "train": train}
         base = Sourced({"encoder": self.config.encoder}, {("encoder",): self.source.place(("encoder",))})
         place = self.source.place(path)
-        return Sourced(given, {(): place}).over(own.over(shared.over(base)))
+        return Sourced(given, {(): place}).over(own.over(without_rivals(shared, own).over(base)))
 
     def _node(self, names: list[str], typed: Sourced, parent: Node | None) -> Node | None:
         """The run of a phase: what `preflight` will make of its words."""

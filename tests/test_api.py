@@ -147,6 +147,14 @@ def test_what_is_wrong_is_one_error_in_pythons_words(corpus: Path, tmp_path: Pat
     assert "--" not in told.replace("/--", "")
     with pytest.raises(mtl.UserError, match=r"settings\['a..b'\]: expected a dotted key"):
         mtl.train(corpus, output=tmp_path / "x", settings={"a..b": 1})
+    two = (
+        r"settings\['train.max_steps'\]: train.max_steps not together with train.epochs \(settings\['train.epochs'\]\)"
+    )
+    with pytest.raises(mtl.UserError, match=two):
+        mtl.train(corpus, output=tmp_path / "x", settings={"train.max_steps": 1, "train.epochs": 3})
+    with pytest.raises(mtl.UserError, match=r"^overwrite: not together with resume=True; leave one of them out"):
+        mtl.train(corpus, output=trained.path, resume=True, overwrite=True)
+    assert (trained.path / "results.json").is_file()
 
 
 def test_the_command_line_keeps_its_own_words(

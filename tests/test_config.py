@@ -137,6 +137,49 @@ def test_a_typed_number_of_steps_wins_over_a_file_s_epochs() -> None:
     assert (config.train.epochs, config.train.max_steps) == (3, 7)
 
 
+TWO = "train.max_steps not together with train.epochs"
+CONTRADICTIONS: list[tuple[dict[str, tuple[str, Any]], list[str], str]] = [
+    (
+        {"train.max_steps": ("--max-steps", 3)},
+        ["train.epochs=2"],
+        f"--max-steps: {TWO} (--set train.epochs); leave one",
+    ),
+    ({"train.epochs": ("--epochs", 3)}, ["train={max_steps: 2}"], f"--set train: {TWO} (--epochs); leave one of them"),
+    ({}, ["train={epochs: 1, max_steps: 2}"], f"--set train: {TWO}; leave one of them out"),
+    (
+        {"train.train_size": ("--train-size", 10)},
+        ["train.train_fraction=0.5"],
+        "--train-size: train.train_size not together with train.train_fraction (--set train.train_fraction); leave",
+    ),
+    (
+        {"train.smart": ("--no-smart", False)},
+        ["train.smart=true"],
+        "--no-smart: not together with --set train.smart; leave one of them out",
+    ),
+    (
+        {"train.proximal": ("--no-proximal", False)},
+        ["train={proximal: true}"],
+        "--no-proximal: not together with --set",
+    ),
+]
+
+
+@pytest.mark.parametrize(("flags", "sets", "message"), CONTRADICTIONS)
+def test_words_that_exclude_each_other_are_refused(
+    flags: dict[str, tuple[str, Any]], sets: list[str], message: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        command_line(flags, sets)
+    (problem,) = caught.value.problems
+    assert str(problem).startswith(message)
+
+
+def test_words_that_agree_are_taken() -> None:
+    off = {"train.smart": ("--no-smart", False), "train.max_steps": ("--max-steps", 3)}
+    typed = command_line(off, ["train.smart=false", "train.epochs=null", "train.max_steps=4"])
+    assert typed.data["train"] == {"smart": False, "max_steps": 4, "epochs": None}
+
+
 ADAPT = "  weight: 2.0\n  adapt: {weight: 3.0, smart: {weight: 4.0}}\n"
 
 

@@ -184,7 +184,21 @@ def test_words_say_the_same_as_the_study(text: str, tmp_path: Path) -> None:
         assert encoder is None or words[words.index("--encoder") + 1] == encoder
 
 
+def test_an_arm_s_steps_take_the_place_of_shared_epochs_and_the_other_way_round(text: str, tmp_path: Path) -> None:
+    for shared, own, steps, epochs in (("epochs: 1", "max_steps: 3", 3, 5), ("max_steps: 4", "epochs: 2", None, 2)):
+        study = read(text.replace("epochs: 1", shared).replace("{epochs: 2}", f"{{{own}}}"), tmp_path)
+        (node, *_) = [cell.node for cell in study.cells if cell.arm == "shared"]
+        assert (node.run.config.train.max_steps, node.run.config.train.epochs) == (steps, epochs)
+        sets = [word.removeprefix("--set=") for word in words_of(node, tmp_path, tmp_path, resume=False)]
+        assert command_line({}, [word for word in sets if "=" in word]).data == node.typed.data
+
+
 BROKEN = {
+    "steps and epochs": (
+        "{epochs: 2}",
+        "{epochs: 2, max_steps: 3}",
+        ["s.yml:18: train.max_steps not together with train.epochs; leave one of them out"],
+    ),
     "a misspelt key": ("seeds: [1, 2]", "seedz: [1, 2]", ["s.yml:4: unknown key 'seedz'", "did you mean 'seeds'"]),
     "a wrong type": ("seeds: [1, 2]", "seeds: [1, x]", ["s.yml:4: seeds.1 is the text 'x'; expected a whole number"]),
     "a seed twice": ("seeds: [1, 2]", "seeds: [1, 1]", ["s.yml:4: seeds: 1 stands there twice"]),
