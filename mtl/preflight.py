@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,17 +11,17 @@ from mtl.checks import Row, SplitSummary, check_split
 from mtl.config import Run, RunConfig, read_run_config, resolve
 from mtl.definitions import TaskDefs, read_task_defs
 from mtl.encoder import ENCODERS, find_encoder
-from mtl.errors import Problem, StorageError, UserError, listed, nearest
-from mtl.files import TEMPORARY, cache_directory, entries, write_file
+from mtl.errors import Problem, UserError, listed, nearest
+from mtl.files import TEMPORARY, entries
 from mtl.heads import FRESH, REUSE, head_note, head_problem
 from mtl.leaks import LeakSearch
+from mtl.recall import digest_of, recall, remember
 from mtl.settings import Sourced, check
 from mtl.source import Source, locate
 from mtl.taskdef import TaskDef
 from mtl.trackers import telemetry_problems
 
 RUN_FILE = "run.yml"
-CHECKED_FORMAT = 1  # raise when more is checked, or facts are others
 TASKS_FILE = "task_defs.yml"
 TASK_FILE = "task.yml"
 PROVENANCE_FILE = "provenance.json"
@@ -260,8 +257,8 @@ def check_data(
             else:
                 data.problems.append(Problem(found.where, f"{name}: {found.message}"))
     places = {f"{name}/{split}": (name, split) for name, sources in data.sources.items() for split in sources}
-    keys = {place: _digest_of(tasks[name], data.sources[name][split]) for place, (name, split) in places.items()}
-    known = _recall(keys, search=search)
+    keys = {place: digest_of(tasks[name], data.sources[name][split]) for place, (name, split) in places.items()}
+    known = recall(keys, search=search)
     if known is not None:
         summaries, data.leaks = known
     else:
@@ -271,7 +268,7 @@ def check_data(
         data.problems.extend(summaries[place].problems)
         data.notes += [f"{place}: {remark}" for remark in summaries[place].remarks()]
     if known is None and not data.problems:
-        _remember(keys, summaries, data.leaks if search else None)
+        remember(keys, summaries, data.leaks if search else None)
     return data
 
 
@@ -287,41 +284,6 @@ def _read(
         if search and training:
             data.leaks.finish(place)
     return summaries
-
-
-def _digest_of(task: TaskDef, source: Source) -> str:
-    """What decides the outcome of reading a split: its content, and how the task reads it."""
-    rows = task.data.model_dump(include={"columns", "unlabelled", "encoding"})
-    described = [CHECKED_FORMAT, source.fingerprint(), str(source), rows, task.type, task.labels]
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
-
-
-def _checked_file(keys: Mapping[str, str], *, search: bool) -> Path:
-    digest = hashlib.sha256(json.dumps([list(keys.items()), search]).encode()).hexdigest()
-    return cache_directory() / "checked" / f"{digest}.json"
-
-
-def _recall(keys: Mapping[str, str], *, search: bool) -> tuple[dict[str, SplitSummary], LeakSearch] | None:
-    """What was found the last time that just these splits were read, if nothing was wrong with them."""
-    try:
-        stored = json.loads(_checked_file(keys, search=search).read_text(encoding="utf-8"))
-        summaries = {
-            place: SplitSummary(facts["rows"], facts["unlabelled"], [], facts)
-            for place, facts in stored["facts"].items()
-        }
-        leaks = LeakSearch.recalled(stored["leaks"], stored["leaked"]) if search else LeakSearch()
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return summaries, leaks
-
-
-def _remember(keys: Mapping[str, str], summaries: Mapping[str, SplitSummary], leaks: LeakSearch | None) -> None:
-    found: dict[str, Any] = {"facts": {place: summary.facts for place, summary in summaries.items()}}
-    if leaks is not None:
-        found["leaks"] = [leak.as_json() for leak in leaks.leaks()]
-        found["leaked"] = {split: sorted(rows) for split, rows in leaks.leaked.items()}
-    with contextlib.suppress(StorageError):  # it will be found again
-        write_file(_checked_file(keys, search=leaks is not None), json.dumps(found))
 
 
 def _watch(search: LeakSearch, split: str, *, training: bool) -> Callable[[Row], None]:

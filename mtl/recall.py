@@ -1,0 +1,55 @@
+"""What reading splits found, kept in the cache: the same splits are not read again for the same answer."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mtl.checks import SplitSummary
+from mtl.errors import StorageError
+from mtl.files import cache_directory, write_file
+from mtl.leaks import LeakSearch
+from mtl.source import Source
+from mtl.taskdef import TaskDef
+
+CHECKED_FORMAT = 1  # raise when more is checked, or facts are others
+
+
+def digest_of(task: TaskDef, source: Source) -> str:
+    """What decides the outcome of reading a split: its content, and how the task reads it."""
+    rows = task.data.model_dump(include={"columns", "unlabelled", "encoding"})
+    described = [CHECKED_FORMAT, source.fingerprint(), str(source), rows, task.type, task.labels]
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+
+
+def _checked_file(keys: Mapping[str, str], *, search: bool) -> Path:
+    digest = hashlib.sha256(json.dumps([list(keys.items()), search]).encode()).hexdigest()
+    return cache_directory() / "checked" / f"{digest}.json"
+
+
+def recall(keys: Mapping[str, str], *, search: bool) -> tuple[dict[str, SplitSummary], LeakSearch] | None:
+    """What was found the last time that just these splits were read, if nothing was wrong with them."""
+    try:
+        stored = json.loads(_checked_file(keys, search=search).read_text(encoding="utf-8"))
+        summaries = {
+            place: SplitSummary(facts["rows"], facts["unlabelled"], [], facts)
+            for place, facts in stored["facts"].items()
+        }
+        leaks = LeakSearch.recalled(stored["leaks"], stored["leaked"]) if search else LeakSearch()
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return summaries, leaks
+
+
+def remember(keys: Mapping[str, str], summaries: Mapping[str, SplitSummary], leaks: LeakSearch | None) -> None:
+    """Keeps what was found, where nothing was wrong."""
+    found: dict[str, Any] = {"facts": {place: summary.facts for place, summary in summaries.items()}}
+    if leaks is not None:
+        found["leaks"] = [leak.as_json() for leak in leaks.leaks()]
+        found["leaked"] = {split: sorted(rows) for split, rows in leaks.leaked.items()}
+    with contextlib.suppress(StorageError):  # it will be found again
+        write_file(_checked_file(keys, search=leaks is not None), json.dumps(found))
