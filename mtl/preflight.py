@@ -114,7 +114,7 @@ def check_adapt(request: Request, task: str) -> Checked:
     assert run_dir is not None
     own, tasks_file = run_dir / RUN_FILE, run_dir / TASKS_FILE
     if not own.is_file():
-        raise UserError.of(str(run_dir), no_run(run_dir))
+        raise UserError.of(str(run_dir), _no_start(run_dir))
     if not (run_dir / "model").is_dir():
         raise UserError.of(str(run_dir), "is a run that is not finished; continue it with --resume first")
     if request.output.resolve() == run_dir.resolve():
@@ -146,6 +146,16 @@ def check_adapt(request: Request, task: str) -> Checked:
     if note := head_note(head, task, definition, known):
         checked.data.notes.append(note)
     return checked
+
+
+def _no_start(path: Path) -> str:
+    """Why adaptation cannot start from a directory, and what can."""
+    within = [parent for parent in list(path.parents)[:2] if (parent / RUN_FILE).is_file()]
+    if within and path.is_dir():
+        return f"is a part of a run; name the run, {within[0]}"
+    if (path / TASK_FILE).is_file():
+        return "is an export; adapt needs a run, but an export can be the --encoder of `train`"
+    return no_run(path)
 
 
 def _resumed(request: Request) -> Request:

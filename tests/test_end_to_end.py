@@ -277,6 +277,11 @@ def test_adapt_tells_what_it_does_not_know(run_dir: Path, tmp_path: Path, capsys
     assert "did you mean 'mood'?" in capsys.readouterr().err
     assert main(["adapt", str(tmp_path), "--task", "mood", "--output", str(tmp_path / "x")]) == 2
     assert f"{tmp_path}: is neither a run (no run.yml) nor an export" in capsys.readouterr().err
+    for part in ("best", "best/mood", "model"):
+        assert main(["adapt", str(run_dir / part), "--task", "mood", "--output", str(tmp_path / "x")]) == 2
+        assert capsys.readouterr().err == f"error: {run_dir / part}: is a part of a run; name the run, {run_dir}\n"
+    assert main(["adapt", str(run_dir / "bets"), "--task", "mood", "--output", str(tmp_path / "x")]) == 2
+    assert "bets: there is no such directory; did you mean" in capsys.readouterr().err
     before = (run_dir / "run.yml").read_text()
     assert main(["adapt", str(run_dir), "--task", "mood", "--output", str(run_dir), "--overwrite"]) == 2
     assert capsys.readouterr().err == f"error: --output: {run_dir} is the run to start from; name another directory\n"
@@ -285,6 +290,16 @@ def test_adapt_tells_what_it_does_not_know(run_dir: Path, tmp_path: Path, capsys
     assert f"it holds {run_dir}/best/answer, {run_dir}/best/mood" in capsys.readouterr().err
     assert main(["report", str(run_dir), "--output", str(tmp_path / "report.pdf")]) == 2
     assert capsys.readouterr().out == "", "nothing is told before the report can be written"
+
+
+def test_an_export_can_be_the_encoder_of_another_run_but_not_adapted(
+    exports: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["adapt", str(exports / "mood"), "--task", "mood", "--output", str(tmp_path / "x")]) == 2
+    message = "is an export; adapt needs a run, but an export can be the --encoder of `train`"
+    assert capsys.readouterr().err == f"error: {exports / 'mood'}: {message}\n"
+    words = ["train", str(corpus), "--tasks", "strength", "--max-steps", "1", "--output", str(tmp_path / "x")]
+    assert main([*words, "--encoder", str(exports / "mood")]) == 0
 
 
 def test_validate_prints_text_and_json(corpus: Path, encoder_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
