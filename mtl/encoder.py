@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import pkgutil
 import re
 from pathlib import Path
@@ -36,6 +37,12 @@ def find_encoder(spec: str) -> str:
         raise UserError.of("--encoder", f"{spec!r} is neither a directory, nor pkg:PACKAGE/SUBDIR, nor a hub id")
     _look_up_on_hub(spec)
     return spec
+
+
+def lasting(spec: str) -> str:
+    """The same encoder named so that it is found from any directory: a local one by its absolute path."""
+    path = Path(spec).expanduser()
+    return spec if spec.startswith(PACKAGE) or not path.exists() else os.path.abspath(path)
 
 
 def _in_package(spec: str) -> Path:

@@ -54,7 +54,7 @@ class Origin(BaseModel):
     """What is known of a run's encoder.
 
     Attributes:
-        encoder: As the user named it in the first run: hub id, directory, or `pkg:PACKAGE/SUBDIR`.
+        encoder: What the first run began with: hub id, absolute directory, or `pkg:PACKAGE/SUBDIR`.
         hub_id: Its id on the hub, if it came from there.
         licence: What its card states.
         phases: Runs that trained it since, the first one first.

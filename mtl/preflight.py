@@ -10,7 +10,7 @@ from typing import Any
 from mtl.checks import Row, SplitSummary, check_split
 from mtl.config import Run, RunConfig, read_run_config, resolve
 from mtl.definitions import TaskDefs, read_task_defs
-from mtl.encoder import ENCODERS, find_encoder
+from mtl.encoder import ENCODERS, find_encoder, lasting
 from mtl.errors import Problem, UserError, listed, nearest
 from mtl.files import TEMPORARY, entries
 from mtl.heads import FRESH, REUSE, head_note, head_problem
@@ -215,8 +215,8 @@ def _finish(
     problems += data.problems
     if problems or config is None:
         raise UserError(problems)
-    run = Run(config.model_copy(update={"task_defs": [TASKS_FILE], "data_root": data_root, **_FOLDED}), tasks)
-    return Checked(run, str(encoder), data)
+    places = {"task_defs": [TASKS_FILE], "data_root": data_root, "encoder": lasting(config.encoder)}
+    return Checked(Run(config.model_copy(update={**places, **_FOLDED}), tasks), str(encoder), data)
 
 
 def trust_problems(config: RunConfig, file: Sourced, typed: Sourced) -> list[Problem]:

@@ -16,7 +16,7 @@ from conftest import ROOT, write_jsonl
 from mtl.arguments import ARGUMENTS, Parser
 from mtl.cli import main
 from mtl.config import RunConfig
-from mtl.encoder import find_encoder
+from mtl.encoder import find_encoder, lasting
 from mtl.errors import UserError
 
 
@@ -378,6 +378,19 @@ LIGHT: list[tuple[list[str], int, str]] = [
     (["prepare", "bad.yml", "--encoder", "./missing"], 2, "bad.yml:2: is not valid YAML"),
     (["adapt", "missing", "--task", "a", "--output", "x"], 2, "error: missing: there is no such directory"),
 ]
+
+
+def test_a_local_encoder_is_named_by_its_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("model", "pkg:some_package/model"):
+        (tmp_path / "org" / folder).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "org")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for spec in ("model", "./model", "../org/model", "~/org/model", str(tmp_path / "org" / "model")):
+        assert lasting(spec) == str(tmp_path / "org" / "model")
+    for spec in ("org/model", "bert-base-uncased", "pkg:some_package/model"):
+        assert lasting(spec) == spec
+    monkeypatch.chdir(tmp_path)
+    assert lasting("org/model") == str(tmp_path / "org" / "model"), "a directory here goes before the hub"
 
 
 @pytest.mark.parametrize(

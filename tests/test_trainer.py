@@ -478,6 +478,20 @@ def test_resolved_configuration_reproduces_the_run(corpus: Path, encoder_dir: Pa
     assert (first / "task_defs.yml").read_text() == (second / "task_defs.yml").read_text()
 
 
+def test_a_run_is_reproduced_from_any_directory(
+    corpus: Path, encoder_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    monkeypatch.chdir(encoder_dir.parent)
+    assert main(arguments(corpus, Path(encoder_dir.name), first, "--tasks", "mood", "--max-steps", "1")) == 0
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--output", str(first), "--resume"]) == 0
+    assert main(["train", "--config", str(first / "run.yml"), "--output", str(second)]) == 0
+    assert (first / "run.yml").read_text() == (second / "run.yml").read_text()
+    card = (second / "best" / "mood" / "README.md").read_text()
+    assert f"- Encoder: a local directory, `{encoder_dir.name}`." in card and str(encoder_dir.parent) not in card
+
+
 def test_lazy_regularization_takes_every_nth_turn_of_the_task(corpus: Path, encoder_dir: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     assert (
