@@ -310,7 +310,10 @@ def check(model: type[S], source: Sourced, prefix: KeyPath = ()) -> tuple[S | No
         return model.model_validate(source.data), []
     except ValidationError as error:
         items: list[dict[str, Any]] = [dict(item) for item in error.errors()]
-    problems = [_explain(model, source, prefix, item) for item in items]
+    by_path: dict[KeyPath, list[dict[str, Any]]] = {}  # each member of a union has an error of its own
+    for item in items:
+        by_path.setdefault(_own_path(source.data, item), []).append(item)
+    problems = [_explain(model, source, prefix, path, errors) for path, errors in by_path.items()]
     unknown: list[KeyPath] = [item["loc"] for item in items if item["type"] == "extra_forbidden"]
     if not unknown:
         return None, problems
@@ -330,10 +333,9 @@ def _without(data: Any, paths: list[KeyPath]) -> Any:
     return result
 
 
-def _explain(model: type[Settings], source: Sourced, prefix: KeyPath, error: dict[str, Any]) -> Problem:
-    # pydantic adds names of union members to the path: only the keys that the data has are the user's own.
-    loc: KeyPath = ()
-    value = source.data
+def _own_path(value: Any, error: dict[str, Any]) -> KeyPath:
+    """The user's own keys of an error's path, to which pydantic adds names of union members."""
+    path: KeyPath = ()
     for key in error["loc"]:
         if isinstance(value, dict) and (key in value or error["type"] == "missing"):
             value = value.get(key)
@@ -341,7 +343,14 @@ def _explain(model: type[Settings], source: Sourced, prefix: KeyPath, error: dic
             value = value[key]
         else:
             continue
-        loc = (*loc, key)
+        path = (*path, key)
+    return path
+
+
+def _explain(
+    model: type[Settings], source: Sourced, prefix: KeyPath, loc: KeyPath, errors: list[dict[str, Any]]
+) -> Problem:
+    error, value = errors[0], source.child(*loc).data
     shown, where = dotted(prefix + loc), source.place(loc)
     if error["type"] == "extra_forbidden":
         allowed = _fields(model, loc[:-1])
@@ -357,11 +366,18 @@ def _explain(model: type[Settings], source: Sourced, prefix: KeyPath, error: dic
         return Problem(where, f"{shown}: {error['ctx']['error']}" if shown else str(error["ctx"]["error"]))
     if error["type"] in ("model_type", "dict_type"):
         return Problem(where, f"{shown} is {kind(value)}; expected a mapping")
+    wanted = _wanted(error)
+    if len(errors) > 1:
+        wanted = "expected " + " or ".join(re.sub(r"^expected | \(.*\)$", "", _wanted(error)) for error in errors)
+    return Problem(where, f"{shown} is {kind(value)}; {wanted}")
+
+
+def _wanted(error: dict[str, Any]) -> str:
     message = error["msg"][0].lower() + error["msg"][1:]
     wanted = WANTED.get(error["type"]) or message.replace("input should be", "expected")
     for long, short in BOUNDS:
         wanted = wanted.replace(long, short)
-    return Problem(where, f"{shown} is {kind(value)}; {wanted}")
+    return wanted
 
 
 def _fields(model: type[BaseModel], path: KeyPath) -> list[str]:

@@ -144,7 +144,7 @@ class DataSource(Settings):
         columns: Names of the columns.
         splits: Our name of a split to the data's name of it. `train` and `validation` have to exist; any other is
             evaluated where it is present.
-        unlabelled: Label values that mean "no label": such rows are left out and counted.
+        unlabelled: Label values that mean "no label": such rows are left out and counted. Null is a missing one.
         encoding: Of text files, such as cp1252; by default what their byte-order mark says, else UTF-8.
     """
 
@@ -153,7 +153,7 @@ class DataSource(Settings):
     files: dict[str, str] | None = None
     columns: Columns
     splits: dict[str, str] = {}
-    unlabelled: list[str | int | float] = []
+    unlabelled: list[str | int | float | None] = []
     encoding: str | None = None
 
 

@@ -351,7 +351,8 @@ def test_written_tasks_are_read_back_equal(tmp_path: Path) -> None:
         "-",
         "😀",
     ]
-    tasks["words"] = tasks["a"].model_copy(update={"labels": names})
+    data = tasks["a"].data.model_copy(update={"unlabelled": [None, "null", -1, 0.5]})
+    tasks["words"] = tasks["a"].model_copy(update={"labels": names, "data": data})
     path = tmp_path / "task_defs.yml"
     path.write_text(dump_tasks(tasks), encoding="utf-8")
     sources, problems = read_task_defs([path])

@@ -239,6 +239,8 @@ class Section(Settings):
     on: bool = True
     inner: Inner = Inner()
     words: list[str] = []
+    marks: list[str | int | float | None] = []
+    pair: Annotated[list[int], Field(min_length=2)] = [1, 2]
 
 
 def told(text: str) -> list[str]:
@@ -247,16 +249,17 @@ def told(text: str) -> list[str]:
     return [str(problem) for problem in problems]
 
 
+KEYS = "epochs, inner, marks, name, on, pair, rate, words"
 FAULTS = [
     (
         "name: x\nepocs: 3\n",
-        "a.yml:2: unknown key 'epocs'; allowed: epochs, inner, name, on, rate, words; did you mean 'epochs'?",
+        f"a.yml:2: unknown key 'epocs'; allowed: {KEYS}; did you mean 'epochs'?",
     ),
     (
         "name: x\ninner:\n  wieght: 2\n",
         "a.yml:3: unknown key 'inner.wieght'; allowed: norm, weight; did you mean 'weight'?",
     ),
-    ("name: x\nqqq: 1\n", "a.yml:2: unknown key 'qqq'; allowed: epochs, inner, name, on, rate, words"),
+    ("name: x\nqqq: 1\n", f"a.yml:2: unknown key 'qqq'; allowed: {KEYS}"),
     (
         "name: x\ninner: {norm: linff}\n",
         "a.yml:2: inner.norm is the text 'linff'; allowed: linf, l2; did you mean 'linf'?",
@@ -273,6 +276,11 @@ FAULTS = [
     ("name: 5\n", "a.yml:1: name is the number 5; expected text (numbers in quotes)"),
     ("name: x\non: yes\n", "a.yml:2: on is the text 'yes'; expected a valid boolean"),
     ("name: x\nwords:\n  - a\n  - 5\n", "a.yml:4: words.1 is the number 5; expected text (numbers in quotes)"),
+    ("name: x\npair: [1]\n", "a.yml:2: pair is a list; list should have at least 2 items after validation, not 1"),
+    (
+        "name: x\nmarks: [a, 1, 2.5, null, [b]]\n",
+        "a.yml:2: marks.4 is a list; expected text or a whole number or a valid number",
+    ),
     ("name: x\nwords: a\n", "a.yml:2: words is the text 'a'; expected a list, such as [a, b]"),
 ]
 

@@ -371,6 +371,16 @@ def test_a_row_without_a_query_is_told() -> None:
     assert checker.findings.problems() == [Problem("f:1", message)]
 
 
+@pytest.mark.parametrize("kind", ["classification", "regression"])
+def test_rows_without_a_label_can_be_declared_unlabelled(kind: str, tmp_path: Path) -> None:
+    row = {"first": "a", "second": "b"}
+    rows = [{**row, "label": 0}, {**row, "label": None}, row]
+    path = write(tmp_path / "a.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows))
+    assert len(faults(path, make_task(kind))) == 1
+    summary = check_split("t", make_task(kind, data={"unlabelled": [None]}), Source(path=path))
+    assert (summary.rows, summary.unlabelled, summary.problems) == (3, 2, [])
+
+
 def test_unlabelled_rows_are_left_out_and_counted(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", HEAD + "a,b,-1\nc,d,no\ne,f,-1\ng,h,?\n")
     task = make_task(data={"unlabelled": [-1, "?"]})
