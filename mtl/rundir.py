@@ -13,7 +13,7 @@ from typing import Any
 
 from mtl.config import Run, dump_run, dump_tasks
 from mtl.data import Examples
-from mtl.errors import Problem, UserError
+from mtl.errors import Problem, UserError, listed
 from mtl.files import empty_directory, refuse_links, write_file
 from mtl.origin import Origin, Phase, find_origin
 from mtl.preflight import PROVENANCE_FILE, RUN_FILE, TASKS_FILE, Checked, check_output, read_run
@@ -49,10 +49,11 @@ def start_directory(
     found = fingerprints(splits)
     if resume:
         refuse_links(output)
-        problems = differences(run, read_run(output), str(output / RUN_FILE))
+        before = read_run(output)
+        problems = differences(run, before, str(output / RUN_FILE))
         stored = _stored_fingerprints(output / PROVENANCE_FILE)
         for key in sorted(stored.keys() | found.keys()):
-            if stored.get(key) != found.get(key):
+            if stored.get(key) != found.get(key) and key.split("/")[0] in run.tasks.keys() & before.tasks.keys():
                 problems.append(Problem("--resume", f"the data of {key} is not what the run began with"))
         if problems:
             message = f"{output} goes on as it began: leave out what differs, or name another --output without --resume"
@@ -116,11 +117,15 @@ def differences(new: Run, old: Run, where: str) -> list[Problem]:
             return {k: v for key, value in data.items() for k, v in flat(value, f"{prefix}{key}.").items()}
         return {prefix[:-1]: data}
 
+    problems, both = list[Problem](), new.tasks.keys() & old.tasks.keys()
+    if list(new.tasks) != list(old.tasks):  # they take turns in their order
+        named, had = listed(list(new.tasks), 40), listed(list(old.tasks), 40)
+        problems.append(Problem("--resume", f"the tasks are {named}, but the run has the tasks {had}"))
     before, after = (
-        flat({**run.config.model_dump(), "tasks": {name: task.model_dump() for name, task in run.tasks.items()}})
+        flat({**run.config.model_dump(), "tasks": {name: run.tasks[name].model_dump() for name in both}})
         for run in (old, new)
     )
-    return [
+    return problems + [
         Problem("--resume", f"{key} is {after.get(key)!r}, but {where} says {before.get(key)!r}")
         for key in sorted(before.keys() | after.keys())
         if before.get(key) != after.get(key) and key.split(".")[0] not in INDIFFERENT

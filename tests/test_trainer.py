@@ -165,6 +165,21 @@ def test_resume_refuses_another_configuration(
     assert "no run" in capsys.readouterr().err
 
 
+def test_resume_tells_of_other_tasks_in_one_line(
+    corpus: Path, encoder_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "run"
+    assert main(arguments(corpus, encoder_dir, output, "--tasks", "mood,strength", "--max-steps", "1")) == 0
+    for names in ("mood", "strength,mood", "mood,answer"):
+        capsys.readouterr()
+        words = ["--tasks", names, "--max-steps", "1", "--set", "tasks.mood.smart.weight=7", "--resume"]
+        assert main(arguments(corpus, encoder_dir, output, *words)) == 2
+        tasks, weight, last = capsys.readouterr().err.splitlines()
+        told = f"error: --resume: the tasks are {names.replace(',', ', ')}, but the run has the tasks mood, strength"
+        assert tasks == told
+        assert "tasks.mood.smart.weight is 7.0, but" in weight and "goes on as it began" in last
+
+
 def test_finished_run_resumes_to_nothing(corpus: Path, encoder_dir: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     assert main(arguments(corpus, encoder_dir, output)) == 0
