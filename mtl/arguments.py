@@ -149,7 +149,8 @@ def _prepare_arguments(parser: Parser) -> None:
     parser.add_argument("--encoder", required=True, metavar="E", help=ENCODER_HELP)
     parser.add_argument("--tasks", metavar="A,B", type=_names, default=[], help="tasks to prepare (default: all)")
     parser.add_argument("--data-root", metavar="DIR", help="local mirror of the hub")
-    parser.add_argument("--max-length", type=int, metavar="N", help="tokens of one input (default: 512)")
+    length = "tokens of one input, of every task (default: the definition's, else 512)"
+    parser.add_argument("--max-length", type=int, metavar="N", help=length)
     parser.add_argument("--num-proc", type=int, metavar="N", help="processes that tokenise (default: 1)")
     parser.add_argument("--trust-remote-code", action="store_const", const=True, help=TRUST_HELP)
 
@@ -216,15 +217,17 @@ def _add_run_options(parser: Parser) -> None:
 
 def _add_settings(parser: Parser) -> None:
     """The settings of a run, each by its flag; a test holds the defaults in their help against the configuration's."""
-    training = parser.add_argument_group("training")
+    over = "win over --config, the task definitions and, in `adapt`, the run; defaults are of what these do not say"
+    training = parser.add_argument_group("training", over)
     length = training.add_mutually_exclusive_group()
     length.add_argument("--epochs", type=int, metavar="N", help="passes over the data (default: 5)")
     length.add_argument("--max-steps", type=int, metavar="N", help="optimizer steps, instead of --epochs")
+    training.add_argument("--learning-rate", type=float, metavar="X", help="peak, of every task (default: 5e-05)")
+    rows = "rows of one optimizer step, of every task (default: 32)"
+    training.add_argument("--batch-size", type=int, metavar="N", help=rows)
     training.add_argument(
-        "--learning-rate", type=float, metavar="X", help="peak of tasks that name none (default: 5e-05)"
+        "--max-length", type=int, metavar="N", help="tokens of one input, of every task (default: 512)"
     )
-    training.add_argument("--batch-size", type=int, metavar="N", help="rows of one optimizer step (default: 32)")
-    training.add_argument("--max-length", type=int, metavar="N", help="tokens of one input (default: 512)")
     samplers = "who gets the steps: round_robin (default), proportional, sqrt, temperature or annealed"
     training.add_argument("--sampler", metavar="S", help=samplers)
     training.add_argument("--precision", metavar="P", help="fp32 (default), bf16 or fp16 (on a GPU)")

@@ -35,9 +35,9 @@ class TrainSettings(Settings):
     Attributes:
         epochs: Length of the run; an epoch is Σ_t ⌈n_t/b_t⌉ steps.
         max_steps: Length of the run in optimizer steps, instead of epochs.
-        learning_rate: Peak learning rate of tasks that name none.
-        batch_size: Rows per optimizer step of tasks that name none.
-        max_length: Tokens per input of tasks that name none.
+        learning_rate: Peak learning rate; in a file of tasks that name none, typed of all.
+        batch_size: Rows per optimizer step, of the same tasks.
+        max_length: Tokens per input, of the same tasks.
         accumulation: Micro-batches that a process's part of an optimizer step's batch is cut into.
         tasks_per_step: Tasks of an optimizer step: the mean of their objectives, each on a batch of its own.
         loss_scaling: `log_classes` divides the objective of a classification by log C, so that all begin near 1
@@ -172,7 +172,7 @@ class RunConfig(Settings):
         leaks: Whether training rows that stand in evaluation rows of any task are left out, told of, or not looked for.
         num_proc: Processes that tokenise the data; no result depends on it.
         trust_remote_code: Whether the encoder's repository may run code of its own.
-        defaults: Settings of tasks that name none.
+        defaults: Settings of tasks; in a file of those that name none, typed of all.
         tasks: Settings by task name.
         inherited: By task name, values of a run's `task_defs` that the definition did not name: a default or the run's
             settings gave them. The settings of this file win over them, unless they were edited there.

@@ -18,6 +18,7 @@ from mtl.cli import main
 from mtl.config import RunConfig
 from mtl.encoder import find_encoder, lasting
 from mtl.errors import UserError
+from mtl.precedence import PER_TASK
 
 
 class Case:
@@ -435,3 +436,5 @@ def test_help_explains_every_flag_and_its_defaults_are_those_of_the_configuratio
                     section, key = DEFAULTS[flag]
                     default = str(getattr(getattr(config, section), key))
                     assert f"(default: {default})" in action.help or f"{default} (default)" in action.help, flag
+                if flag.removeprefix("--").replace("-", "_") in PER_TASK:
+                    assert "of every task" in action.help, f"{name} {flag}: it wins over what a definition names"
