@@ -24,7 +24,8 @@ from mtl.trainer import TERM_NAMES
 def lengths(checked: Checked) -> dict[tuple[str, str], dict[str, Any]]:
     """Token figures of every split: of how many examples, total, mean, longest, how many are truncated to what."""
     tokenizer = load_tokenizer(checked.encoder, trust_remote_code=checked.run.config.trust_remote_code)
-    splits, limit = prepare_splits(checked, tokenizer), longest_input(checked, tokenizer)
+    limit = longest_input(checked, tokenizer)
+    splits = prepare_splits(checked, tokenizer, limit)
     return {
         (name, split): {
             "examples": len(part),

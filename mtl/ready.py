@@ -97,7 +97,8 @@ def get_ready(checked: Checked, processes: Processes, *, bar: bool = True) -> Re
         lambda: make_accelerator(run.config.train.precision, run.config.telemetry.trackers)
     )
     tokenizer = load_tokenizer(checked.encoder, trust_remote_code=run.config.trust_remote_code)
-    splits = processes.main_first(lambda: prepare_splits(checked, tokenizer, bar=bar))
+    limit = longest_input(checked, tokenizer)
+    splits = processes.main_first(lambda: prepare_splits(checked, tokenizer, limit, bar=bar))
     processes.require_same(fingerprints(splits), "the data of")
     streams = make_streams(run, splits)
     torch.manual_seed(run.config.train.seed)
@@ -109,7 +110,7 @@ def get_ready(checked: Checked, processes: Processes, *, bar: bool = True) -> Re
             part.to(accelerator.device)
             if SHARDED:
                 shard(part)
-    plan, limit = make_plan(run, streams), longest_input(checked, tokenizer)
+    plan = make_plan(run, streams)
     return Ready(run, processes, accelerator, tokenizer, splits, streams, plan, objective, limit, whole)
 
 
@@ -134,10 +135,9 @@ def longest_input(checked: Checked, tokenizer: Any) -> int:
     return usable_length(tokenizer, config)
 
 
-def prepare_splits(checked: Checked, tokenizer: Any, *, bar: bool = True) -> dict[str, dict[str, Examples]]:
-    """Tokenised splits of every task; training data cut to the size asked for."""
+def prepare_splits(checked: Checked, tokenizer: Any, limit: int, *, bar: bool = True) -> dict[str, dict[str, Examples]]:
+    """Tokenised splits of every task, inputs cut to a limit of tokens, training data to the size asked for."""
     run = checked.run
-    limit = longest_input(checked, tokenizer)
     splits: dict[str, dict[str, Examples]] = {}
     for name, task in run.tasks.items():
         splits[name] = {

@@ -1,16 +1,18 @@
-"""A study as a picture: every seed a dot, every arm a row, with the interval of its mean; hand-made SVG."""
+"""A study as a picture, in SVG: every seed a dot, every arm a row, with the interval of its mean."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from mtl.markup import Html, element, group, style_sheet
+
 WIDTH, LEFT, RIGHT, ROW, HEAD, FOOT, GAP = 860, 176, 280, 26, 30, 26, 14  # pixels
+WORDS = WIDTH - RIGHT + 14  # where the column of means begins
 TICKS = 5
 # Okabe and Ito's blue and vermilion, which colour-blind people tell apart; lighter ones on a dark ground.
-STYLE = """
+STYLE = """\
 .c{font:13px system-ui,sans-serif;fill:#1b1b1b}.c .t{font-weight:600}.c .s{fill:#5c5c5c;font-size:12px}
 .c .g{stroke:#d8d8d8}.c .r{stroke:#777;stroke-dasharray:4 3}.c .d{fill:#0072b2;fill-opacity:.45}
 .c .i{stroke:#b34700;stroke-width:2.5}.c .m{fill:#b34700}.c .b{fill:#fff}
@@ -19,7 +21,7 @@ STYLE = """
 """
 
 
-def draw(groups: Sequence[Mapping[str, Any]], title: str) -> str:
+def draw(groups: Sequence[Mapping[str, Any]], title: str) -> Html:
     """One panel for each task and size.
 
     Args:
@@ -30,20 +32,28 @@ def draw(groups: Sequence[Mapping[str, Any]], title: str) -> str:
     Returns:
         The SVG, complete by itself.
     """
-    parts, top = [], 34
-    for group in groups:
-        parts.append(_panel(group, top))
-        top += HEAD + ROW * len(group["arms"]) + FOOT + GAP
-    head = f'<text class="t" x="12" y="22">{escape(title)}</text>'
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {top}" width="{WIDTH}" height="{top}" '
-        f'class="c" role="img" aria-label="{escape(title, quote=True)}"><style>{STYLE}</style>'
-        f'<rect class="b" width="{WIDTH}" height="{top}"/>{head}{"".join(parts)}</svg>\n'
+    parts, top = list[Html](), 34
+    for facts in groups:
+        parts.append(_panel(facts, top))
+        top += HEAD + ROW * len(facts["arms"]) + FOOT + GAP
+    return element(
+        "svg",
+        style_sheet(STYLE),
+        element("rect", class_="b", width=WIDTH, height=top),
+        _text(12, 22, title, "t"),
+        parts,
+        xmlns="http://www.w3.org/2000/svg",
+        viewBox=f"0 0 {WIDTH} {top:g}",
+        width=WIDTH,
+        height=top,
+        class_="c",
+        role="img",
+        aria_label=title,
     )
 
 
-def _panel(group: Mapping[str, Any], top: float) -> str:
-    arms = group["arms"]
+def _panel(facts: Mapping[str, Any], top: float) -> Html:
+    arms = facts["arms"]
     shown = [v for arm in arms.values() for v in (*arm["values"], *(arm["t"] or ()))]
     ticks = nice_ticks(min(shown), max(shown)) if shown else [0.0, 1.0]
     low, high = ticks[0], ticks[-1]
@@ -53,31 +63,42 @@ def _panel(group: Mapping[str, Any], top: float) -> str:
 
     begin, end = top + HEAD, top + HEAD + ROW * len(arms)
     digits = max(0, math.ceil(-math.log10(ticks[1] - ticks[0]) - 1e-9))
-    out = [f'<text x="12" y="{top + 18}">{escape(group["title"])}</text>']
-    out.append(f'<text class="s" x="{WIDTH - RIGHT + 14}" y="{top + 18}">mean (difference, 95 %)</text>')
+    parts = [_text(12, top + 18, facts["title"]), _text(WORDS, top + 18, "mean (difference, 95 %)", "s")]
     for tick in ticks:
-        out.append(f'<line class="g" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{begin}" y2="{end}"/>')
-        out.append(f'<text class="s" x="{x(tick):.1f}" y="{end + 16}" text-anchor="middle">{tick:.{digits}f}</text>')
+        parts.append(_line(x(tick), begin, x(tick), end, "g"))
+        parts.append(_text(x(tick), end + 16, f"{tick:.{digits}f}", "s", anchor="middle"))
     first = next(iter(arms.values()))
     if first["mean"] is not None:
-        out.append(f'<line class="r" x1="{x(first["mean"]):.1f}" x2="{x(first["mean"]):.1f}" y1="{begin}" y2="{end}"/>')
+        parts.append(_line(x(first["mean"]), begin, x(first["mean"]), end, "r"))
     for index, (name, arm) in enumerate(arms.items()):
-        out.append(_row(name, arm, begin + ROW * (index + 0.5), x))
-    return "".join(out)
+        parts.append(_row(name, arm, begin + ROW * (index + 0.5), x))
+    return group(parts)
 
 
-def _row(name: str, arm: Mapping[str, Any], y: float, x: Any) -> str:
-    short = name if len(name) <= 20 else f"{name[:19]}…"
-    out = [f'<text x="12" y="{y + 4:.1f}">{escape(short)}</text>']
+def _row(name: str, arm: Mapping[str, Any], y: float, x: Callable[[float], float]) -> Html:
+    parts = [_text(12, y + 4, name if len(name) <= 20 else f"{name[:19]}…")]
     for value in arm["values"]:
-        out.append(f'<circle class="d" cx="{x(value):.1f}" cy="{y - 4:.1f}" r="4"><title>{value:.4f}</title></circle>')
+        told = element("title", f"{value:.4f}")
+        parts.append(element("circle", told, class_="d", cx=_n(x(value)), cy=_n(y - 4), r=4))
     if arm["t"] is not None:
         lower, upper = (x(bound) for bound in arm["t"])
-        out.append(f'<line class="i" x1="{lower:.1f}" x2="{upper:.1f}" y1="{y + 5:.1f}" y2="{y + 5:.1f}"/>')
+        parts.append(_line(lower, y + 5, upper, y + 5, "i"))
     if arm["mean"] is not None:
-        out.append(f'<rect class="m" x="{x(arm["mean"]) - 1.5:.1f}" y="{y:.1f}" width="3" height="10"/>')
-        out.append(f'<text class="s" x="{WIDTH - RIGHT + 14}" y="{y + 4:.1f}">{_words(arm)}</text>')
-    return "".join(out)
+        parts.append(element("rect", class_="m", x=_n(x(arm["mean"]) - 1.5), y=_n(y), width=3, height=10))
+        parts.append(_text(WORDS, y + 4, _words(arm), "s"))
+    return group(parts)
+
+
+def _text(x: float, y: float, words: str, style: str | None = None, anchor: str | None = None) -> Html:
+    return element("text", words, class_=style, x=_n(x), y=_n(y), text_anchor=anchor)
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, style: str) -> Html:
+    return element("line", class_=style, x1=_n(x1), y1=_n(y1), x2=_n(x2), y2=_n(y2))
+
+
+def _n(value: float) -> str:
+    return f"{value:.1f}"
 
 
 def _words(arm: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from mtl.encoder import find_encoder
 from mtl.errors import counted
 from mtl.plan import make_plan
 from mtl.preflight import Checked, check_data
-from mtl.ready import make_streams, prepare_splits
+from mtl.ready import longest_input, make_streams, prepare_splits
 from mtl.report import table
 from mtl.smart import passes
 from mtl.study import Node, Study, read_study
@@ -63,7 +63,8 @@ def _cost(node: Node) -> Cost:
     encoder = find_encoder(node.chain()[0].run.config.encoder)
     data = check_data(run.tasks, run.config.data_root, search=run.config.leaks != "ignore")
     checked = Checked(run, encoder, data)
-    splits = prepare_splits(checked, load_tokenizer(encoder))
+    tokenizer = load_tokenizer(encoder, trust_remote_code=run.config.trust_remote_code)
+    splits = prepare_splits(checked, tokenizer, longest_input(checked, tokenizer))
     plan = make_plan(run, make_streams(run, splits))
     plain = sum(row["tokens"] * _relative(run, row["task"]) for row in plan.rows)
     evaluations = math.ceil(plan.steps / plan.evaluate_every)
