@@ -26,6 +26,9 @@ STEPS = 50
 NOTHING: Mapping[str, str] = {}
 # What `accelerate launch --use_fsdp --fsdp_version 2` says to each process.
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}
+# About once in thousands of steps of FSDP on gloo, one of PyTorch 2.13's own threads ("pt_gloo_runloop") finds the heap
+# broken, and the process dies of SIGABRT or SIGSEGV. A test that saw one die so is tried once more; no other is.
+MAY_DIE = pytest.mark.flaky(reruns=1, only_rerun=r"process \d+: -(6|11)\n")
 # The command line, in double precision where $DOUBLE is set; under FSDP it fails where a process holds whole weights.
 # A thread of a group that outlives it may abort the process when the interpreter ends; whether it does is luck.
 PROGRAM = """
@@ -237,6 +240,7 @@ SHARDED = {
 }
 
 
+@MAY_DIE
 @pytest.mark.parametrize(
     "more",
     [pytest.param(m, id=name, marks=() if name == "plain" else pytest.mark.slow) for name, m in SHARDED.items()],
@@ -266,6 +270,7 @@ def files(output: Path) -> set[str]:
     return {str(path.relative_to(output)) for path in output.rglob("*") if "tensorboard" not in path.parts}
 
 
+@MAY_DIE
 @pytest.mark.parametrize(
     ("before", "after"),
     [
@@ -290,6 +295,7 @@ def test_resume_with_and_without_shards(
     assert distance(whole, cut, 20) <= 1e-12
 
 
+@MAY_DIE
 @pytest.mark.slow
 def test_shards_of_fewer_rows_and_in_half_precision(corpus: Path, still_encoder: Path, tmp_path: Path) -> None:
     rows = ("--batch-size", "1", "--max-steps", "20")
