@@ -117,7 +117,7 @@ class RowChecker:
         text_b = self._text(place, cells, columns.text_b) if columns.text_b else None
         label = self._label(place, cells) if self.labelled else None
         group = cells.get(columns.group) if columns.group else None
-        if columns.group and group in (None, ""):
+        if columns.group and (group in (None, "") or group != group):  # None, nothing, NaN
             self.findings.add(place, f"column {columns.group!r} holds no query id")
             return None
         if text_a is None or (columns.text_b and text_b is None) or (self.labelled and label is None):
@@ -127,6 +127,9 @@ class RowChecker:
     def _text(self, place: str, cells: dict[str, Any], column: str) -> str | None:
         value = cells.get(column)
         if isinstance(value, str):
+            if fault := text_fault(value):
+                self.findings.add(place, f"column {column!r} {fault}")
+                return None
             return value
         quoted = " (in quotes)" if isinstance(value, (int, float)) else ""
         self.findings.add(place, f"column {column!r} holds {_named(value)}, expected text{quoted}")
@@ -156,6 +159,16 @@ class RowChecker:
             self.findings.add(place, f"the label is {value!r}, expected {expected}")
             return None
         return number
+
+
+def text_fault(text: str) -> str:
+    """Why no tokenizer takes a text; nothing where one does."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = text[error.start].encode("unicode_escape", "surrogatepass").decode()
+        return f"holds half a character, {half}, as a text has that was cut within an emoji"
+    return ""
 
 
 def _number(value: Any) -> float | None:

@@ -27,7 +27,7 @@ def head_problem(head: str, task: str, definition: Definition, known: Mapping[st
     Args:
         head: `reuse`, `fresh`, or a task of the run.
         task: The task adapted to.
-        definition: Its definition, as the user wrote it.
+        definition: Its definition, with all settings that count.
         known: The definitions of the run's tasks.
     """
     taken = stored_head(head, task)

@@ -135,14 +135,15 @@ def check_adapt(request: Request, task: str) -> Checked:
         problems.append(Problem("--task", message + nearest(task, definitions)))
         definitions = {}
     head = str(request.typed.data.get("head") or file.data.get("head") or (REUSE if task in known else FRESH))
-    definition = definitions[task].data if task in definitions else {}
-    wrong_head = head_problem(head, task, definition, known) if definition else None
-    problems += [Problem("--head", wrong_head)] if wrong_head else []
     fixed = {"phase": "adapt", "encoder": str((run_dir / "model").resolve()), "head": head}
     inherited = {key: first.data[key] for key in ("data_root", "leaks") if key in first.data}
     file = Sourced(fixed, {(): "adapt"}).over(file).over(Sourced(inherited, {(): str(own)}))
     wanted = [task] if task in definitions else []
-    checked = _finish(replace(request, tasks=wanted), {t: definitions[t] for t in wanted}, file, problems, settled)
+    _, resolved, _ = resolve(definitions, file, request.typed, wanted, settled) if wanted else (None, {}, [])
+    definition = resolved[task].model_dump() if task in resolved else {}
+    wrong_head = head_problem(head, task, definition, known) if definition else None
+    problems += [Problem("--head", wrong_head)] if wrong_head else []
+    checked = _finish(replace(request, tasks=wanted), definitions if wanted else {}, file, problems, settled)
     if note := head_note(head, task, definition, known):
         checked.data.notes.append(note)
     return checked
@@ -267,8 +268,11 @@ def check_data(
             else:
                 data.problems.append(Problem(found.where, f"{name}: {found.message}"))
     places = {f"{name}/{split}": (name, split) for name, sources in data.sources.items() for split in sources}
-    keys = {place: digest_of(tasks[name], data.sources[name][split]) for place, (name, split) in places.items()}
-    known = recall(keys, search=search)
+    try:
+        keys = {place: digest_of(tasks[name], data.sources[name][split]) for place, (name, split) in places.items()}
+    except (UserError, OSError):  # reading them tells why, and what else is wrong
+        keys = {}
+    known = recall(keys, search=search) if keys else None
     if known is not None:
         summaries, data.leaks = known
     else:
@@ -277,7 +281,7 @@ def check_data(
         data.summaries[name][split] = summaries[place]
         data.problems.extend(summaries[place].problems)
         data.notes += [f"{place}: {remark}" for remark in summaries[place].remarks()]
-    if known is None and not data.problems:
+    if known is None and keys and not data.problems:
         remember(keys, summaries, data.leaks if search else None)
     return data
 

@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -274,10 +274,14 @@ def _read_delimited(path: Path, encoding: str, delimiter: str, quoting: Any) -> 
 def _header(place: str, names: list[str], delimiter: str) -> list[str]:
     if delimiter == "\t" and len(names) == 1 and re.search("[,;|]", names[0]):
         raise UserError.of(place, "has no tab between the columns' names; a file with other delimiters is a .csv")
-    for name in names:
-        if name and names.count(name) > 1:
-            raise UserError.of(place, f"the column {name!r} stands there twice")
+    _refuse_twice(place, names)
     return names
+
+
+def _refuse_twice(place: str, columns: Sequence[str]) -> None:
+    for name in columns:
+        if name and columns.count(name) > 1:
+            raise UserError.of(place, f"the column {name!r} stands there twice")
 
 
 def _read_parquet(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -285,8 +289,9 @@ def _read_parquet(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, An
     import pyarrow.parquet as pq
 
     try:
-        texts = [field.name for field in pq.read_schema(path) if pa.types.is_string(field.type)]
-        number = 0
+        number, schema = 0, pq.read_schema(path)
+        _refuse_twice(str(path), schema.names)
+        texts = [field.name for field in schema if pa.types.is_string(field.type)]
         # Texts stay a dictionary until their length is known: a few bytes of a file may stand for as many as one likes.
         for batch in pq.ParquetFile(path, read_dictionary=texts).iter_batches(batch_size=1000):
             longest = max((_longest(column) for column in batch.columns), default=0)
@@ -297,6 +302,8 @@ def _read_parquet(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, An
                 for cells in _decoded(batch.slice(start, rows)).to_pylist():
                     number += 1
                     yield f"{path} row {number}", cells
+    except OverflowError as error:  # a date outside of Python's years
+        raise UserError.of(f"{path} row {number + 1}", f"has a value near it that cannot be read: {error}") from None
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise UserError.of(str(path), f"is not a Parquet file: {str(error).splitlines()[0]}") from None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -198,7 +198,20 @@ def read_study(path: Path, data_root: str | None = None) -> Study:
     if grid.problems:
         raise UserError(grid.problems)
     tasks = {task: next(cell.node.run.tasks[task] for cell in cells if cell.task == task) for task in config.tasks}
+    if problems := _other_metrics(cells, tasks, source):
+        raise UserError(problems)
     return Study(path.stem, config, tasks, cells)
+
+
+def _other_metrics(cells: Sequence[Cell], tasks: Mapping[str, TaskDef], source: Sourced) -> list[Problem]:
+    """Arms that leave out a metric by which they would be compared."""
+    told = {}
+    for cell in cells:
+        absent = [name for name in tasks[cell.task].metrics if name not in cell.node.run.tasks[cell.task].metrics]
+        if absent:
+            message = f"arms.{cell.arm}: {cell.task} has no metric {listed(absent)}, by which arms are compared"
+            told[cell.arm, cell.task] = Problem(source.place(("arms", cell.arm)), message)
+    return list(told.values())
 
 
 def _inconsistencies(config: StudyConfig, source: Sourced, definitions: Mapping[str, Sourced]) -> list[Problem]:
@@ -247,6 +260,15 @@ def _inconsistencies(config: StudyConfig, source: Sourced, definitions: Mapping[
     return problems
 
 
+def _without_tasks(settings: Sourced, others: set[str]) -> Sourced:
+    """Settings without those of other tasks."""
+    tasks = settings.child("tasks").data
+    if not isinstance(tasks, dict):
+        return settings
+    kept = {name: values for name, values in tasks.items() if name not in others}
+    return Sourced({**settings.data, "tasks": kept}, settings.places)
+
+
 class _Grid:
     """Lays cells out as runs, each configuration resolved and each file read once."""
 
@@ -291,6 +313,9 @@ class _Grid:
                 if isinstance(section, dict) and name in section:
                     self.problems.append(Problem(part.place(tuple(key.split("."))), f"{where}.{key}: {reason}"))
             self.problems += contradictions(part)
+        others = set(self.config.tasks) - set(names)  # which other cells are of
+        shared = _without_tasks(shared, others)
+        own = own if self.source.child(*path).data.get("tasks") else _without_tasks(own, others)
         sizes = {n: size if n in self.config.tasks else self.config.sizes.get(n) for n in names}
         sized = {n: s for n, s in sizes.items() if s is not None}
         train: dict[str, Any] = {"seed": seed} | ({"task_sizes": sized} if sized else {})
@@ -316,8 +341,9 @@ class _Grid:
         config, tasks, found = resolve(definitions, file, typed, names, settled)
         if config is not None and parent is not None:
             stored = {name: task.model_dump() for name, task in known.items()}
-            message = head_problem(config.head, names[0], definitions[names[0]].data, stored)
-            found += [Problem(typed.place(("head",)), message)] if message else []
+            for name, task in tasks.items():
+                message = head_problem(config.head, name, task.model_dump(), stored)
+                found += [Problem(typed.place(("head",)), message)] if message else []
         if config is not None and parent is None:
             found += self._encoder_problems(config.encoder, typed.place(("encoder",)))
         for name in tasks:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from mtl.checks import Row
+from mtl.checks import Row, text_fault
 from mtl.errors import Problem, UserError, listed, nearest
 from mtl.taskdef import TaskDef
 from mtl.wording import Folder, words_of
@@ -123,9 +123,9 @@ class Model:
         texts = texts if isinstance(texts, str) else list(texts)  # an array has no truth value
         encoder, tokenizer = self._encoder(task)
         wrong = [
-            Problem(f"texts[{i}]", f"is {text!r:.60}; expected text")
+            Problem(f"texts[{i}]", text_fault(text) if isinstance(text, str) else f"is {text!r:.60}; expected text")
             for i, text in enumerate(texts)
-            if not isinstance(text, str)
+            if not isinstance(text, str) or text_fault(text)
         ]
         if isinstance(texts, str) or wrong:
             raise UserError(_first(wrong) or [Problem("texts", "is one text; expected a list of texts")])
@@ -193,7 +193,9 @@ def _rows(task: TaskDef, texts: Texts) -> list[Row]:
     problems: list[Problem] = []
     for index, item in enumerate(texts):
         found = list(_parts(task, item, index))
-        if found and all(isinstance(text, str) for *texts, _ in found for text in texts[: 1 + task.is_pair]):
+        parts = [text for *texts, _ in found for text in texts[: 1 + task.is_pair]]
+        if found and all(isinstance(text, str) for text in parts):
+            problems += [Problem(f"texts[{index}]", fault) for fault in map(text_fault, parts) if fault]
             rows += [Row(len(rows) + place, a, b, None, group) for place, (a, b, group) in enumerate(found)]
         else:
             problems.append(Problem(f"texts[{index}]", f"is {item!r:.60}; expected {_shape(task)}"))

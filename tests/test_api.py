@@ -234,6 +234,8 @@ def test_embeddings_of_a_task_are_those_of_its_own_step(model: mtl.Model, traine
     final = trained.load("final")
     np.testing.assert_allclose(model.embed(texts), final.embed(texts), atol=1e-6)
     assert not np.allclose(trained.load("teacher").embed(texts), final.embed(texts), atol=1e-4)
+    with pytest.raises(mtl.UserError, match=r"texts\[1\]: holds half a character, \\ud83d"):
+        model.embed(["fine", "cut \ud83d"])
     with pytest.raises(mtl.UserError, match=r"texts\[1\]: is None; expected text"):
         model.embed(["a", None])  # type: ignore[list-item]
 

@@ -409,6 +409,11 @@ CASES: dict[str, tuple[dict[str, Edit], str, str]] = {
         "the label is '-1', expected a relevance of 0 or more",
     ),
     "no query id": ({"search.tsv": SEARCH_HEAD + "\ta\tb\t1\n"}, "search.tsv:2", "column 'id' holds no query id"),
+    "half an emoji": (
+        {"pairs.jsonl": '{"one": "so good \\ud83d", "two": "b", "score": 1}\n'},
+        "pairs.jsonl:1",
+        r"column 'one' holds half a character, \ud83d, as a text has that was cut within an emoji",
+    ),
     "commas in a TSV": (
         {"search.tsv": "id,question,answer,relevant\nq1,a,b,1\n"},
         "search.tsv:1",

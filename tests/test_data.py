@@ -252,6 +252,20 @@ def test_prepared_data_is_made_anew_when_anything_changes(cache: Path, tmp_path:
         assert counting.texts == 0
 
 
+def test_the_same_bytes_under_another_suffix_are_read_anew(cache: Path, tmp_path: Path, tokenizer: Any) -> None:
+    """In a TSV whose lines are even, a quotation that begins in one row and ends in another is text."""
+    lines = ["first\tsecond\tlabel", 'a\t"cat\tno', 'a\tdog"\tyes', *["a\tb\tno"] * 4]
+    counts = []
+    for suffix in (".csv", ".tsv", ".csv"):
+        path = tmp_path / f"rows{suffix}"
+        path.write_text("\n".join(lines) + "\n")
+        try:
+            counts.append(len(prepare("t", make_task(), Source(path=path), tokenizer, 24)))
+        except UserError:
+            counts.append(0)
+    assert counts == [counts[0], 6, counts[0]] and counts[0] != 6
+
+
 def test_what_is_not_in_the_rows_does_not_matter(cache: Path, tmp_path: Path, tokenizer: Any) -> None:
     source, counting = source_of(tmp_path, make_rows(10)), Counting(tokenizer)
     prepare("t", make_task(), source, counting, 24)

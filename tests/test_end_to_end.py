@@ -272,6 +272,27 @@ def test_a_configuration_file_counts_in_adaptation(run_dir: Path, tmp_path: Path
     assert (found.config.head, found.config.phase, found.tasks["mood"].dropout) == ("reuse", "adapt", 0.2)
 
 
+def test_labels_of_a_configuration_keep_their_place_in_adaptation(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = list(reversed(read_run(run_dir).tasks["mood"].labels))
+    file, output = tmp_path / "config.yml", tmp_path / "adapted"
+    file.write_text(f"tasks: {{mood: {{labels: [{', '.join(labels)}]}}}}\n")
+    for words in (["--config", str(file)], ["--set", f"tasks.mood.labels=[{', '.join(labels)}]"]):
+        assert main(["adapt", str(run_dir), "--task", "mood", *words, "--output", str(output)]) == 2
+        assert "--head: outputs keep their place, and the labels of mood are in the order" in capsys.readouterr().err
+        assert not output.exists()
+
+
+def test_one_configuration_may_name_all_tasks_in_both_phases(run_dir: Path, tmp_path: Path) -> None:
+    file, output = tmp_path / "config.yml", tmp_path / "adapted"
+    file.write_text(
+        "tasks: {mood: {dropout: 0.2}, strength: {dropout: 0.3}}\ntrain: {task_sizes: {mood: 20}, max_steps: 1}\n"
+    )
+    assert main(["adapt", str(run_dir), "--task", "mood", "--config", str(file), "--output", str(output)]) == 0
+    assert list(read_run(output).tasks) == ["mood"] and read_run(output).tasks["mood"].dropout == 0.2
+
+
 def test_adapt_tells_what_it_does_not_know(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["adapt", str(run_dir), "--task", "mod", "--output", str(tmp_path / "x")]) == 2
     assert "did you mean 'mood'?" in capsys.readouterr().err

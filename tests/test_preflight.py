@@ -130,3 +130,19 @@ def test_what_a_run_s_definitions_inherited_says_nothing_of_others(
     for named, dropout in (((), 0.3), ((definitions,), 0.2)):
         run = check_train(Request(tmp_path / "new", named, str(file))).run
         assert (run.tasks["mood"].dropout, run.tasks["answer"].dropout) == (dropout, 0.3)
+
+
+def test_data_without_a_fingerprint_is_told_with_all_else(
+    definitions: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fingerprint(self: Any) -> str:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(preflight.Source, "fingerprint", fingerprint)
+    assert main(["validate", str(definitions)]) == 0, "it is read all the same"
+    definitions.write_text(definitions.read_text().replace("type: regression", "type: regresion", 1))
+    (definitions.parent / "mood" / "train.jsonl").write_text("no JSON")
+    capsys.readouterr()
+    assert main(["validate", str(definitions)]) == 2
+    told = capsys.readouterr()
+    assert "'regresion'" in told.out + told.err and "mood/train.jsonl:1: is not valid JSON" in told.out + told.err

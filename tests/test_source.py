@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,26 @@ def test_a_columns_name_may_hold_another_delimiter(header: str, tmp_path: Path) 
 def test_places_are_the_first_lines_of_rows(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", 'text,label\n"a\nb\nc",no\n\nx,yes\n"y\nz",no\n')
     assert [place for place, _ in read_rows(Source(path=path))] == [f"{path}:2", f"{path}:6", f"{path}:7"]
+
+
+def test_a_column_of_a_parquet_file_may_not_stand_there_twice(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = [pa.array(["a"]), pa.array([0]), pa.array([1])]
+    pq.write_table(pa.Table.from_arrays(columns, names=["text", "label", "label"]), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a.parquet: the column 'label' stands there twice"):
+        list(read_rows(Source(path=tmp_path / "a.parquet")))
+
+
+def test_a_date_that_python_has_not_is_told_with_its_file(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.table({"text": ["a"], "day": pa.array([2**50], pa.timestamp("s"))})
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a.parquet row 1: has a value near it that cannot be read"):
+        list(read_rows(Source(path=tmp_path / "a.parquet")))
 
 
 def test_parquet_rows_are_counted(tmp_path: Path) -> None:
@@ -364,10 +385,10 @@ def test_a_row_without_a_query_is_told() -> None:
     checker = RowChecker("t", make_task("ranking", data={"columns": {**PAIR, "group": "id"}}))
     row = {"first": "a", "second": "b", "label": 1}
     rows = list(
-        checker.check(iter([("f:1", {**row, "id": ""}), ("f:2", {**row, "id": None}), ("f:3", {**row, "id": 0})]))
+        checker.check(iter((f"f:{n}", {**row, "id": cell}) for n, cell in enumerate(["", None, math.nan, 0], 1)))
     )
-    assert rows == [Row(2, "a", "b", 1.0, "0")]
-    message = "column 'id' holds no query id (and 1 more row like this)"
+    assert rows == [Row(3, "a", "b", 1.0, "0")]
+    message = "column 'id' holds no query id (and 2 more rows like this)"
     assert checker.findings.problems() == [Problem("f:1", message)]
 
 

@@ -184,6 +184,18 @@ def test_words_say_the_same_as_the_study(text: str, tmp_path: Path) -> None:
         assert encoder is None or words[words.index("--encoder") + 1] == encoder
 
 
+def test_settings_of_one_task_leave_the_cells_of_another_alone(text: str, tmp_path: Path) -> None:
+    old = text.replace(", tasks: {mood: {learning_rate: 3e-4}}", "")
+    assert old != text
+    new = old.replace("settings:\n", "settings:\n  tasks: {mood: {batch_size: 3}}\n", 1)
+    before, after = ({(c.arm, c.task, c.size, c.seed): c.node for c in read(t, tmp_path).cells} for t in (old, new))
+    for key, node in after.items():
+        size = node.run.tasks["mood"].batch_size if "mood" in node.run.tasks else None
+        assert size in (None, 3)
+        assert key[:2] != ("plain", "strength") or node.fingerprint == before[key].fingerprint
+    assert {node.run.tasks["mood"].batch_size for node in before.values() if "mood" in node.run.tasks} != {3}
+
+
 def test_an_arm_s_steps_take_the_place_of_shared_epochs_and_the_other_way_round(text: str, tmp_path: Path) -> None:
     for shared, own, steps, epochs in (("epochs: 1", "max_steps: 3", 3, 5), ("max_steps: 4", "epochs: 2", None, 2)):
         study = read(text.replace("epochs: 1", shared).replace("{epochs: 2}", f"{{{own}}}"), tmp_path)
@@ -198,6 +210,11 @@ BROKEN = {
         "{epochs: 2}",
         "{epochs: 2, max_steps: 3}",
         ["s.yml:18: train.max_steps not together with train.epochs; leave one of them out"],
+    ),
+    "a metric left out": (
+        "{epochs: 2}",
+        "{epochs: 2}, tasks: {mood: {metrics: [mcc]}}",
+        ["arms.shared: mood has no metric accuracy, macro_f1, by which arms are compared"],
     ),
     "a misspelt key": ("seeds: [1, 2]", "seedz: [1, 2]", ["s.yml:4: unknown key 'seedz'", "did you mean 'seeds'"]),
     "a wrong type": ("seeds: [1, 2]", "seeds: [1, x]", ["s.yml:4: seeds.1 is the text 'x'; expected a whole number"]),

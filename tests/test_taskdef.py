@@ -288,6 +288,12 @@ LABEL_INDEX: list[tuple[list[Any], dict[str, int]]] = [
     ([-1, 1], {"-1": 0, "1": 1}),
     # 0 could be meant as an index or be a mistake: it is no label.
     (["1", "2", "other"], {"1": 0, "2": 1, "other": 2}),
+    # What writes 0.0 as 0 means the number, never the second of the classes by 1.
+    ([0.0, 0.5, 1.0], {"0.0": 0, "0.5": 1, "1.0": 2, "0": 0, "1": 2}),
+    ([0.5, 1.5], {"0.5": 0, "1.5": 1}),
+    ([-1.0, 1], {"-1.0": 0, "1": 1, "-1": 0}),
+    (["1e1", ".5"], {"1e1": 0, ".5": 1}),
+    (["v1.0", "v2.0"], {"v1.0": 0, "v2.0": 1, "0": 0, "1": 1}),
 ]
 
 
