@@ -17,6 +17,7 @@ from torch.nn.functional import pad
 from mtl.batch import Batch, BatchStream, collate
 from mtl.data import usable_length
 from mtl.errors import UserError
+from mtl.model import MultiTaskModel
 from mtl.objective import Objective
 
 CHANGE = 1e-3  # of the greatest logit, from which outputs differ by more than rounding
@@ -47,7 +48,7 @@ def architecture_warnings(objective: Objective, streams: Mapping[str, BatchStrea
     training = model.training
     model.eval()
     try:
-        clean = model(name, batch)
+        clean = _first_outputs(model, name, batch)
         mixes = _differ(model(name, padded), clean)
         if mixes and tokenizer.padding_side == "left":
             raise UserError.of("--encoder", f"{kind} expects padding on the left, which is not supported")
@@ -58,6 +59,16 @@ def architecture_warnings(objective: Objective, streams: Mapping[str, BatchStrea
     finally:
         model.train(training)
     return [f"outputs of {kind} depend on how far a batch is padded, and so on the other rows of it"] if mixes else []
+
+
+def _first_outputs(model: MultiTaskModel, name: str, batch: Batch) -> Tensor:
+    try:
+        outputs: Tensor = model(name, batch)
+    except (ValueError, TypeError, NotImplementedError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        message = f"{model.encoder.config.model_type} cannot be run on texts alone: {reason}"
+        raise UserError.of("--encoder", message) from error
+    return outputs
 
 
 def _padded(batch: Batch, more: int, pad_id: int) -> Batch:
@@ -78,10 +89,10 @@ def _differ(one: Tensor, other: Tensor) -> bool:
 
 def _lets_in(objective: Objective, name: str, batch: Batch, clean: Tensor) -> bool:
     """Whether a perturbation of the first row changes its outputs and no other row's."""
-    delta = torch.zeros(*batch.input_ids.shape, objective.model.word_embeddings.embedding_dim, device=clean.device)
+    delta = torch.zeros(*batch.input_ids.shape, objective.model.width, device=clean.device)
     delta[0] = torch.linspace(-1, 1, delta.shape[-1], device=clean.device) * objective.embedding_rms * 10
     try:
         moved = objective.model(name, batch, delta)
-    except ValueError:
+    except (ValueError, AttributeError, TypeError):  # the table gives something else than vectors
         return False
     return _differ(moved[0], clean[0]) and not any(map(_differ, moved[1:], clean[1:]))

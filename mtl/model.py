@@ -81,11 +81,26 @@ class MultiTaskModel(nn.Module):
     @property
     def word_embeddings(self) -> nn.Embedding:
         """The table that turns token ids into vectors, before positions, types and normalisation."""
-        module: nn.Embedding = self.encoder.get_input_embeddings()
+        try:
+            module: nn.Embedding = self.encoder.get_input_embeddings()
+        except NotImplementedError:
+            message = f"{self.encoder.config.model_type} has no table of word embeddings, which SMART perturbs"
+            raise UserError.of("--encoder", f"{message}; use --no-smart") from None
         return module
+
+    @property
+    def width(self) -> int:
+        """D, the size of the word embeddings."""
+        return int(self.word_embeddings.weight.shape[-1])
 
     def task_model(self, task: str) -> PreTrainedModel:
         return self._task_models[task]
+
+    def pad_with(self, pad_id: int) -> None:
+        """Says what padding is where the configuration does not: some look for the last real token."""
+        for model in (self.encoder, *self._task_models.values()):
+            if getattr(model.config, "pad_token_id", None) is None:
+                model.config.pad_token_id = pad_id
 
     def train(self, mode: bool = True) -> MultiTaskModel:
         super().train(mode)

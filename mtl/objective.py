@@ -99,6 +99,10 @@ class Share:
         return cls(labelled=math.inf, examples=math.inf)
 
 
+def _rms(weight: Tensor) -> float:
+    return float(weight.detach().double().square().mean().sqrt())
+
+
 class Objective(nn.Module):
     """Student, teacher and the objectives of all tasks.
 
@@ -115,7 +119,8 @@ class Objective(nn.Module):
         self.model = model
         self.tasks = dict(tasks)
         self.seed = seed
-        self.embedding_rms = float(model.word_embeddings.weight.detach().double().square().mean().sqrt())
+        smooth = any(task.smart.weight > 0 for task in tasks.values())
+        self.embedding_rms = _rms(model.word_embeddings.weight) if smooth else math.nan
         # Not a registered module: no optimizer, no gradient synchronisation and no mode switch may reach it.
         teacher = make_teacher(model) if any(task.proximal.weight > 0 for task in tasks.values()) else None
         object.__setattr__(self, "teacher", teacher)
@@ -208,7 +213,7 @@ class Objective(nn.Module):
         self, task: str, batch: Batch, clean: Tensor, f: Callable[[Tensor], Tensor], distance: Distance, seed: int
     ) -> Perturbation:
         settings, unit = self.tasks[task].smart, self.unit(task)
-        shape = (*batch.input_ids.shape, self.model.word_embeddings.embedding_dim)
+        shape = (*batch.input_ids.shape, self.model.width)
         lengths = batch.attention_mask.sum(dim=1)
         noise = draw_noise(batch.rows.tolist(), lengths.tolist(), shape, seed, self.model.device)
         return perturbation(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from mtl.errors import Problem
-from mtl.presets import with_presets
+from mtl.presets import under_preset, with_presets
 from mtl.settings import KeyPath, Sourced
 from mtl.taskdef import Defaults, TaskDef
 
@@ -69,7 +69,7 @@ def layered(
     result, named = Sourced({}, own.places), Sourced()
     for layer in written + with_adapt(*words):
         if isinstance(layer.data, dict) and layer.data:
-            result = layer.over(result)
+            result = layer.over(under_preset(result, layer))
             defines = layer is definition or layer is definition_adapt
             named = layer.over(named) if defines else Sourced(_less(named.data, layer.data))
     section = result.child("adapt").data

@@ -52,7 +52,7 @@ def survival(objective: Objective, task: str, batch: Batch, radius: float, accel
         accelerator: Device and precision.
     """
     model = objective.model
-    shape = (*batch.input_ids.shape, model.word_embeddings.embedding_dim)
+    shape = (*batch.input_ids.shape, model.width)
     lengths = batch.attention_mask.sum(dim=1).tolist()
     noise = draw_noise(batch.rows.tolist(), lengths, shape, seed=0, device=model.device)
     settings = objective.tasks[task].smart

@@ -17,6 +17,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "unit": "absolute",
             "steps": 1,
             "norm": "linf",
+            "scope": "example",
+            "ascent": "projected",
             "dropout": "independent",
         },
         # The authors' public code: unit norm per token where the embedding layer gives out values of size 1.
@@ -43,10 +45,25 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
+_GIVEN = " (preset)"  # ends the place of a value that a preset gave
+
+
 def with_presets(source: Sourced) -> Sourced:
     """Spells out the presets of a definition: their values stand below what the same settings say themselves."""
     for section, table in PRESETS.items():
         preset = source.child(section, "preset").data
         if isinstance(preset, str) and preset in table:
-            source = source.over(Sourced({section: dict(table[preset])}, {(): f"preset {preset}"}))
+            place = source.place((section, "preset")) + _GIVEN
+            values = Sourced({section: dict(table[preset])}, {(section, key): place for key in table[preset]})
+            source = source.over(values)
     return source
+
+
+def under_preset(base: Sourced, top: Sourced) -> Sourced:
+    """Settings without what a preset gave of a section for which others, to be laid over them, name a preset too."""
+    for section in PRESETS:
+        values = base.child(section).data
+        if isinstance(top.child(section, "preset").data, str) and isinstance(values, dict):
+            kept = {k: v for k, v in values.items() if not base.places.get((section, k), "").endswith(_GIVEN)}
+            base = Sourced({**base.data, section: kept}, base.places)
+    return base

@@ -103,6 +103,7 @@ def get_ready(checked: Checked, processes: Processes, *, bar: bool = True) -> Re
     streams = make_streams(run, splits)
     torch.manual_seed(run.config.train.seed)
     model = make_model(checked)
+    model.pad_with(int(tokenizer.pad_token_id))
     objective = Objective(model, {name: run.regularized(name) for name in run.tasks}, run.config.train.seed)
     whole = copy.deepcopy(model) if SHARDED and processes.is_main else None
     for part in (model, objective.teacher):

@@ -13,9 +13,13 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BartConfig,
+    CanineConfig,
     FNetConfig,
+    GPT2Config,
+    IBertConfig,
     LongformerConfig,
     XLNetConfig,
+    XmodConfig,
 )
 
 from mtl.architecture import architecture_warnings
@@ -36,6 +40,13 @@ UNUSUAL: dict[str, Callable[[], Any]] = {
         vocab_size=300, pad_token_id=0, eos_token_id=3, d_model=32, encoder_layers=1, decoder_layers=1,
         encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32,
         max_position_embeddings=64, init_std=0.2,
+    ),
+    "ibert": lambda: IBertConfig(**SMALL, num_attention_heads=4, max_position_embeddings=64),
+    "canine": lambda: CanineConfig(**SMALL, num_attention_heads=4, max_position_embeddings=64),
+    "xmod": lambda: XmodConfig(**SMALL, num_attention_heads=4, max_position_embeddings=64),
+    "gpt2": lambda: GPT2Config(
+        vocab_size=300, n_embd=32, n_layer=2, n_head=4, n_positions=64, bos_token_id=2, eos_token_id=3,
+        initializer_range=0.2,
     ),
 }  # fmt: skip
 
@@ -78,6 +89,32 @@ def test_an_encoder_that_reads_no_word_embeddings_is_refused(encoder_dir: Path, 
     ):
         warnings_of("bart", encoder_dir, corpus, tmp_path)
     assert warnings_of("bart", encoder_dir, corpus, tmp_path, "train.smart=false") == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "fault"),
+    [
+        ("ibert", "the word embeddings of ibert cannot be perturbed, as SMART does; use --no-smart"),
+        ("canine", "canine has no table of word embeddings, which SMART perturbs; use --no-smart"),
+    ],
+)
+def test_an_encoder_with_another_kind_of_table_trains_without_smart(
+    kind: str, fault: str, encoder_dir: Path, corpus: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=fault):
+        warnings_of(kind, encoder_dir, corpus, tmp_path)
+    warnings_of(kind, encoder_dir, corpus, tmp_path, "train.smart=false", "train.proximal=false")
+
+
+def test_an_encoder_that_wants_more_than_texts_is_refused(encoder_dir: Path, corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="xmod cannot be run on texts alone: Input language unknown"):
+        warnings_of("xmod", encoder_dir, corpus, tmp_path)
+
+
+def test_padding_is_known_to_an_encoder_whose_configuration_names_none(
+    encoder_dir: Path, corpus: Path, tmp_path: Path
+) -> None:
+    assert warnings_of("gpt2", encoder_dir, corpus, tmp_path) == []
 
 
 def test_padding_that_an_architecture_adds_is_not_perturbed(encoder_dir: Path, corpus: Path, tmp_path: Path) -> None:

@@ -526,3 +526,38 @@ def test_preset_of_a_higher_layer_wins_over_values_of_a_lower_one() -> None:
     assert problems == more == []
     smart = second["t"].smart
     assert (smart.scope, smart.ascent, smart.epsilon, smart.steps) == ("token", "normalized", 1.0, 2)
+
+
+OWN_TASK = {"type": "regression", "data": {"hub": "a/b", "columns": {"text_a": "t"}}}
+PAPER_OVER: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
+    "a definition's preset": ({"smart": {"preset": "mtdnn"}}, {}, ["defaults.smart.preset=paper"]),
+    "a definition's weight": ({"smart": {"preset": "rdrop"}}, {}, ["defaults.smart.preset=paper"]),
+    "a file's preset": ({"smart": {"preset": "paper"}}, {"defaults": {"smart": {"preset": "rdrop"}}}, []),
+    "for adaptation": (
+        {"smart": {"preset": "mtdnn"}, "adapt": {"smart": {"preset": "paper"}}}, {"phase": "adapt"}, [],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", PAPER_OVER)
+def test_nothing_is_left_of_a_preset_under_another(case: str) -> None:
+    own, file, words = PAPER_OVER[case]
+    (_, alone), (_, tasks) = (
+        resolved({"t": Sourced(OWN_TASK | mine)}, Sourced({"encoder": "e"} | theirs), command_line({}, typed))
+        for mine, theirs, typed in (({"smart": {"preset": "paper"}}, {}, []), (own, file, words))
+    )
+    assert tasks["t"].smart == alone["t"].smart
+
+
+def test_what_is_said_beside_a_lower_preset_stays_under_a_higher_one() -> None:
+    own = Sourced(OWN_TASK | {"smart": {"preset": "rdrop", "weight": 3.0}})
+    _, tasks = resolved({"t": own}, Sourced({"encoder": "e"}), command_line({}, ["defaults.smart.preset=paper"]))
+    assert (tasks["t"].smart.preset, tasks["t"].smart.weight) == ("paper", 3.0)
+    again = Sourced(tasks["t"].model_dump(exclude_none=True))
+    _, third = resolved({"t": again}, Sourced({"encoder": "e"}), command_line({}, ["defaults.smart.preset=mtdnn"]))
+    _, fourth = resolved(
+        {"t": Sourced(third["t"].model_dump(exclude_none=True))},
+        Sourced({"encoder": "e"}),
+        command_line({}, ["defaults.smart.preset=paper"]),
+    )
+    assert fourth["t"].smart == tasks["t"].smart
