@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import shlex
@@ -19,8 +20,10 @@ from mtl.origin import Origin, Phase, find_origin
 from mtl.preflight import PROVENANCE_FILE, RUN_FILE, TASKS_FILE, Checked, check_output, read_run
 from mtl.report import read_results
 from mtl.runrecord import read_provenance
+from mtl.settings import parse_yaml
 
 INDIFFERENT = ("num_proc", "telemetry", "inherited")  # settings and sections that a resumed run may change
+PLACES = ("encoder", "data_root")
 RECORDED_PACKAGES = (
     "mtl-toolkit",
     "torch",
@@ -50,8 +53,15 @@ def start_directory(
     if resume:
         refuse_links(output)
         before = read_run(output)
-        problems = differences(run, before, str(output / RUN_FILE))
-        stored = _stored_fingerprints(output / PROVENANCE_FILE)
+        problems = differences(run, before, output)
+        begun = _begun(output / PROVENANCE_FILE)
+        settings = _settings_digest(*((output / file).read_text("utf-8") for file in (RUN_FILE, TASKS_FILE)))
+        if begun.get("settings", settings) != settings:  # runs of earlier versions do not say
+            message = (
+                f"{RUN_FILE} or {TASKS_FILE} was edited since the run began; undo that, or begin another run by it"
+            )
+            problems.append(Problem("--resume", message))
+        stored = begun["data"]
         for key in sorted(stored.keys() | found.keys()):
             if stored.get(key) != found.get(key) and key.split("/")[0] in run.tasks.keys() & before.tasks.keys():
                 problems.append(Problem("--resume", f"the data of {key} is not what the run began with"))
@@ -61,7 +71,7 @@ def start_directory(
         return
     empty_directory(output)
     sources = {f"{n}/{split}": source for n, parts in checked.data.sources.items() for split, source in parts.items()}
-    origin = origin_of(checked)
+    origin, texts = origin_of(checked), {RUN_FILE: dump_run(run), TASKS_FILE: dump_tasks(run.tasks)}
     provenance = {
         "command": None if command is None else list(command),
         "seed": run.config.train.seed,
@@ -71,13 +81,14 @@ def start_directory(
         "git_revision": git_revision(),
         "origin": None if origin is None else origin.model_dump(),
         "data": found,
+        "settings": _settings_digest(*texts.values()),
         "contents": {place: source.fingerprint() for place, source in sources.items()},
         "sources": {place: str(source) for place, source in sources.items()},
         "leaks": [leak.as_json() for leak in checked.data.leaks.leaks()],
     }
     write_file(output / PROVENANCE_FILE, json.dumps(provenance, indent=1))
-    write_file(output / TASKS_FILE, dump_tasks(run.tasks))
-    write_file(output / RUN_FILE, dump_run(run))
+    write_file(output / TASKS_FILE, texts[TASKS_FILE])
+    write_file(output / RUN_FILE, texts[RUN_FILE])
 
 
 def origin_of(checked: Checked) -> Origin | None:
@@ -100,16 +111,29 @@ def fingerprints(splits: Splits) -> dict[str, str]:
     return {f"{name}/{split}": part.fingerprint for name, parts in splits.items() for split, part in parts.items()}
 
 
-def _stored_fingerprints(path: Path) -> dict[str, str]:
+def _settings_digest(run_text: str, tasks_text: str) -> str:
+    """What the files of a run say but where encoder and data lie, which may have moved."""
+    settings, tasks = (
+        parse_yaml(text, file)[0].data for text, file in ((run_text, RUN_FILE), (tasks_text, TASKS_FILE))
+    )
+    said = [
+        {key: value for key, value in settings.items() if key not in (*INDIFFERENT, *PLACES)},
+        {name: {key: value for key, value in task.items() if key != "data"} for name, task in tasks.items()},
+    ]
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def _begun(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))["data"])
+        provenance = dict(json.loads(path.read_text(encoding="utf-8")))
+        return {**provenance, "data": dict(provenance["data"])}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise UserError.of(
             str(path), "is missing or damaged, so nobody can tell whether the data is the same"
         ) from None
 
 
-def differences(new: Run, old: Run, where: str) -> list[Problem]:
+def differences(new: Run, old: Run, output: Path) -> list[Problem]:
     """What a resumed run would change."""
 
     def flat(data: Any, prefix: str = "") -> dict[str, Any]:
@@ -126,10 +150,14 @@ def differences(new: Run, old: Run, where: str) -> list[Problem]:
         for run in (old, new)
     )
     return problems + [
-        Problem("--resume", f"{key} is {after.get(key)!r}, but {where} says {before.get(key)!r}")
+        Problem("--resume", f"{key} is {after.get(key)!r}, but {output / _file_of(key)} says {before.get(key)!r}")
         for key in sorted(before.keys() | after.keys())
         if before.get(key) != after.get(key) and key.split(".")[0] not in INDIFFERENT
     ]
+
+
+def _file_of(key: str) -> str:
+    return TASKS_FILE if key.startswith("tasks.") else RUN_FILE
 
 
 def resume_command(command: Sequence[str] | None) -> str:

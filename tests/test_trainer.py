@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -165,6 +166,30 @@ def test_resume_refuses_another_configuration(
     assert "no run" in capsys.readouterr().err
 
 
+def test_resume_refuses_a_run_whose_own_files_were_edited(
+    corpus: Path, encoder_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, moved = tmp_path / "run", tmp_path / "moved"
+    assert main(arguments(corpus, encoder_dir, output, "--max-steps", "3")) == 0
+    shutil.copytree(encoder_dir, moved)
+    run, tasks = output / "run.yml", output / "task_defs.yml"
+    edits = {  # what may be edited: how the machine is used, and where things lie
+        (run, "max_steps: 3", "max_steps: 4"): 2,
+        (tasks, "learning_rate: ", "learning_rate: 1"): 2,
+        (run, "num_proc: 1", "num_proc: 2"): 0,
+        (run, f"encoder: {encoder_dir}", f"encoder: {moved}"): 0,
+    }
+    for (file, old, new), status in edits.items():
+        text = file.read_text()
+        assert old in text
+        file.write_text(text.replace(old, new, 1))
+        capsys.readouterr()
+        assert main(["train", "--output", str(output), "--resume"]) == status
+        told = "run.yml or task_defs.yml was edited since the run began" in capsys.readouterr().err
+        assert told == (status == 2)
+        file.write_text(text)
+
+
 def test_resume_tells_of_other_tasks_in_one_line(
     corpus: Path, encoder_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -177,7 +202,10 @@ def test_resume_tells_of_other_tasks_in_one_line(
         tasks, weight, last = capsys.readouterr().err.splitlines()
         told = f"error: --resume: the tasks are {names.replace(',', ', ')}, but the run has the tasks mood, strength"
         assert tasks == told
-        assert "tasks.mood.smart.weight is 7.0, but" in weight and "goes on as it began" in last
+        assert (
+            f"tasks.mood.smart.weight is 7.0, but {output}/task_defs.yml says" in weight
+            and "goes on as it began" in last
+        )
 
 
 def test_finished_run_resumes_to_nothing(corpus: Path, encoder_dir: Path, tmp_path: Path) -> None:
