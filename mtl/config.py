@@ -48,7 +48,8 @@ class TrainSettings(Settings):
         seed: Seed of everything drawn.
         train_size: Examples (ranking: queries) of each task to train on.
         train_fraction: The same as a fraction.
-        task_sizes: Examples (ranking: queries) of single tasks, over the two before.
+        task_sizes: Examples (ranking: queries) of single tasks, over the two before unless these are typed and it is
+            a file's.
         holdout: Fraction of the training examples (ranking: queries) that is held out, as the split `holdout`, and
             evaluated in place of every other split: for choices that must not see the rows that are reported.
         holdout_rows: Least number of them.

@@ -15,7 +15,8 @@ from mtl.taskdef import Defaults, TaskDef
 
 PER_TASK = ("learning_rate", "batch_size", "max_length")  # keys of `train` that a task may have its own of
 
-EXCLUSIVE = (("max_steps", "epochs"), ("train_size", "train_fraction"))  # keys of `train`: one or the other is meant
+SIZES = ("train_size", "train_fraction")  # keys of `train`: of each task
+EXCLUSIVE = (("max_steps", "epochs"), SIZES)  # keys of `train`: one or the other is meant
 
 
 def contradictions(typed: Sourced) -> list[Problem]:
@@ -30,12 +31,17 @@ def contradictions(typed: Sourced) -> list[Problem]:
 
 
 def without_rivals(base: Sourced, top: Sourced, keep: str = "") -> Sourced:
-    """Settings without those, but one to keep, that exclude one of others, which will be laid over them."""
+    """Settings without those, but one to keep, that exclude one of others, which will be laid over them.
+
+    A size of each task's training data excludes sizes of single tasks: the narrower wins within a layer only.
+    """
     train, over = base.child("train").data, top.child("train").data
     if not (isinstance(train, dict) and isinstance(over, dict)):
         return base
     pairs = [*EXCLUSIVE, *((other, one) for one, other in EXCLUSIVE)]
     gone = {one for one, other in pairs if over.get(other) is not None and one not in over} - {keep}
+    if any(over.get(size) is not None for size in SIZES):
+        gone.add("task_sizes")
     data = {**base.data, "train": {key: value for key, value in train.items() if key not in gone}}
     return Sourced(data, base.places)
 

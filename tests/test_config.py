@@ -131,6 +131,15 @@ def test_typing_one_of_two_exclusive_settings_clears_the_other(
     assert getattr(config.train, key.removeprefix("train.")) == value
 
 
+@pytest.mark.parametrize("size", ["train_size=10", "train_fraction=0.1"])
+def test_a_typed_size_of_each_task_wins_over_a_file_s_sizes_of_single_tasks(size: str) -> None:
+    file = layer("train: {task_sizes: {a: 5, b: 6}}")
+    config, _ = resolved(definitions(), file, command_line({}, [f"train.{size}", "train.task_sizes.a=7"]))
+    assert config.train.task_sizes == {"a": 7}
+    same = layer(f"train: {{{size.replace('=', ': ')}, task_sizes: {{a: 5}}}}")
+    assert resolved(definitions(), same)[0].train.task_sizes == {"a": 5}, "within one layer the narrower wins"
+
+
 def test_a_typed_number_of_steps_wins_over_a_file_s_epochs() -> None:
     typed = command_line({"train.max_steps": ("--max-steps", 7)}, [])
     config, _ = resolved(definitions(), layer("train: {epochs: 3}"), typed)
