@@ -74,6 +74,8 @@ def compare(
         finally:
             outcomes = gather_outcomes(study, ledger, earlier)
             say(summary_text(store_summary(study, outcomes, folder, summary), folder))
+    if uncounted := earlier.keys() - {outcome_key(cell) for cell in study.cells}:
+        say(f"note: {counted(len(uncounted), 'outcome')} of other cells in {summary}: not counted, not removed")
     if strangers := ledger.strangers(study.nodes):
         runs = counted(len(strangers), "run")
         say(f"note: {runs} of earlier versions of the study in {folder / 'runs'}: not counted, not removed")
@@ -140,7 +142,7 @@ class _Scheduler:
         """Runs all; returns the message of each run that failed."""
         self.say(f"{self.total:,} of {counted(len(self.study.nodes), 'run')} to do")
         self.finished -= {node.fingerprint for node in self.waiting}
-        with self._signals():
+        with self._signals(), self._ended():
             while self.jobs or (self.waiting and self.received is None):
                 while len(self.jobs) < self.limit and self.received is None and (node := self._next()) is not None:
                     self._start(node)
@@ -185,6 +187,8 @@ class _Scheduler:
             start_new_session=True,
         )
         self.jobs.append(_Job(node, process, log, time.monotonic(), record.seconds if record else 0.0))
+        if self.received is not None:  # while it was being started
+            process.send_signal(self.received)
 
     def _end(self, job: _Job) -> None:
         job.log.close()
@@ -224,6 +228,18 @@ class _Scheduler:
         for node in self.study.nodes:
             if node.fingerprint in self.finished and node.fingerprint not in awaited:
                 self.ledger.drop_weights(node, self.study.config.keep)
+
+    @contextmanager
+    def _ended(self) -> Iterator[None]:
+        """Leaves no run behind where the study itself fails: they write a checkpoint."""
+        try:
+            yield
+        finally:
+            for job in self.jobs:
+                job.process.terminate()
+            for job in self.jobs:
+                job.process.wait()
+                job.log.close()
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

@@ -40,25 +40,27 @@ def outcome_key(cell: Cell) -> str:
 
 
 def read_outcomes(path: Path, study: Study) -> dict[str, Outcome]:
-    """The outcomes in a summary; none where there is no such file, or its figures are of other rows or another step.
+    """The outcomes in a summary, of cells that the study no longer has too; none where there is no such file.
 
     Raises:
-        UserError: It is no summary of a study.
+        UserError: It is no summary of a study, or its figures are of other rows or another step.
     """
     if not path.exists():
         return {}
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
-        if (summary["select"], summary["step"]) != (study.config.select, study.config.step):
-            return {}
-        return {key: Outcome.model_validate(facts) for key, facts in summary["runs"].items()}
+        chosen = {key: (summary[key], getattr(study.config, key)) for key in ("select", "step")}
+        found = {key: Outcome.model_validate(facts) for key, facts in summary["runs"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
         message = "is no summary that `compare` wrote, so it is not replaced; name another file"
         raise UserError.of(str(path), message) from error
+    if others := [f"{key}: {one}, the study {key}: {other}" for key, (one, other) in chosen.items() if one != other]:
+        raise UserError.of(str(path), f"has {' and '.join(others)}, so it is not replaced; name another file")
+    return found
 
 
 def gather_outcomes(study: Study, ledger: Ledger, earlier: Outcomes) -> dict[str, Outcome]:
-    """The outcome of every finished cell: from the ledger, else from an earlier sitting."""
+    """The outcome of every finished cell, from the ledger, else from an earlier sitting; then that sitting's others."""
     step = "last" if study.config.step == "last" else "tasks"
     found = {}
     for cell in study.cells:
@@ -74,4 +76,4 @@ def gather_outcomes(study: Study, ledger: Ledger, earlier: Outcomes) -> dict[str
             )
         elif key in earlier:
             found[key] = earlier[key]
-    return found
+    return {**found, **{key: outcome for key, outcome in earlier.items() if key not in found}}

@@ -32,17 +32,16 @@ def summarize(study: Study, outcomes: Outcomes) -> dict[str, Any]:
         `mean`, `std`, `t`, `seconds` of its own runs and `shared_seconds` of those they start from, and but for the
         first arm `difference` and `spread_ratio` to it, and with `contrasts`, the same two of other pairs of arms;
         `across`, for each size the same over the mean of the tasks by their first metrics; how many cells are
-        `finished`; `runs`, the outcomes themselves, with which a study goes on.
+        `finished`; `runs`, the outcomes themselves, with which a study goes on, and those of cells it no longer has.
     """
     config = study.config
     scores: dict[tuple[str, int | None, str], Values] = {}
     seconds: dict[tuple[str, int | None, str], list[tuple[float, float]]] = {}
-    finished = 0
+    counted_keys = [key for cell in study.cells if (key := outcome_key(cell)) in outcomes]
     for cell in study.cells:
         outcome = outcomes.get(outcome_key(cell))
         if outcome is None:
             continue
-        finished += 1
         for metric in study.tasks[cell.task].metrics:
             by_arm = scores.setdefault((cell.task, cell.size, metric), {})
             by_arm.setdefault(cell.arm, {})[cell.seed] = outcome.metrics[metric]
@@ -72,12 +71,12 @@ def summarize(study: Study, outcomes: Outcomes) -> dict[str, Any]:
         "step": config.step,
         "level": LEVEL,
         "cells": len(study.cells),
-        "finished": finished,
+        "finished": len(counted_keys),
         "groups": groups,
         "across": across,
         "machine": {"cores": os.cpu_count(), "processor": processor(), "system": system()},
         "versions": {package: installed_version(package) for package in RECORDED_PACKAGES},
-        "processors": sorted({outcome.processor for outcome in outcomes.values()}),
+        "processors": sorted({outcomes[key].processor for key in counted_keys}),
         "git_revision": git_revision(),
         "runs": {key: outcome.model_dump() for key, outcome in outcomes.items()},
     }

@@ -10,17 +10,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from conftest import ROOT
 
 from mtl.cli import main
-from mtl.compare import _threads
+from mtl.compare import _Scheduler, _threads
+from mtl.errors import StorageError
 from mtl.ledger import Ledger
 from mtl.paired import compare_pairs, describe
 from mtl.preflight import read_run
-from mtl.study import read_study
+from mtl.study import Node, read_study
 
 STUDY = """\
 encoder: {encoder}
@@ -165,7 +167,16 @@ def test_a_study_goes_on_elsewhere_from_its_summary(
 
     path.write_text(path.read_text().replace("max_steps: 12", "max_steps: 13"), encoding="utf-8")
     assert main([*words, "--output", str(tmp_path / "changed"), "--summary-only"]) == 0
-    assert "0 of 4 cells finished" in capsys.readouterr().out, "outcomes of another configuration do not count"
+    printed = capsys.readouterr().out
+    assert "0 of 4 cells finished" in printed, "outcomes of another configuration do not count"
+    assert f"4 outcomes of other cells in {kept}: not counted, not removed" in printed
+    assert json.loads(kept.read_text())["runs"] == there["runs"] and not json.loads(kept.read_text())["processors"]
+
+    before = kept.read_bytes()
+    path.write_text(path.read_text() + "select: holdout\nstep: best\n", encoding="utf-8")
+    assert main([*words, "--output", str(tmp_path / "held"), "--summary-only"]) == 2
+    told = "has select: validation, the study select: holdout and step: last, the study step: best"
+    assert told in capsys.readouterr().err and kept.read_bytes() == before
 
 
 def test_weights_stay_for_the_arms_of_a_later_sitting(
@@ -213,6 +224,44 @@ def test_a_failing_arm_is_told_and_the_others_go_on(
     assert "1 of 2 cells finished" in printed
     found = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert found["groups"][0]["arms"]["half"]["n"] == 0
+
+
+def long_study(file: Path, tmp_path: Path) -> list[str]:
+    """The words of a study with two runs that take a minute."""
+    path = tmp_path / "long.yml"
+    path.write_text(file.read_text().replace("max_steps: 12", "max_steps: 5000"), encoding="utf-8")
+    return ["compare", str(path), "--arms", "plain", "--jobs", "2", "--output", str(tmp_path / "out")]
+
+
+def test_a_study_that_fails_leaves_no_run_behind(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    start = _Scheduler._start
+
+    def full(scheduler: _Scheduler, node: Node) -> None:
+        if scheduler.jobs:
+            started.append(scheduler.jobs[0].process)
+            raise StorageError("the disk is full")
+        start(scheduler, node)
+
+    monkeypatch.setattr(_Scheduler, "_start", full)
+    assert main(long_study(file, tmp_path)) == 1
+    assert "the disk is full" in capsys.readouterr().err
+    assert started[0].poll() not in (None, 0)
+
+
+def test_a_signal_reaches_the_run_that_is_being_started(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def popen(*words: Any, **options: Any) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(*words, **options)
+        signal.raise_signal(signal.SIGINT)
+        return process
+
+    monkeypatch.setattr("mtl.compare.subprocess", SimpleNamespace(Popen=popen, DEVNULL=subprocess.DEVNULL))
+    assert main(long_study(file, tmp_path)) == 130
+    assert "0 of 4 cells finished" in capsys.readouterr().out
 
 
 def test_a_directory_of_something_else_is_left_alone(file: Path, tmp_path: Path) -> None:
