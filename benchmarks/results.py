@@ -175,7 +175,8 @@ def _short(summaries: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
             values, others = group["arms"][arm]["values"], over["arms"][base]["values"]
             seeds = [seed for seed in values if seed in others]
             difference = compare_pairs([values[s] for s in seeds], [others[s] for s in seeds])
-            yield _short_line(name, group, code_span(arm), f"{code_span(base)} of {other}", difference)
+            if difference["t"] is not None:
+                yield _short_line(name, group, code_span(arm), f"{code_span(base)} of {other}", difference)
     yield ""
 
 

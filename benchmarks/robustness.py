@@ -34,6 +34,7 @@ from mtl.evaluate import score
 from mtl.export import Loaded, load_tasks
 from mtl.inference import outputs_of
 from mtl.ledger import Ledger
+from mtl.metrics import METRICS
 from mtl.model import build_model
 from mtl.objective import Objective, Share
 from mtl.paired import compare_pairs, describe, spread_ratio
@@ -49,7 +50,11 @@ BINS = 15
 SHARE = 0.1  # of the words
 RADIUS = 0.01  # of the word embeddings' root mean square
 BATCH = 4096  # tokens
+WITH_TYPOS = " with typos"
+LOWER_IS_BETTER = ("lost to typos", "calibration error", "R_s")
 Floats = npt.NDArray[np.float64]
+# Task, size and figure to arm to seed to value.
+Figures = dict[tuple[str, int | None, str], dict[str, dict[int, float]]]
 
 
 def with_typos(text: str, seed: int, share: float = SHARE) -> str:
@@ -138,8 +143,8 @@ def measure(study: Study, ledger: Ledger, cell: Cell) -> dict[str, float]:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         misspelt = prepare(cell.task, task, Source(path=path), loaded.tokenizer, loaded.limit)
         (of_typos,) = outputs_of([loaded], misspelt)
-    found[f"{metric} with typos"] = score(task, of_typos, misspelt)[metric]
-    found["lost to typos"] = found[metric] - found[f"{metric} with typos"]
+    found[metric + WITH_TYPOS] = score(task, of_typos, misspelt)[metric]
+    found["lost to typos"] = found[metric] - found[metric + WITH_TYPOS]
     if task.type == "classification":
         shares = torch.from_numpy(outputs).double().softmax(dim=-1).numpy()
         found["calibration error"] = calibration_error(shares, examples.labels.astype(np.int64))
@@ -149,24 +154,35 @@ def measure(study: Study, ledger: Ledger, cell: Cell) -> dict[str, float]:
     return found
 
 
-def gather(study: Study, ledger: Ledger) -> list[dict[str, Any]]:
-    """One group for each task, size and figure, with every arm's seeds as in a study's summary."""
-    values: dict[tuple[str, int | None, str], dict[str, dict[int, float]]] = {}
+def gather(study: Study, ledger: Ledger) -> Figures:
+    """The figures of all cells whose models were kept."""
+    values: Figures = {}
     for cell in study.cells:
         for name, value in measure(study, ledger, cell).items():
             values.setdefault((cell.task, cell.size, name), {}).setdefault(cell.arm, {})[cell.seed] = value
-    first = next(iter(study.config.arms))
+    return values
+
+
+def grouped(values: Figures, first: str) -> list[dict[str, Any]]:
+    """One group for each task, size and figure, with every arm's seeds as in a study's summary.
+
+    Args:
+        values: Of all cells.
+        first: The arm that the others are compared to.
+    """
     groups = []
     for (task, size, name), arms in values.items():
+        metric = METRICS.get(name.removesuffix(WITH_TYPOS))
+        upwards = metric.higher_is_better if metric else name not in LOWER_IS_BETTER
         drawn: dict[str, Any] = {}
         for arm, own in arms.items():
             drawn[arm] = {"values": {str(seed): value for seed, value in own.items()}, **describe(list(own.values()))}
             seeds = [seed for seed in own if seed in arms.get(first, {})]
             if arm != first:
                 pairs = [own[s] for s in seeds], [arms[first][s] for s in seeds]
-                drawn[arm]["difference"] = compare_pairs(*pairs)
+                drawn[arm]["difference"] = compare_pairs(*pairs, higher_is_better=upwards)
                 drawn[arm]["spread_ratio"] = spread_ratio([pairs[0]], [pairs[1]])
-        groups.append({"task": task, "size": size, "metric": name, "arms": drawn})
+        groups.append({"task": task, "size": size, "metric": name, "higher_is_better": upwards, "arms": drawn})
     return groups
 
 
@@ -194,7 +210,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     made.add_argument("--output", type=Path, metavar="FILE", help="also write the figures as JSON")
     words = made.parse_args(argv)
     study = read_study(words.study, words.data_root)
-    groups = gather(study, Ledger((words.runs or Path("runs") / study.name).resolve()))
+    values = gather(study, Ledger((words.runs or Path("runs") / study.name).resolve()))
+    groups = grouped(values, next(iter(study.config.arms)))
     print(as_text(groups))
     if words.output is not None:
         figures = {"study": study.name, "robustness": groups, "radius": RADIUS, "share": SHARE, "machine": machine()}

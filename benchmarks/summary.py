@@ -190,12 +190,17 @@ def _arms(what: str, arms: Mapping[str, str], groups: Mapping[str, Mapping[str, 
     counts: set[int] = set()
     for arm, words in arms.items():
         found = [group["arms"].get(arm, {"n": 0}) for group in groups.values()]
-        if all(facts["n"] > 1 for facts in found):
+        if all(_is_told(facts) for facts in found):
             lines.append(f"| {words} | " + " | ".join(map(_mean, found)) + " |")
             counts |= {facts["n"] for facts in found}
-    seeds = " to ".join(map(str, dict.fromkeys((min(counts), max(counts)))))
+    seeds = " to ".join(map(str, sorted({min(counts), max(counts)}))) if counts else "no"
     more = "in brackets the difference to the first line, paired by seed, with its 95 % t interval."
     return "\n".join([*lines, "", f"{told}, mean of {seeds} seeds; {more}", ""])
+
+
+def _is_told(facts: Mapping[str, Any]) -> bool:
+    """Whether an arm has two seeds or more, and as many in common with the first arm."""
+    return facts["n"] > 1 and facts.get("difference", {"n": facts["n"]})["n"] > 1
 
 
 def _mean(facts: Mapping[str, Any]) -> str:
@@ -222,7 +227,7 @@ def effects(files: Mapping[str, Any]) -> str:
     lines = ["| regularizers | cost of a step | mean of tasks (difference: 95 %) | spread |", "|---" * 4 + "|"]
     for arm, (words, path) in REGULARIZERS.items():
         facts = group["arms"][arm]
-        if facts["n"] > 1:
+        if _is_told(facts):
             cost = files["steps"][path[0]][path[1]] if path else 1.0
             cost = cost["median"] if isinstance(cost, dict) else cost
             ratio = facts.get("spread_ratio")

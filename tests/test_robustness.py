@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import results, robustness
+from benchmarks import results, robustness, summary
 from benchmarks.robustness import calibration_error, with_typos
 from mtl.cli import main
 
@@ -96,6 +97,38 @@ def test_a_study_is_measured_and_written_up(encoder_dir: Path, corpus: Path, tmp
     written = (tmp_path / "RESULTS.md").read_text()
     assert all(f"- `benchmarks/studies/{name}.yml`" in written for name in ("other", "tiny")), "not run"
     assert f"{found['mood', 'R_s']:.4f}" in written
+
+
+def test_less_wins_where_less_is_better() -> None:
+    arms = {"plain": {1: 0.2, 2: 0.3}, "smart": {1: 0.1, 2: 0.4}}
+    names = ("f1 with typos", "mse", "mse with typos", "calibration error", "R_s", "lost to typos")
+    groups = robustness.grouped({("mood", None, name): arms for name in names}, "plain")
+    less = [group["metric"] for group in groups if not group["higher_is_better"]]
+    assert less == list(names[1:])
+    arms["smart"][2] = 0.2
+    for group in robustness.grouped({("mood", None, name): arms for name in names}, "plain"):
+        difference, up = group["arms"]["smart"]["difference"], group["higher_is_better"]
+        assert (difference["wins"], difference["losses"]) == ((0, 2) if up else (2, 0))
+
+
+def test_one_seed_alone_is_told_nothing_of() -> None:
+    """Of two studies with one seed in common, of an arm with one, and of a first arm with one."""
+    file = ROOT / "benchmarks" / "studies" / "c_scitail_23.json"
+    study = json.loads(file.read_text(encoding="utf-8"))
+    large = json.loads(file.with_name("c_scitail_large.json").read_text(encoding="utf-8"))
+    assert "`mt-dnn-1e-4` of c_scitail_23" in results.document({"c_scitail_23": study, "c_scitail_large": large}, [])
+    for group in study["groups"]:
+        values = group["arms"]["mt-dnn-1e-4"]["values"]
+        group["arms"]["mt-dnn-1e-4"]["values"] = {"1": values["1"]}
+    assert "of c_scitail_23 |" not in results.document({"c_scitail_23": study, "c_scitail_large": large}, [])
+    files = {"c_scitail_23": study, "c_scitail_235": study}
+    assert "| the encoder alone | " in summary.few_examples(files)
+    for group in study["groups"]:
+        group["arms"]["single"] |= {"n": 1}
+        for facts in group["arms"].values():
+            if "difference" in facts:
+                facts["difference"] |= {"n": 1, "t": None, "std": None}
+    assert "mean of no seeds" in summary.few_examples(files)
 
 
 def arm(mean: float, t: list[float] | None, n: int = 5) -> dict[str, Any]:
