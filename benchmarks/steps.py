@@ -41,6 +41,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "plain": ("train.smart=false", "train.proximal=false"),
     "R_s": ("train.proximal=false",),
     "R3F": ("train.proximal=false", "defaults.smart.preset=r3f"),
+    "R-Drop": ("train.proximal=false", "defaults.smart.preset=rdrop"),
     "D": ("train.smart=false",),
     "R_s + D": (),
     "plain, bf16": ("train.smart=false", "train.proximal=false", "train.precision=bf16"),
@@ -93,7 +94,7 @@ TRIED: dict[str, tuple[str, Callable[[Trainer], None]]] = {
 # What is timed together, always with a plain step: many models at once would disturb each other.
 GROUPS = (
     ("plain", *BARE),
-    ("plain", "R_s", "R3F", "D", "R_s + D"),
+    ("plain", "R_s", "R3F", "R-Drop", "D", "R_s + D"),
     ("plain", "R_s + D", "R_s + D, ascent in bf16", "R_s + D, teacher in inference mode"),
     ("plain", "plain, bf16", "R_s + D, bf16"),
     ("plain", "plain, checkpointing", "R_s + D, checkpointing"),

@@ -8,6 +8,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from mtl.aside import forget, put_back, set_aside
 from mtl.checkpoint import Checkpoint, save_checkpoint
 from mtl.display import Display
 from mtl.errors import UserError
@@ -68,33 +69,45 @@ class RunHooks:
                 results[name][split] = score(task, outputs, examples)
         return results
 
-    def keep_best(self, task: str, step: int) -> None:
+    def keep_best(self, task: str, best: Mapping[str, Any], before: Mapping[str, Any] | None) -> None:
         whole = self._whole(self.model)
         if whole is None:
             return
+        if before is not None:
+            set_aside(self._best(task), before["step"], self._predictions(task))
         for split, outputs in self._outputs[task].items():
             records = prediction_records(self.run.tasks[task], outputs, self.splits[task][split])
             write_predictions(predictions_file(self.output, task, split), records)
-        metrics = {
-            split: score(self.run.tasks[task], o, self.splits[task][split]) for split, o in self._outputs[task].items()
-        }
         facts = Facts(
             weights="best",
-            step=step,
+            step=best["step"],
             steps=self.plan.steps,
-            metrics=metrics,
+            metrics=best["splits"],
             baselines=self._baselines[task],
             data=self._data_facts(task),
             run=self.run,
             provenance=read_provenance(self.output) or Provenance(),
         )
         loaded = task_of(whole, task, self.run.tasks[task], self.tokenizer)
-        save_export(loaded, task, self.output / "best" / task, facts, verify=False)
+        save_export(loaded, task, self._best(task), facts, verify=False)
+
+    def continues(self, state: TrainState) -> None:
+        """Undoes what was kept after the checkpoint that a run continues from."""
+        for name in self.run.tasks if self.processes.is_main else ():
+            put_back(self._best(name), state.best.get(name), self._predictions(name))
 
     def checkpoint(self, checkpoint: Checkpoint) -> None:
         if not self.processes.is_main:
             return
         save_checkpoint(self.output / "checkpoints", checkpoint, self.run.config.checkpoint.keep_last)
+        for name in self.run.tasks:
+            forget(self._best(name))
+
+    def _best(self, task: str) -> Path:
+        return self.output / "best" / task
+
+    def _predictions(self, task: str) -> list[Path]:
+        return [predictions_file(self.output, task, split) for split in self.splits[task] if split != "train"]
 
     def report(self, step: int, metrics: Mapping[str, Any], improved: Mapping[str, bool], state: TrainState) -> None:
         self.display.evaluation(step, self.plan.steps, metrics, state.best, self.run.tasks)
@@ -148,7 +161,7 @@ class RunHooks:
         if self.processes.is_main:
             for name, task in self.run.tasks.items():
                 facts = read_facts(name, self.output, self.run, results)
-                renew_card(self.output / "best" / name, name, task, facts, self.limit)
+                renew_card(self._best(name), name, task, facts, self.limit)
 
     @cached_property
     def _baselines(self) -> dict[str, Any]:

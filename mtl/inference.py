@@ -21,7 +21,7 @@ from mtl.export import Loaded, load_tasks, run_of, save_export
 from mtl.facts import Facts, read_facts
 from mtl.files import refuse_links, write_file
 from mtl.intervals import Interval
-from mtl.precision import autocast, precision_problems
+from mtl.precision import autocast, precision_problems, precision_warnings
 from mtl.predictions import Predictions, predictions_file
 from mtl.preflight import RUN_FILE, check_data
 from mtl.push import check_push, push
@@ -83,6 +83,11 @@ def outputs_of(items: Sequence[Loaded], examples: Examples, precision: Precision
     return np.split(outputs, np.cumsum(widths)[:-1], axis=1)
 
 
+def _warn(precision: PrecisionName, say: Say) -> None:
+    for line in precision_warnings(precision, best_device()):
+        say(f"warning: {line}")
+
+
 def _prepared(name: str, loaded: Loaded, source: Source, *, labelled: bool) -> Examples:
     return prepare(name, loaded.task, source, loaded.tokenizer, loaded.limit, labelled=labelled)
 
@@ -129,6 +134,7 @@ def evaluate(
     inputs = [source.path for sources in data.sources.values() for source in sources.values() if source.path]
     if problems := data.problems + ([] if output is None else output_problems(output, inputs)):
         raise UserError(problems)
+    _warn(precision, say)
     results: dict[str, dict[str, float]] = {}
     spread: dict[str, dict[str, Interval]] = {}
     unlike: dict[str, list[str]] = {}
@@ -223,6 +229,7 @@ def predict(
     loaded = load_tasks(path, names, weights, trust_remote_code=trust_remote_code)
     if len(loaded) > 1 and not names:
         raise UserError.of("--task", f"name one of the tasks, or several with commas: {', '.join(loaded)}")
+    _warn(precision, say)
     rows = predict_file(loaded, file, output, precision)
     say(f"{counted(rows, 'row')} predicted by {', '.join(loaded)}: {output}")
 

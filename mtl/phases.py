@@ -17,7 +17,7 @@ from mtl.export import save_model
 from mtl.files import locked
 from mtl.hooks import RunHooks
 from mtl.metrics import ANSWERABLE
-from mtl.precision import erased_perturbations
+from mtl.precision import erased_perturbations, precision_warnings
 from mtl.preflight import Checked
 from mtl.processes import Processes
 from mtl.ready import Ready, get_ready
@@ -65,7 +65,8 @@ def run_phase(
     display.say(plan_table(ready.plan.rows, ready.plan.steps, ready.plan.epoch_steps))
     for line in remarks(ready.run, ready.splits, ready.limit):
         display.say(f"note: {line}")
-    for line in architecture_warnings(ready.objective, ready.streams, ready.tokenizer):
+    slow = precision_warnings(ready.run.config.train.precision, ready.accelerator.device)
+    for line in slow + architecture_warnings(ready.objective, ready.streams, ready.tokenizer):
         display.warn(line)
     if erased := erased_perturbations(ready.objective, ready.streams, ready.pad_id, ready.accelerator):
         raise UserError(erased)
@@ -115,6 +116,8 @@ def _train(
             trainer = ready.trainer(log, hooks)
             if checkpoint is not None:
                 trainer.state = trainer.tensors.restore(checkpoint)
+            if resume:
+                hooks.continues(trainer.state)
             hooks.display.continued(trainer.state.last)
             with hooks.display.bar(ready.plan.steps, trainer.state.step):
                 trainer.fit(stop)

@@ -34,6 +34,26 @@ def precision_problems(precision: PrecisionName, device: torch.device) -> list[P
     return []
 
 
+def precision_warnings(precision: PrecisionName, device: torch.device) -> list[str]:
+    """Why computing in a precision is slow on a device, if so."""
+    if precision != "bf16" or _has_bf16(device):
+        return []
+    where = "processor" if device.type == "cpu" else "GPU"
+    return [f"this {where} has no instructions for bf16 and emulates them, which can take many times as long as fp32"]
+
+
+def _has_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return True
+    try:
+        supported: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # what PyTorch itself asks before a product
+    except AttributeError:  # a build without oneDNN, of which nothing is known
+        return True
+    return supported
+
+
 def autocast(precision: PrecisionName, device: torch.device) -> AbstractContextManager[Any]:
     """Computes in a precision; weights stay in float32 and are converted once as long as the context lasts."""
     return nullcontext() if precision == "fp32" else torch.autocast(device.type, HALVES[precision])

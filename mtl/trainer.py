@@ -38,8 +38,8 @@ class Hooks(Protocol):
     def evaluate(self, step: int) -> Mapping[str, Mapping[str, Mapping[str, float]]]:
         """Metrics by task and split, with predictions set aside until `keep_best`."""
 
-    def keep_best(self, task: str, step: int) -> None:
-        """Keeps the evaluated task's model and predictions."""
+    def keep_best(self, task: str, best: Mapping[str, Any], before: Mapping[str, Any] | None) -> None:
+        """Keeps the evaluated task's model and predictions: its `step` and metrics by `splits`, and those before."""
 
     def checkpoint(self, checkpoint: Checkpoint) -> None:
         """Writes a checkpoint."""
@@ -307,7 +307,7 @@ class Trainer:
             improved[name] = is_better(metric, value, best["splits"][deciding][metric] if best else None)
             if improved[name]:
                 self.state.best[name] = {"step": step, "splits": splits}
-                self.hooks.keep_best(name, step)
+                self.hooks.keep_best(name, self.state.best[name], best)
         self.state.last = {name: dict(splits) for name, splits in results.items()}
         self.state.stale = 0 if any(improved.values()) else self.state.stale + 1
         self.hooks.report(step, results, improved, self.state)

@@ -18,7 +18,7 @@ LAYERS = (
     ("data", "parts", "batch", "plan"),
     ("losses", "smart", "proximal", "optimizer"),
     ("dropout", "model", "objective", "architecture", "precision", "shards", "processes", "probe"),
-    ("evaluate", "checkpoint", "state", "stop", "report", "display", "runrecord", "rundir", "judged"),
+    ("evaluate", "aside", "checkpoint", "state", "stop", "report", "display", "runrecord", "rundir", "judged"),
     ("markup", "drawing", "charts", "heat_map", "pictures", "html_task", "html_interaction", "html_report"),
     ("runlog", "facts", "card", "export", "push", "inference", "trainer"),
     ("ready", "hooks", "phases", "dryrun"),

@@ -250,6 +250,30 @@ def test_half_precision_scores(run_dir: Path, tmp_path: Path) -> None:
     assert half_value == pytest.approx(value, abs=0.1)
 
 
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict"])
+def test_emulated_half_precision_is_told(
+    command: str,
+    native: bool,
+    run_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("mtl.precision._has_bf16", lambda device: native)
+    output, rows = str(tmp_path / "out.jsonl"), str(run_dir.parent / "rows.jsonl")
+    words = {
+        "train": ["--config", str(run_dir / "run.yml"), "--output", str(tmp_path / "run"), "--max-steps", "1"],
+        "evaluate": [str(run_dir)],
+        "predict": [str(run_dir), "--task", "good", "--input", rows, "--output", output],
+    }
+    for precision in ("fp32", "bf16"):
+        overwrite = ["--overwrite"] if (tmp_path / "run").exists() else []
+        assert main([command, *words[command], *overwrite, "--precision", precision]) == 0
+        told = "no instructions for bf16" in capsys.readouterr().out
+        assert told == (precision == "bf16" and not native)
+
+
 @pytest.mark.parametrize("precision", ["fp16", "fp8"])
 def test_a_precision_that_cannot_be_is_told(
     precision: str, run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

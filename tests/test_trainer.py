@@ -27,6 +27,7 @@ from mtl.checkpoint import (
 )
 from mtl.cli import main
 from mtl.config import OptimizerSettings, ScheduleSettings
+from mtl.hooks import RunHooks
 from mtl.optimizer import DECAYS, OPTIMIZERS, learning_rate_factor, make_optimizer
 
 
@@ -580,6 +581,51 @@ def test_teacher_is_kept_evaluated_and_exported(
     capsys.readouterr()
     assert main(["evaluate", str(plain), "--weights", "teacher"]) == 2
     assert "without the proximal term" in capsys.readouterr().err
+
+
+class KilledError(BaseException):
+    """As if the process had been killed."""
+
+
+def test_a_best_step_that_the_continued_run_does_not_have_is_undone(
+    corpus: Path, encoder_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Continued with other roundings: the last evaluation before the kill was better than all that follow."""
+    output, report = tmp_path / "run", RunHooks.report
+    words = ["--tasks", "mood,strength", "--max-steps", "8", "--set", "evaluation.every=2"]
+    words = arguments(corpus, encoder_dir, output, *words, "--set", "checkpoint.every=4", "--no-smart", "--no-proximal")
+
+    def kept() -> dict[str, bytes]:
+        """What belongs to the best steps, but for the cards, which the run's end renews."""
+        paths = [p for folder in ("best", "predictions") for p in (output / folder).rglob("*") if p.is_file()]
+        return {str(p.relative_to(output)): p.read_bytes() for p in paths if p.name != "README.md"}
+
+    seen: dict[int, dict[str, bytes]] = {}
+
+    def dying(hooks: RunHooks, step: int, *rest: Any) -> None:
+        report(hooks, step, *rest)
+        if step == 6:
+            seen[6] = kept()
+            raise KilledError
+
+    checkpoint = RunHooks.checkpoint
+
+    def looking(hooks: RunHooks, written: Checkpoint) -> None:
+        checkpoint(hooks, written)
+        seen[written.step] = kept()
+
+    monkeypatch.setattr(RunHooks, "report", dying)
+    monkeypatch.setattr(RunHooks, "checkpoint", looking)
+    monkeypatch.setattr("mtl.trainer.is_better", lambda metric, value, best: True)
+    with pytest.raises(KilledError):
+        main(words)
+    names = {f"best/{task}/model.safetensors" for task in ("mood", "strength")}
+    assert names < seen[4].keys() < seen[6].keys() and all(seen[4][name] != seen[6][name] for name in names)
+    monkeypatch.setattr(RunHooks, "report", report)
+    monkeypatch.setattr("mtl.trainer.is_better", lambda metric, value, best: best is None)
+    assert main([*words, "--resume"]) == 0
+    assert json.loads((output / "results.json").read_text())["best_steps"] == {"mood": 4, "strength": 4}
+    assert kept() == seen[4]
 
 
 def test_half_precision_refuses_what_it_rounds_away(
