@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from data_prep import quickstart
+from mtl import rundir
 from mtl.rundir import processor, system
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -86,14 +87,8 @@ def machine() -> dict[str, Any]:
 
 
 def peak_memory() -> int:
-    """Most bytes that this process has held so far: of its accelerator if there is one, else of the machine.
-
-    Not what `getrusage` says: there a process begins with the peak of the one that started it.
-    """
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return int(next(line.split()[1] for line in status if line.startswith("VmHWM"))) * 1024
+    """Most bytes that this process has held so far: of its accelerator if there is one, else of the machine."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else rundir.peak_memory()
 
 
 def parser(name: str, description: str | None) -> argparse.ArgumentParser:

@@ -1,7 +1,7 @@
 """The toolkit from Python: `import mtl`, then `mtl.train`, `mtl.adapt` and `mtl.load`.
 
-The command line is a thin layer on this. Nothing is printed unless it is asked for, and what is wrong with a request is
-one `UserError` with all its problems.
+The command line's `train` and `adapt` are thin layers on this. Nothing is printed unless it is asked for, and what is
+wrong with a request is one `UserError` with all its problems.
 """
 
 from __future__ import annotations

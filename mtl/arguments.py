@@ -101,7 +101,7 @@ def _adapt_arguments(parser: Parser) -> None:
 
 def _evaluate_arguments(parser: Parser) -> None:
     parser.add_argument("path", metavar="RUN_OR_EXPORT_DIR", type=Path, help=RUN_OR_EXPORT_HELP)
-    parser.add_argument("--task", action="append", default=[], metavar="T", help="repeatable (default: all)")
+    _add_tasks(parser)
     parser.add_argument("--split", default="validation", metavar="S", help="of the data (default: validation)")
     parser.add_argument("--data-root", metavar="DIR", help="local mirror of the hub (default: the run's)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="also write the metrics as JSON")
@@ -127,7 +127,7 @@ def _predict_arguments(parser: Parser) -> None:
 
 def _export_arguments(parser: Parser) -> None:
     parser.add_argument("path", metavar="RUN_OR_EXPORT_DIR", type=Path, help=RUN_OR_EXPORT_HELP)
-    parser.add_argument("--task", action="append", default=[], metavar="T", help="repeatable (default: all)")
+    _add_tasks(parser)
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="each task goes to DIR/TASK")
     parser.add_argument("--overwrite", action="store_true", help="replace earlier exports")
     where = "also upload to this repository of the hub, private if it is new; several tasks go to REPO-TASK each"
@@ -217,7 +217,8 @@ def _add_run_options(parser: Parser) -> None:
 
 def _add_settings(parser: Parser) -> None:
     """The settings of a run, each by its flag; a test holds the defaults in their help against the configuration's."""
-    over = "win over --config, the task definitions and, in `adapt`, the run; defaults are of what these do not say"
+    over = "win over --config, the task definitions and, in `adapt`, the run's of the task; defaults are of what these "
+    over += "do not say"
     training = parser.add_argument_group("training", over)
     length = training.add_mutually_exclusive_group()
     length.add_argument("--epochs", type=int, metavar="N", help="passes over the data (default: 5)")
@@ -259,6 +260,11 @@ def _add_loading(parser: Parser) -> None:
         help="of a run: each task's best step (default), the last step, or the proximal term's average",
     )
     parser.add_argument("--trust-remote-code", action="store_true", help=TRUST_HELP)
+
+
+def _add_tasks(parser: Parser) -> None:
+    text = "with commas, or repeated (default: all)"
+    parser.add_argument("--task", action="extend", type=_names, default=[], metavar="T[,T]", help=text)
 
 
 def _add_precision(parser: Parser) -> None:

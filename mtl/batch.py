@@ -119,8 +119,8 @@ def pass_batches(
 
     Examples are shuffled, sorted by length within pools of up to `POOL` batches, cut into batches, and the batches
     shuffled.
-    In ranking the unit is the query: queries fill a batch up to `batch_size` rows, and a list longer than that
-    keeps its relevant candidates and a sample of the others.
+    In ranking the unit is the query: queries fill a batch, and a list that is too long for one is cut. It keeps its
+    relevant candidates and a sample of the others, to whom a quarter of the places is left where there are so many.
 
     Args:
         examples: The split.
@@ -135,7 +135,7 @@ def pass_batches(
     """
     random = np.random.Generator(np.random.Philox(key=seed))
     if ranking:
-        units = _candidate_lists(examples, batch_size, random)
+        units = [_cut(examples, u, _room(examples, u, batch_size, batch_tokens), random) for u in lists_of(examples)]
         lengths = np.array([examples.lengths[unit].max() for unit in units])
         per_unit = float(np.mean([len(unit) for unit in units]))
     else:
@@ -162,16 +162,27 @@ def pass_batches(
     return [np.concatenate(batches[position]) for position in shuffled]
 
 
-def _candidate_lists(examples: Examples, batch_size: int, random: np.random.Generator) -> list[Ints]:
+def lists_of(examples: Examples) -> list[Ints]:
+    """Positions of each query's candidates."""
     by_group = np.argsort(examples.groups, kind="stable")
-    starts = np.flatnonzero(np.diff(examples.groups[by_group])) + 1
-    lists = np.split(by_group, starts)
-    for query, members in enumerate(lists):
-        if len(members) > batch_size:
-            relevant = examples.labels[members] > 0
-            keys = np.where(relevant, 0.0, 1.0) + random.random(len(members))
-            lists[query] = np.sort(members[np.argsort(keys)[:batch_size]])
-    return lists
+    return np.split(by_group, np.flatnonzero(np.diff(examples.groups[by_group])) + 1)
+
+
+def _room(examples: Examples, members: Ints, batch_size: int, batch_tokens: int | None) -> int:
+    """Rows of a list that a batch has room for: at least two, as one alone is compared with nothing."""
+    if batch_tokens is None:
+        return batch_size
+    return max(2, batch_tokens // int(examples.lengths[members].max()))
+
+
+def _cut(examples: Examples, members: Ints, room: int, random: np.random.Generator) -> Ints:
+    if len(members) <= room:
+        return members
+    relevant, keys = examples.labels[members] > 0, random.random(len(members))
+    others = min(int((~relevant).sum()), max(1, room // 4))
+    kept = members[relevant][np.argsort(keys[relevant])[: room - others]]
+    rest = members[~relevant][np.argsort(keys[~relevant])[: room - len(kept)]]
+    return np.sort(np.concatenate([kept, rest]))
 
 
 class BatchStream:
@@ -207,6 +218,20 @@ class BatchStream:
         while turn >= self._end(number):
             number += 1
         return self._pass(number)[turn - self._starts[number]]
+
+    @property
+    def pass_tokens(self) -> int:
+        """Tokens of a pass, padding not included: of the first one, as what is cut off a list differs."""
+        lengths = self.examples.lengths
+        return int(lengths[np.concatenate(self._pass(0))].sum() if self.ranking else lengths.sum())
+
+    @property
+    def cut_lists(self) -> int:
+        """Queries with more candidates than a batch has room for."""
+        if not self.ranking:
+            return 0
+        lists = lists_of(self.examples)
+        return sum(len(u) > _room(self.examples, u, self.batch_size, self.batch_tokens) for u in lists)
 
     def passes(self, turns: int) -> float:
         """How often the first `turns` turns go over the data."""

@@ -254,9 +254,10 @@ def _training(name: str, task: TaskDef, facts: Facts) -> list[str]:
     if facts.steps is not None:
         own = f", {facts.own_steps:,} of them on this task" if facts.own_steps is not None else ""
         lines.append(f"- {counted(facts.steps, 'optimizer step')}{own}; seed {config.train.seed}.")
+    replaced = set() if trained.batch_tokens is None else {"batch_size"}
     sections = {
         "task": {
-            **trained.model_dump(include=set(TASK_SETTINGS), exclude_none=True),
+            **trained.model_dump(include=set(TASK_SETTINGS) - replaced, exclude_none=True),
             "max_length": task.max_length,
         },
         "SMART, R_s ([1911.03437](https://arxiv.org/abs/1911.03437))": _regularizer(trained.smart),

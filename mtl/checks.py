@@ -6,6 +6,7 @@ Needs neither torch nor transformers, so that bad data is told of before anythin
 from __future__ import annotations
 
 import math
+import unicodedata
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -84,7 +85,8 @@ class RowChecker:
             self.columns.pop("label", None)
         self.kinds: dict[str, set[type]] = {column: set() for column in self.columns.values()}
         self.label_index = task.label_index()
-        self.ignored = {str(value) for value in task.data.unlabelled}
+        self.ignored = {str(value) for value in task.data.unlabelled if value is not None}
+        self.ignores_missing = None in task.data.unlabelled
         self.ignored_numbers = {_number(value) for value in task.data.unlabelled} - {None}
 
     def check(self, rows: Iterator[tuple[str, dict[str, Any]]]) -> Iterator[Row]:
@@ -137,7 +139,7 @@ class RowChecker:
 
     def _label(self, place: str, cells: dict[str, Any]) -> int | float | None:
         value = cells.get(self.task.data.columns.label)
-        if self.ignored and (str(value) in self.ignored or _number(value) in self.ignored_numbers):
+        if self._is_ignored(value):
             self.unlabelled += 1
             return None
         if self.task.type == "classification":
@@ -145,10 +147,7 @@ class RowChecker:
             index = None if value is None else self.label_index.get(key)
             if index is None:
                 allowed = f"{self.name}.labels: {listed(self.task.labels)}"
-                hint = nearest(value, self.task.labels)
-                if str(value) in NO_LABEL:
-                    hint = f"; if it means 'no label', write it into {self.name}.data.unlabelled"
-                self.findings.add(place, f"unknown label {value!r}; allowed: {allowed}{hint}")
+                self.findings.add(place, f"unknown label {value!r}; allowed: {allowed}{self._hint(value)}")
             return index
         try:
             number = float(value) if not isinstance(value, bool) and value is not None else math.nan
@@ -159,6 +158,27 @@ class RowChecker:
             self.findings.add(place, f"the label is {value!r}, expected {expected}")
             return None
         return number
+
+    def _is_ignored(self, value: Any) -> bool:
+        if self.ignores_missing and (value is None or value == "" or value != value):  # nothing, NaN
+            return True
+        return bool(self.ignored) and (str(value) in self.ignored or _number(value) in self.ignored_numbers)
+
+    def _hint(self, value: Any) -> str:
+        """What may be meant by an unknown label."""
+        labels, text = self.task.labels, str(value)
+        if text in NO_LABEL:
+            return f"; if it means 'no label', write it into {self.name}.data.unlabelled"
+        if any(_composed(text) == _composed(label) for label in labels):
+            return "; the letters are the same, in another form of Unicode: write all in NFC"
+        number = _number(value)
+        if isinstance(value, str) and number is not None and any(_number(label) == number for label in labels):
+            return f"; a label that is to be read as it stands goes in quotes: {text!r}"
+        return nearest(value, labels)
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
 
 
 def text_fault(text: str) -> str:

@@ -33,7 +33,7 @@ class TrainSettings(Settings):
     """Section `train`.
 
     Attributes:
-        epochs: Length of the run; an epoch is Σ_t ⌈n_t/b_t⌉ steps.
+        epochs: Length of the run; an epoch is as many steps as all tasks' batches of one pass over their data make.
         max_steps: Length of the run in optimizer steps, instead of epochs.
         learning_rate: Peak learning rate; in a file of tasks that name none, typed of all.
         batch_size: Rows per optimizer step, of the same tasks.
@@ -98,8 +98,8 @@ class OptimizerSettings(Settings):
 
     name: OptimizerName = "adamw"
     weight_decay: NonNegative = 0.01
-    beta1: Fraction = 0.9
-    beta2: Fraction = 0.999
+    beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
     epsilon: Positive = 1e-8
     head_factor: Positive = 10.0
 

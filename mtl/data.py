@@ -37,7 +37,7 @@ from mtl.taskdef import TaskDef
 
 Ints = npt.NDArray[np.int64]
 
-FORMAT = 3  # raise when rows are read otherwise, or the layout of prepared files changes
+FORMAT = 4  # raise when rows are read otherwise, or the layout of prepared files changes
 CHUNK = 1000  # rows of one record batch
 FEW = 20_000  # rows that are tokenised sooner than other processes start
 UNBOUNDED = 1_000_000  # tokenizers without a limit name a larger one

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import resource
-import sys
+import math
 import time
 from typing import Any
 
 import torch
 
 from mtl.architecture import architecture_warnings
-from mtl.batch import collate
-from mtl.data import Examples, load_tokenizer
+from mtl.batch import collate, micro_batches
+from mtl.data import Examples, Ints, load_tokenizer
 from mtl.errors import UserError
 from mtl.objective import Share
 from mtl.optimizer import make_optimizer
+from mtl.precision import erased_perturbations, precision_warnings
 from mtl.preflight import Checked
 from mtl.processes import Processes
-from mtl.ready import get_ready, longest_input, prepare_splits
+from mtl.ready import Ready, get_ready, longest_input, prepare_splits
+from mtl.rundir import peak_memory
 from mtl.trainer import TERM_NAMES
 
 
@@ -40,49 +41,51 @@ def lengths(checked: Checked) -> dict[tuple[str, str], dict[str, Any]]:
     }
 
 
-def try_steps(checked: Checked) -> dict[str, Any]:
+def try_steps(checked: Checked) -> tuple[dict[str, Any], list[str]]:
     """Runs one forward, backward and optimizer step of every task on its largest batch, all its terms on.
 
     Returns:
-        `plan` (see `make_plan`), its `steps` and `epoch_steps`; of each task `batch` (its shape), `loss`, `terms` and
-        `seconds`; of the whole run about how many `seconds` and, so far, bytes of `peak_memory`.
+        `plan` (see `make_plan`), its `steps` and `epoch_steps`; of each task `batch` (its shape) and the `parts` it is
+        cut into, `loss`, `terms` and `seconds`; of the whole run about how many `seconds` and, so far, bytes of
+        `peak_memory`. And what a run would warn of.
 
     Raises:
-        UserError: A loss is not finite.
+        UserError: A loss is not finite, or the run would be refused for another reason.
     """
     ready = get_ready(checked, Processes.current())
     run, plan, objective, accelerator = ready.run, ready.plan, ready.objective, ready.accelerator
-    architecture_warnings(objective, ready.streams, ready.tokenizer)
+    warnings = precision_warnings(run.config.train.precision, accelerator.device)
+    warnings += architecture_warnings(objective, ready.streams, ready.tokenizer)
+    if erased := erased_perturbations(objective, ready.streams, ready.pad_id, accelerator):
+        raise UserError(erased)
     if objective.teacher is not None:
         objective.teacher.to(accelerator.device)
     optimizer = make_optimizer(objective.model.named_tensors(), run.config.optimizer)
     rows, seconds = [], 0.0
     for row, (name, stream) in zip(plan.rows, ready.streams.items(), strict=True):
         chosen = max((stream[turn] for turn in range(stream.per_pass)), key=lambda c: _padded(stream.examples, c))
-        batch = collate(stream.examples, chosen, ready.pad_id, run.tasks[name].type).to(accelerator.device)
-        objective.train()
         start = time.perf_counter()
-        with accelerator.autocast():
-            loss, terms = objective(name, batch, 0, Share.whole(batch))
-        loss.backward()
+        loss, terms, parts = _step(ready, name, chosen)
         optimizer.step()
         optimizer.zero_grad()
-        value = float(loss.detach())
         took = time.perf_counter() - start
-        if not torch.isfinite(torch.tensor(value)):
-            raise UserError.of(name, f"the loss of a first step is {value}")
+        if not math.isfinite(loss):
+            raise UserError.of(name, f"the loss of a first step is {loss}")
         mean = row["tokens"] / max(1, row["steps"])
-        seconds += row["steps"] * took * min(1.0, mean / _padded(stream.examples, chosen))
+        every = min(run.tasks[name].smart.every, max(1, row["steps"]))
+        cost = sum(objective.cost(name, turn) for turn in range(every)) / every / objective.cost(name, 0)
+        seconds += row["steps"] * took * min(1.0, mean / _padded(stream.examples, chosen)) * cost
         rows.append(
             {
                 "task": name,
-                "batch": list(batch.input_ids.shape),
-                "loss": value,
-                "terms": [term for term in terms if term in TERM_NAMES],
+                "batch": [len(chosen), int(stream.examples.lengths[chosen].max())],
+                "parts": parts,
+                "loss": loss,
+                "terms": terms,
                 "seconds": took,
             }
         )
-    return {
+    facts = {
         "plan": plan.rows,
         "steps": plan.steps,
         "epoch_steps": plan.epoch_steps,
@@ -90,6 +93,24 @@ def try_steps(checked: Checked) -> dict[str, Any]:
         "seconds": seconds,
         "peak_memory": _peak_memory(accelerator.device),
     }
+    return facts, warnings
+
+
+def _step(ready: Ready, name: str, chosen: Ints) -> tuple[float, list[str], int]:
+    """A step of a task up to its gradients: the loss, the names of its terms, and the parts of the batch."""
+    run, objective, accelerator = ready.run, ready.objective, ready.accelerator
+    examples, kind = ready.streams[name].examples, run.tasks[name].type
+    ranking, total, terms = kind == "ranking", 0.0, list[str]()
+    share = Share.of(examples, chosen, ranking=ranking)
+    pieces = [p for p in micro_batches(examples, chosen, run.config.train.accumulation, ranking=ranking) if len(p)]
+    objective.train()
+    for piece in pieces:
+        batch = collate(examples, piece, ready.pad_id, kind).to(accelerator.device)
+        with accelerator.autocast():
+            loss, found = objective(name, batch, 0, share)
+        loss.backward()
+        total, terms = total + float(loss.detach()), [term for term in found if term in TERM_NAMES]
+    return total, terms, len(pieces)
 
 
 def _padded(examples: Examples, chosen: Any) -> int:
@@ -98,7 +119,4 @@ def _padded(examples: Examples, chosen: Any) -> int:
 
 def _peak_memory(device: torch.device) -> int:
     """Bytes: the device's peak where it counts one, else the process's."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory()

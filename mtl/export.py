@@ -156,6 +156,8 @@ def load_tasks(path: Path, names: list[str], weights: str, *, trust_remote_code:
     """
     load = partial(_load_export, trust_remote_code=trust_remote_code)
     if (path / TASK_FILE).is_file():
+        if weights != "best":
+            raise UserError.of(str(path), f"is an export: it has the weights that were exported, and no {weights} ones")
         tasks = read_task(path / TASK_FILE)
         _require(names, list(tasks), path)
         return {name: load(path, task) for name, task in tasks.items()}

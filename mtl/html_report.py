@@ -26,6 +26,7 @@ from mtl.report import interval, number
 from mtl.runrecord import RunRecord, output_problems, read_record
 
 REPORT_FILE = "report.html"
+GENERATOR = "run-mtl report"
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"  # the browser loads and runs nothing
 BASELINE_NOTE = "The baseline reads no text: it is the majority class, the mean value or a random order."
 INTERVAL_NOTE = (
@@ -72,6 +73,8 @@ def write_report(
         output = (run_dirs[0] if len(run_dirs) == 1 else Path()) / REPORT_FILE
         if len(run_dirs) == 1:
             refuse_links(run_dirs[0])
+        elif output.is_file() and GENERATOR not in output.read_text(encoding="utf-8", errors="replace")[:2000]:
+            raise UserError.of("--output", f"{output} is there and is no report of runs; name another file")
     if output.suffix not in (".html", ".htm"):
         raise UserError.of("--output", f"the report is HTML: name the file {output.with_suffix('.html')}")
     if output.is_dir():
@@ -130,6 +133,7 @@ def report_page(runs: Sequence[Told]) -> tuple[Html, dict[str, Chart]]:
                 element("meta", charset="utf-8"),
                 element("meta", name="viewport", content="width=device-width, initial-scale=1"),
                 element("meta", name="color-scheme", content="light dark"),
+                element("meta", name="generator", content=GENERATOR),
                 element("meta", http_equiv="Content-Security-Policy", content=POLICY),
                 element("title", title),
                 style_sheet(files("mtl").joinpath("report.css").read_text(encoding="utf-8")),

@@ -159,7 +159,7 @@ class Objective(nn.Module):
         return settings.weight > 0 and turn % settings.every == 0
 
     def cost(self, task: str, turn: int) -> float:
-        """Cost of a step relative to a plain one, counted in forward passes."""
+        """Cost of a step relative to a plain one, counted in forward passes; those of telemetry alone are left out."""
         settings = self.tasks[task].smart
         proximal = self.tasks[task].proximal.weight > 0
         on = self.smooths(task, turn)

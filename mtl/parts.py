@@ -28,7 +28,7 @@ def without_leaks(task: TaskDef, examples: Examples, leaked: Collection[int]) ->
 def few_shot(task: TaskDef, examples: Examples, size: int | None, fraction: float | None, seed: int) -> Examples:
     """A seeded part of the training data; a smaller part lies within a larger one of the same seed.
 
-    Classification keeps the share of each class (largest remainders), ranking takes whole queries.
+    Classification keeps the share of each class (highest averages, Sainte-Laguë), ranking takes whole queries.
 
     Args:
         task: The task.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mtl.architecture import architecture_warnings
+from mtl.batch import BatchStream
 from mtl.checkpoint import load_newest
 from mtl.config import Run
 from mtl.display import Display
@@ -63,7 +64,7 @@ def run_phase(
     show_data_notes(checked, display)
     ready = get_ready(checked, processes, bar=display.shows("normal"))
     display.say(plan_table(ready.plan.rows, ready.plan.steps, ready.plan.epoch_steps))
-    for line in remarks(ready.run, ready.splits, ready.limit):
+    for line in remarks(ready.run, ready.splits, ready.limit) + _cut_lists(ready.streams):
         display.say(f"note: {line}")
     slow = precision_warnings(ready.run.config.train.precision, ready.accelerator.device)
     for line in slow + architecture_warnings(ready.objective, ready.streams, ready.tokenizer):
@@ -180,6 +181,15 @@ def remarks(run: Run, splits: Splits, limit: int) -> list[str]:
                 what = counted(without, "query", "queries")
                 lines.append(f"{name}/{split}: {what} without a relevant candidate: {effect}")
     return lines
+
+
+def _cut_lists(streams: Mapping[str, BatchStream]) -> list[str]:
+    return [
+        f"{name}/train: {counted(stream.cut_lists, 'query', 'queries')} with more candidates than a batch holds; "
+        "each pass takes a part of them, the relevant ones first"
+        for name, stream in streams.items()
+        if stream.cut_lists
+    ]
 
 
 def _counting(metrics: Sequence[str]) -> str:

@@ -47,7 +47,7 @@ class Plan:
 
 
 def make_plan(run: Run, streams: Mapping[str, BatchStream]) -> Plan:
-    """Lays out a run: an epoch is Σ_t ⌈n_t/b_t⌉ batches, K to a step, whatever the strategy makes of them."""
+    """Lays out a run: an epoch is the batches of one pass of each task, K to a step, for any strategy."""
     sizes = [stream.per_pass for stream in streams.values()]
     together = run.config.train.tasks_per_step
     epoch_steps = math.ceil(sum(sizes) / together)
@@ -76,7 +76,7 @@ def make_plan(run: Run, streams: Mapping[str, BatchStream]) -> Plan:
                 "batch_tokens": stream.batch_tokens,
                 "steps": len(own),
                 "passes": passes,
-                "tokens": int(passes * stream.examples.lengths.sum()),
+                "tokens": int(passes * stream.pass_tokens),
             }
         )
     every = run.config.evaluation.every or min(epoch_steps, steps)

@@ -73,9 +73,11 @@ def layered(
     written = with_adapt(settled, _shared(file), defaults, definition, task)
     words = [with_presets(layer) for layer in (_shared(typed), typed.child("defaults"), typed.child("tasks", name))]
     result, named = Sourced({}, own.places), Sourced()
-    for layer in written + with_adapt(*words):
+    typed_layers = with_adapt(*words)
+    for layer in written + typed_layers:
         if isinstance(layer.data, dict) and layer.data:
-            result = layer.over(under_preset(result, layer))
+            below = under_preset(result, layer)
+            result = layer.over(_without_budget(below, layer) if any(layer is word for word in typed_layers) else below)
             defines = layer is definition or layer is definition_adapt
             named = layer.over(named) if defines else Sourced(_less(named.data, layer.data))
     section = result.child("adapt").data
@@ -83,6 +85,13 @@ def layered(
         words_won = {"adapt": _overruled(with_presets(Sourced(section)).data, result.data)}
         result, named = Sourced(words_won).over(result), Sourced(_less(named.data, words_won))
     return result, named.data
+
+
+def _without_budget(base: Sourced, typed: Sourced) -> Sourced:
+    """Settings without the tokens of a batch where its rows are typed: tokens would win over these."""
+    if typed.data.get("batch_size") is None or "batch_tokens" in typed.data:
+        return base
+    return Sourced({key: value for key, value in base.data.items() if key != "batch_tokens"}, base.places)
 
 
 def inherited(task: TaskDef, named: Any) -> dict[str, Any]:

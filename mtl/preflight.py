@@ -146,7 +146,20 @@ def check_adapt(request: Request, task: str) -> Checked:
     checked = _finish(replace(request, tasks=wanted), definitions if wanted else {}, file, problems, settled)
     if note := head_note(head, task, definition, known):
         checked.data.notes.append(note)
+    checked.data.notes += _switched_on(first, file.over(request.typed), checked.run)
     return checked
+
+
+def _switched_on(first: Sourced, given: Sourced, run: Run) -> list[str]:
+    """Regularizers that a run to start from was trained without, and that nobody asked for."""
+    return [
+        f"{term} is on, as by default, though the run to start from was trained with --no-{name}; the same flag here "
+        "switches it off"
+        for name, term in (("smart", "R_s"), ("proximal", "D"))
+        if first.child("train", name).data is False
+        and given.child("train", name).data == {}  # which is to say: nothing
+        and any(getattr(task, name).weight > 0 for task in run.tasks.values())
+    ]
 
 
 def _no_start(path: Path) -> str:

@@ -21,7 +21,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "ascent": "projected",
             "dropout": "independent",
         },
-        # The authors' public code: unit norm per token where the embedding layer gives out values of size 1.
+        # The authors' public code: unit norm per token where the embedding layer gives out values of size 1. The step
+        # size is their class's default; their training script passes another, 1e-5.
         "mtdnn": {
             "epsilon": 1.0,
             "noise_std": 1e-5,

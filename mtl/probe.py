@@ -93,6 +93,7 @@ class Probe:
                     held[j] = kept
                 for i, other in held.items():
                     found[i, j] = found[j, i] = _product(other, kept)
+                del gradient, kept  # before the next is computed
         products: list[list[float]] = found.tolist()
         return products
 
@@ -110,6 +111,7 @@ class Probe:
             for whole, part in zip(total, parts, strict=True):
                 if part is not None:
                     whole += part
+            del parts
         return [self.processes.total(whole) for whole in total]
 
     def _pieces(self, task: TaskDef, examples: Examples, seed: int) -> list[Ints]:

@@ -307,7 +307,7 @@ def _labels(counts: Counter[str]) -> Iterator[str]:
         remark = "the integers of the data; in this order, names may stand here instead"
     elif "-1" in counts:
         remark += "; if -1 means 'no label', write unlabelled: [-1] under 'data' instead"
-    elif len({numbers.get(name, name.strip().lower()) for name in names}) < len(names):
+    elif len({numbers.get(name, unicodedata.normalize("NFC", name).strip().lower()) for name in names}) < len(names):
         remark += "; some differ in spelling only: make them one in the data"
     yield f"  labels: # {len(names):,} values; {remark}"
     for name in names:

@@ -63,8 +63,7 @@ def plan_table(rows: Sequence[Mapping[str, Any]], steps: int, epoch_steps: int) 
 def dry_run_text(facts: Mapping[str, Any]) -> str:
     """What `dryrun.try_steps` found, for people."""
     rows = [
-        (r["task"], "×".join(map(str, r["batch"])), f"{r['loss']:.3f}", ", ".join(r["terms"]), f"{r['seconds']:.2f}")
-        for r in facts["tasks"]
+        (r["task"], _shape(r), f"{r['loss']:.3f}", ", ".join(r["terms"]), f"{r['seconds']:.2f}") for r in facts["tasks"]
     ]
     minutes, memory = facts["seconds"] / 60, facts["peak_memory"] / 2**30
     return "\n".join(
@@ -74,6 +73,10 @@ def dry_run_text(facts: Mapping[str, Any]) -> str:
             f"about {minutes:.1f} minutes of training; peak memory so far {memory:.1f} GiB",
         ]
     )
+
+
+def _shape(row: Mapping[str, Any]) -> str:
+    return "×".join(map(str, row["batch"])) + (f" in {row['parts']} parts" if row["parts"] > 1 else "")
 
 
 def results_table(results: Mapping[str, Any], tasks: Mapping[str, TaskDef], output: Path) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import resource
 import shlex
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -204,3 +206,16 @@ def processor() -> str:
 def system() -> str:
     """Operating system and architecture, which say nothing of one machine alone."""
     return f"{platform.system()} {platform.machine()}"
+
+
+def peak_memory() -> int:
+    """Most bytes that this process has held so far in the machine's memory.
+
+    Where the system tells them by process: `getrusage` begins with the peak of the process that started this one.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) * 1024
+    except (OSError, StopIteration):
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

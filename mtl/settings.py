@@ -13,7 +13,8 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -354,9 +355,8 @@ def _explain(
     shown, where = dotted(prefix + loc), source.place(loc)
     if error["type"] == "extra_forbidden":
         allowed = _fields(model, loc[:-1])
-        return Problem(
-            where, f"unknown key {shown!r}; allowed: {listed(sorted(allowed), 40)}{nearest(loc[-1], allowed)}"
-        )
+        hint = f"; allowed: {listed(sorted(allowed), 40)}{nearest(loc[-1], allowed)}" if allowed else ""
+        return Problem(where, f"unknown key {shown!r}{hint}")
     if error["type"] == "missing":
         return Problem(source.place(loc[:-1]), f"the key {shown!r} is missing")
     if error["type"] == "literal_error":
@@ -382,10 +382,24 @@ def _wanted(error: dict[str, Any]) -> str:
 
 def _fields(model: type[BaseModel], path: KeyPath) -> list[str]:
     """The keys allowed below a path of a section class."""
+    kind: Any = model
     for key in path:
-        annotation = model.model_fields[str(key)].annotation if str(key) in model.model_fields else None
-        inner = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)]
-        if not inner:
-            return []
-        model = inner[0]
-    return list(model.model_fields)
+        if _is_section(kind):
+            kind = _inner(kind.model_fields[str(key)].annotation) if str(key) in kind.model_fields else None
+        else:  # a name in a mapping, a place in a list
+            kind = _inner(get_args(kind)[-1]) if get_args(kind) else None
+    return list(kind.model_fields) if _is_section(kind) else []
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _inner(kind: Any) -> Any:
+    """An annotation without its constraints and alternatives that have no keys."""
+    if get_origin(kind) is Annotated:
+        return _inner(get_args(kind)[0])
+    if get_origin(kind) in (Union, UnionType):
+        options = map(_inner, get_args(kind))
+        return next((option for option in options if _is_section(option) or get_args(option)), None)
+    return kind

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, AnyStr
 
 from mtl.errors import Problem, UserError, counted, listed
 from mtl.taskdef import TaskDef
@@ -143,7 +143,7 @@ def count_rows(source: Source) -> int:
     encoding = source.encoding or marked_encoding(source.path)
     if source.path.suffix == ".jsonl" and encoding.startswith("utf-8"):
         with source.path.open("rb") as file:
-            return sum(1 for line in file if line.strip())
+            return sum(1 for line in _lines(file) if line.strip())
     return sum(1 for _ in read_rows(source))
 
 
@@ -170,7 +170,7 @@ def _undecodable(source: Source) -> Problem:
     return Problem(str(path), f"is not {encoding} text; name its encoding in data.encoding")
 
 
-def _lines(file: TextIO) -> Iterator[str]:
+def _lines(file: IO[AnyStr]) -> Iterator[AnyStr]:
     """The lines of a file, none of which may fill the memory."""
     number = 0
     while line := file.readline(MAX_LINE):

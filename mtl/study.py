@@ -34,6 +34,7 @@ UNTOLD = {"num_proc", "data_root", "task_defs", "telemetry", "defaults", "tasks"
 OWN = {
     "phase": "a phase says it with its own key 'phase'",
     "task_defs": "the study names them for all arms",
+    "data_root": "the study names it for all arms",
     "trust_remote_code": "it counts on the command line of a single run only",
     "train.seed": "the study's 'seeds' give it",
     "train.task_sizes": "tasks of the study get the study's 'train_sizes'",

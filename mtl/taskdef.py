@@ -27,6 +27,7 @@ Positive = Annotated[float, Field(gt=0.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Count = Annotated[int, Field(ge=1)]
 
+_WHOLE = re.compile(r"-?(0|[1-9][0-9]*)(\.0+)?")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
@@ -200,14 +201,15 @@ class TaskDef(TrainingSettings):
     def label_index(self) -> dict[str, int]:
         """Maps the text of a label cell to its class index.
 
-        A cell names its class or, unless a class name is itself a number, gives its index. A class named 1.0 may stand
-        there as 1.
+        A cell names its class or, unless a class name is itself a number, gives its index. A whole number may stand
+        there with or without a fraction of zero, as 1 or as 1.0: integers become such where one of them is missing.
         """
         by_name = {name: index for index, name in enumerate(self.labels)}
         if any(_NUMBER.fullmatch(name) for name in self.labels):
-            whole = {name.partition(".")[0]: i for name, i in by_name.items() if re.fullmatch(r"-?[0-9]+\.0+", name)}
-            return whole | by_name
-        return {str(index): index for index in range(len(self.labels))} | by_name
+            whole = {name.partition(".")[0]: i for name, i in by_name.items() if _WHOLE.fullmatch(name)}
+        else:
+            whole = {str(index): index for index in by_name.values()}
+        return {f"{number}.0": index for number, index in whole.items()} | whole | by_name
 
 
 def length_notes(tasks: Mapping[str, TaskDef], limit: int) -> list[str]:

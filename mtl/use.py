@@ -145,11 +145,11 @@ class Model:
 
     def _encoder(self, task: str | None) -> tuple[Any, Any]:
         """An encoder and its tokenizer."""
-        from mtl.export import load_encoder
+        from mtl.export import load_encoder, run_of
 
-        items = list(self._loaded.values()) if task is None else [self._item(task)]
-        if len({id(item.model.base_model) for item in items}) == 1:
-            return items[0].model.base_model, items[0].tokenizer
+        if task is not None or self.weights != "best" or run_of(self.path) is None:
+            item = next(iter(self._loaded.values())) if task is None else self._item(task)
+            return item.model.base_model, item.tokenizer
         if self._shared is None:
             self._shared = load_encoder(self.path, trust_remote_code=self._trust_remote_code)
         return self._shared

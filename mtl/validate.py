@@ -88,7 +88,7 @@ def validate(request: Request, *, dry_run: bool) -> Findings:
     run, tasks, data_root, findings.errors = _resolved(request)
     if run is not None:
         findings.errors += telemetry_problems(run.config)
-    data = check_data(tasks, data_root, search=True)
+    data = check_data(tasks, data_root, search=run is None or run.config.leaks != "ignore")
     findings.errors = list(dict.fromkeys(findings.errors + data.problems))  # one file may be several splits
     findings.warnings += [Problem("", note) for note in data.notes]
     for name, summaries in data.summaries.items():
@@ -139,7 +139,8 @@ def _with_encoder(checked: Checked, findings: Findings, *, dry_run: bool) -> Non
             message = f"{share:.1%} of the inputs are longer than {facts['max_length']} tokens and are truncated"
             findings.warnings.append(Problem(f"{name}/{split}", message))
     if dry_run:
-        findings.dry_run = try_steps(checked)
+        findings.dry_run, warnings = try_steps(checked)
+        findings.warnings += [Problem("", line) for line in warnings]
 
 
 def prepare_all(request: Request) -> str:

@@ -233,6 +233,8 @@ def test_embeddings_of_a_task_are_those_of_its_own_step(model: mtl.Model, traine
     np.testing.assert_allclose(model.embed(texts, task="mood"), alone.embed(texts), atol=1e-6)
     final = trained.load("final")
     np.testing.assert_allclose(model.embed(texts), final.embed(texts), atol=1e-6)
+    one = mtl.load(trained.path, tasks=["mood"])
+    np.testing.assert_allclose(one.embed(texts), final.embed(texts), atol=1e-6, err_msg="also with one task loaded")
     assert not np.allclose(trained.load("teacher").embed(texts), final.embed(texts), atol=1e-4)
     with pytest.raises(mtl.UserError, match=r"texts\[1\]: holds half a character, \\ud83d"):
         model.embed(["fine", "cut \ud83d"])
@@ -243,6 +245,8 @@ def test_embeddings_of_a_task_are_those_of_its_own_step(model: mtl.Model, traine
 def test_loading_tells_what_is_not_there(trained: mtl.Trained, tmp_path: Path) -> None:
     with pytest.raises(mtl.UserError, match=r"weights: is 'bset'; allowed: best, final, teacher; did you mean 'best'?"):
         mtl.load(trained.path, "bset")
+    with pytest.raises(mtl.UserError, match=r"mood: is an export: .* no teacher ones"):
+        mtl.load(trained.path / "best" / "mood", "teacher")
     with pytest.raises(mtl.UserError, match=r"task: .* has no task 'mod'; .* did you mean 'mood'?"):
         mtl.load(trained.path, tasks=["mod"])
     with pytest.raises(mtl.UserError, match="is neither a run"):

@@ -140,6 +140,30 @@ def test_a_typed_size_of_each_task_wins_over_a_file_s_sizes_of_single_tasks(size
     assert resolved(definitions(), same)[0].train.task_sizes == {"a": 5}, "within one layer the narrower wins"
 
 
+@pytest.mark.parametrize("beta", ["beta1", "beta2"])
+def test_a_momentum_of_one_never_moves(beta: str) -> None:
+    assert told(definitions(), layer(""), command_line({}, [f"optimizer.{beta}=1.0"])) == [
+        f"--set optimizer.{beta}: optimizer.{beta} is the number 1.0; expected less than 1"
+    ]
+
+
+def test_typed_rows_of_a_batch_win_over_tokens_that_are_not_typed() -> None:
+    own, file = definitions(a="  batch_tokens: 64\n"), layer("defaults: {batch_tokens: 128}")
+    rows = {"train.batch_size": ("--batch-size", 4)}
+
+    def sizes(*words: str, flags: dict[str, tuple[str, Any]] = rows) -> list[tuple[int, int | None]]:
+        tasks = resolved(own, file, command_line(flags, list(words)))[1]
+        return [(task.batch_size, task.batch_tokens) for task in tasks.values()]
+
+    assert sizes(flags={}) == [(32, 64), (32, 128)]
+    assert sizes() == [(4, None), (4, None)]
+    assert sizes("tasks.b.batch_tokens=99") == [(4, None), (4, 99)], "the narrower of what is typed"
+    assert sizes("tasks.b.batch_size=5", flags={}) == [(32, 64), (5, None)]
+    assert sizes("defaults.batch_tokens=77") == [(4, 77), (4, 77)]
+    again = resolved(own, layer("train: {batch_size: 8}\ndefaults: {batch_tokens: 128}"))[1]
+    assert again["b"].batch_tokens == 128, "within one file both may stand, and tokens win"
+
+
 def test_a_typed_number_of_steps_wins_over_a_file_s_epochs() -> None:
     typed = command_line({"train.max_steps": ("--max-steps", 7)}, [])
     config, _ = resolved(definitions(), layer("train: {epochs: 3}"), typed)

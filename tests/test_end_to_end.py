@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 from mtl.cli import main
 from mtl.intervals import intervals
 from mtl.preflight import read_run
+from mtl.smart import passes
 
 TASKS = ("mood", "strength", "answer")
 
@@ -254,6 +256,23 @@ def test_adapt_to_a_known_and_to_a_new_task(
     assert (tmp_path / "exported" / "feeling" / "config.json").is_file()
 
 
+def test_adapt_tells_of_regularizers_that_the_run_was_without(
+    corpus: Path, encoder_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, words = tmp_path / "run", ["--max-steps", "1", "--batch-size", "8"]
+    train = ["train", str(corpus), "--encoder", str(encoder_dir), "--output", str(run), "--tasks", "mood"]
+    assert main([*train, *words, "--no-smart"]) == 0
+    notes = {}
+    for name, more in {"default": [], "off": ["--no-smart"], "on": ["--set", "train.smart=true"]}.items():
+        capsys.readouterr()
+        assert main(["adapt", str(run), "--task", "mood", "--output", str(tmp_path / name), *words, *more]) == 0
+        notes[name] = [line for line in capsys.readouterr().out.splitlines() if "was trained with --no-" in line]
+    (note,) = notes.pop("default")
+    assert note.startswith("note: R_s is on, as by default") and notes == {"off": [], "on": []}
+    both = ["evaluate", str(tmp_path / "on"), "--task", "mood,mood"]
+    assert main(both) == 0 and main([*both[:-1], "mood,strength"]) == 2
+
+
 def test_a_configuration_file_counts_in_adaptation(run_dir: Path, tmp_path: Path) -> None:
     file, adapted, again = tmp_path / "adapt.yml", tmp_path / "adapted", tmp_path / "again"
     text = "train: {learning_rate: 0.002, batch_size: 8, max_length: 16, max_steps: 3}\n"
@@ -365,6 +384,35 @@ def test_validate_dry_run_as_json(corpus: Path, encoder_dir: Path, capsys: pytes
     assert [row["task"] for row in found["tasks"]] == list(TASKS)
     assert all(row["terms"] == ["loss", "proximal"] for row in found["tasks"])
     assert min(found["seconds"], found["peak_memory"], *(row["tokens"] for row in found["plan"])) > 0
+
+
+def test_validate_dry_run_takes_the_settings_of_the_run(
+    corpus: Path, encoder_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["validate", str(corpus), "--tasks", "mood", "--encoder", str(encoder_dir), "--dry-run", "--json"]
+    words += ["--max-steps", "30", "--batch-size", "8", "--set", "defaults.dropout=0"]
+
+    def dry_run(*more: str) -> tuple[dict[str, Any], float]:
+        """What is found, and the whole run's seconds over those of as many steps like the one that was tried."""
+        assert main([*words, *more]) == 0
+        found = json.loads(capsys.readouterr().out)["dry_run"]
+        (row,), (plan,) = found["tasks"], found["plan"]
+        share = min(1.0, plan["tokens"] / plan["steps"] / math.prod(row["batch"]))
+        return row, found["seconds"] / (plan["steps"] * row["seconds"] * share)
+
+    row, whole = dry_run()
+    assert (row["batch"][0], row["parts"]) == (8, 1) and whole == pytest.approx(1.0)
+    _, seldom = dry_run("--set", "defaults.smart.every=10")
+    full, without = (passes(1, smart=on, perturbed=True, proximal=True) for on in (True, False))
+    assert seldom == pytest.approx((full + 9 * without) / 10 / full)
+    cut, _ = dry_run("--set", "train.accumulation=3")
+    assert (cut["batch"], cut["parts"]) == (row["batch"], 3)
+    words.remove("--json")
+    assert main([*words, "--set", "train.accumulation=3"]) == 0
+    assert f"8×{row['batch'][1]} in 3 parts" in capsys.readouterr().out
+    tiny = ["--set", "tasks.mood.smart.epsilon=1e-9", "--set", "tasks.mood.smart.noise_std=1e-9"]
+    assert main([*words, *tiny, "--precision", "bf16"]) == 2, "as `train` would"
+    assert "bf16 rounds away the perturbation of mood" in capsys.readouterr().out
 
 
 OF_ONES_OWN = {

@@ -389,7 +389,12 @@ def test_where_the_report_goes(
     monkeypatch.chdir(tmp_path)
     assert main(["report", str(copy)]) == 0
     assert (copy / "report.html").is_file() and not (tmp_path / "report.html").exists()
+    mine = Path("report.html")
+    mine.write_text("<html>mine</html>", encoding="utf-8")
+    assert main(["report", str(run_dir), str(other)]) == 2 and "mine" in mine.read_text(), "nobody named that file"
+    mine.unlink()
     assert main(["report", str(run_dir), str(other)]) == 0
+    assert main(["report", str(run_dir), str(other)]) == 0, "a report is replaced by the next"
     assert (tmp_path / "report.html").is_file() and not (other / "report.html").exists()
     (tmp_path / "folder.html").mkdir()
     for name, words in (("r.txt", "name the file r.html"), ("folder.html", "is a directory")):

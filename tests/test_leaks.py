@@ -199,6 +199,8 @@ def test_validate_tells_leaks_between_tasks(tmp_path: Path, capsys: pytest.Captu
     ]
     assert printed["tasks"]["b"]["validation"]["duplicates"] == 1
     assert printed["tasks"]["b"]["validation"]["conflicts"] == 1
+    assert main(["validate", str(path), "--json", "--leaks", "ignore"]) == 0
+    assert json.loads(capsys.readouterr().out)["leaks"] == []
 
 
 def task_of(kind: str) -> TaskDef:

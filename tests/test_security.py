@@ -9,7 +9,6 @@ import os
 import pickle
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,6 @@ from mtl.card import code_span
 from mtl.checkpoint import MANIFEST_FILE, _digest
 from mtl.cli import main
 from mtl.source import Source, read_rows
-
-Payload = Callable[[], bytes]
 
 
 class Bomb:

@@ -9,6 +9,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from mtl.checks import SHOWN_PER_SPLIT, Row, RowChecker, check_split
@@ -398,8 +400,36 @@ def test_rows_without_a_label_can_be_declared_unlabelled(kind: str, tmp_path: Pa
     rows = [{**row, "label": 0}, {**row, "label": None}, row]
     path = write(tmp_path / "a.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows))
     assert len(faults(path, make_task(kind))) == 1
-    summary = check_split("t", make_task(kind, data={"unlabelled": [None]}), Source(path=path))
+    task = make_task(kind, data={"unlabelled": [None]})
+    summary = check_split("t", task, Source(path=path))
     assert (summary.rows, summary.unlabelled, summary.problems) == (3, 2, [])
+    table = write(tmp_path / "a.csv", HEAD + "a,b,0\nc,d,\n")
+    assert check_split("t", task, Source(path=table)).unlabelled == 1
+    frame = pa.table({"first": ["a", "c"], "second": ["b", "d"], "label": [1.0, math.nan]})
+    pq.write_table(frame, tmp_path / "a.parquet")
+    summary = check_split("t", task, Source(path=tmp_path / "a.parquet"))
+    assert (summary.rows, summary.unlabelled, summary.problems) == (2, 1, [])
+
+
+def test_a_class_may_be_named_none(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", HEAD + "a,b,None\nc,d,Some\ne,f,\n")
+    task = make_task(labels=["None", "Some"], data={"unlabelled": [None]})
+    assert [row.label for row in RowChecker("t", task).check(read_rows(Source(path=path)))] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("labels", "cell", "told"),
+    [
+        (["n\u00e9", "ja"], "ne\u0301", "the letters are the same, in another form of Unicode: write all in NFC"),
+        ([1, 2, 10], "01", "a label that is to be read as it stands goes in quotes: '01'"),
+        ([1000, 2], "1e3", "a label that is to be read as it stands goes in quotes: '1e3'"),
+        (["yes", "no"], "yess", "did you mean 'yes'?"),
+    ],
+)
+def test_an_unknown_label_that_is_nearly_one(labels: list[Any], cell: str, told: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", HEAD + f"a,b,{cell}\n")
+    (problem,) = faults(path, make_task(labels=labels))
+    assert problem.endswith(told)
 
 
 def test_unlabelled_rows_are_left_out_and_counted(tmp_path: Path) -> None:

@@ -129,6 +129,13 @@ def test_fingerprints_know_nothing_of_how_data_is_read(text: str, tmp_path: Path
     assert all((node.run.config.num_proc, node.run.config.data_root) == (2, str(tmp_path)) for node in after.nodes)
 
 
+def test_what_the_study_gives_and_keys_of_phases_are_told(text: str, tmp_path: Path) -> None:
+    (problem,) = told(text.replace("settings:\n", "settings:\n  data_root: elsewhere\n", 1), tmp_path)
+    assert problem.endswith("settings.data_root: the study names it for all arms")
+    (problem,) = told(text.replace("- phase: train\n", "- phase: train\n      task: [mood]\n", 1), tmp_path)
+    assert "unknown key 'arms.plain.0.task'; allowed: phase, settings, tasks; did you mean 'tasks'?" in problem
+
+
 def test_fingerprints_know_nothing_of_telemetry(text: str, tmp_path: Path) -> None:
     section = "  telemetry: {trackers: [wandb], project: other, gradient_cosine_every: 5}\n"
     watched = text.replace("settings:\n", f"settings:\n{section}", 1)
