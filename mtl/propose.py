@@ -37,6 +37,7 @@ TRAIN = re.compile(r"(?i)(?<![a-z0-9])(training|train)(?![a-z0-9])")
 HELD_OUT = ("validation", "valid", "val", "dev", "test")
 SENTENCE = re.compile(r"[^\W\d_]\S*\s+\S*[^\W\d_]|[^\x00-\x7f]{4}")  # two words, or a script that writes no spaces
 MISSING_NUMBERS = ("na", "n/a", "nan", "null", "none", "?")  # between numbers only
+OTHER_NUMBER = re.compile(r"[-+]?[0-9]+(,[0-9]+ ?%?|[.,]?[0-9]* ?%)")
 PLAIN = re.compile(r"[A-Za-z_/][A-Za-z0-9_./-]*")
 METRICS_OF = {"classification": "accuracy, macro_f1", "regression": "pearson, spearman", "ranking": "map, mrr, ndcg@10"}
 
@@ -207,6 +208,9 @@ def _check_label(table: Table, label: Column) -> None:
         )
     elif not numbers and number > max(label.filled / 2, 3):
         fault = f"has {number:,} different labels in {rows}, too many to learn: name the column of classes 'label'"
+        other = [value for value in label.values if OTHER_NUMBER.fullmatch(value)]
+        if len(other) > MAJORITY * number:
+            fault = f"has numbers such as {other[0]!r}: write them with a decimal point and without a percent sign"
     else:
         return
     raise UserError.of(str(table.path), f"{fault} (found in column {label.name!r})")

@@ -147,12 +147,13 @@ class Model:
         """An encoder and its tokenizer."""
         from mtl.export import load_encoder, run_of
 
-        if task is not None or self.weights != "best" or run_of(self.path) is None:
-            item = next(iter(self._loaded.values())) if task is None else self._item(task)
-            return item.model.base_model, item.tokenizer
-        if self._shared is None:
-            self._shared = load_encoder(self.path, trust_remote_code=self._trust_remote_code)
-        return self._shared
+        if task is None and self.weights == "best":
+            if self._shared is None and run_of(self.path) is not None:
+                self._shared = load_encoder(self.path, trust_remote_code=self._trust_remote_code)
+            if self._shared is not None:
+                return self._shared
+        item = next(iter(self._loaded.values())) if task is None else self._item(task)
+        return item.model.base_model, item.tokenizer
 
 
 def names_of(tasks: Sequence[str] | None) -> list[str]:

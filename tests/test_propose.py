@@ -480,6 +480,12 @@ ERRORS: dict[str, tuple[str, str, str]] = {
         "text,label\n" + "".join(f"it is good,answer {n}\n" for n in range(10)),
         "10 different labels in 10 rows, too many",
     ),
+    "decimal commas": (
+        "rows.csv",
+        "text,label\n" + "".join(f'it is good,"{n},5"\n' for n in range(10)),
+        "numbers such as '0,5': write them with a decimal point",
+    ),
+    "percentages": ("rows.csv", "text,label\n" + "".join(f"it is good,{n} %\n" for n in range(9)), "such as '0 %'"),
     "no text in a row": (
         "rows.jsonl",
         '{"text": "it is good", "label": 1}\n{"text": "it was bad", "label": 0}\n{"text": null, "label": 0}\n',
