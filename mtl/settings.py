@@ -382,24 +382,16 @@ def _wanted(error: dict[str, Any]) -> str:
 
 def _fields(model: type[BaseModel], path: KeyPath) -> list[str]:
     """The keys allowed below a path of a section class."""
-    kind: Any = model
-    for key in path:
-        if _is_section(kind):
-            kind = _inner(kind.model_fields[str(key)].annotation) if str(key) in kind.model_fields else None
-        else:  # a name in a mapping, a place in a list
-            kind = _inner(get_args(kind)[-1]) if get_args(kind) else None
-    return list(kind.model_fields) if _is_section(kind) else []
+    kinds: list[Any] = [model]
+    for key in map(str, path):
+        sections = [getattr(kind, "model_fields", {}) for kind in kinds]
+        below = [fields[key].annotation for fields in sections if key in fields]
+        below += [get_args(kind)[-1] for kind in kinds if get_args(kind)]  # any name in a mapping, any place in a list
+        kinds = [inner for kind in below for inner in _plain(kind)]
+    return [name for kind in kinds for name in getattr(kind, "model_fields", ())]
 
 
-def _is_section(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, BaseModel)
-
-
-def _inner(kind: Any) -> Any:
-    """An annotation without its constraints and alternatives that have no keys."""
-    if get_origin(kind) is Annotated:
-        return _inner(get_args(kind)[0])
-    if get_origin(kind) in (Union, UnionType):
-        options = map(_inner, get_args(kind))
-        return next((option for option in options if _is_section(option) or get_args(option)), None)
-    return kind
+def _plain(kind: Any) -> list[Any]:
+    """An annotation without constraints, its alternatives one by one."""
+    arguments = {Annotated: get_args(kind)[:1], Union: get_args(kind), UnionType: get_args(kind)}.get(get_origin(kind))
+    return [kind] if arguments is None else [inner for argument in arguments for inner in _plain(argument)]
