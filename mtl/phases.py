@@ -185,10 +185,10 @@ def remarks(run: Run, splits: Splits, limit: int) -> list[str]:
 
 def _cut_lists(streams: Mapping[str, BatchStream]) -> list[str]:
     return [
-        f"{name}/train: {counted(stream.cut_lists, 'query', 'queries')} with more candidates than a batch holds; "
+        f"{name}/train: {counted(cut, 'query', 'queries')} with more candidates than a batch holds; "
         "each pass takes a part of them, the relevant ones first"
         for name, stream in streams.items()
-        if stream.cut_lists
+        if (cut := stream.cut_lists)
     ]
 
 

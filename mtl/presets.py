@@ -46,25 +46,26 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-_GIVEN = " (preset)"  # ends the place of a value that a preset gave
-
-
 def with_presets(source: Sourced) -> Sourced:
     """Spells out the presets of a definition: their values stand below what the same settings say themselves."""
     for section, table in PRESETS.items():
         preset = source.child(section, "preset").data
         if isinstance(preset, str) and preset in table:
-            place = source.place((section, "preset")) + _GIVEN
+            place = source.place((section, "preset")) + " (preset)"
             values = Sourced({section: dict(table[preset])}, {(section, key): place for key in table[preset]})
             source = source.over(values)
     return source
 
 
 def under_preset(base: Sourced, top: Sourced) -> Sourced:
-    """Settings without what a preset gave of a section for which others, to be laid over them, name a preset too."""
-    for section in PRESETS:
+    """Settings without what a preset gave of a section for which others, to be laid over them, name a preset too.
+
+    What a preset gave is what has its value: a run's files spell presets out.
+    """
+    for section, table in PRESETS.items():
         values = base.child(section).data
         if isinstance(top.child(section, "preset").data, str) and isinstance(values, dict):
-            kept = {k: v for k, v in values.items() if not base.places.get((section, k), "").endswith(_GIVEN)}
+            given = table.get(str(values.get("preset")), {})
+            kept = {key: value for key, value in values.items() if key not in given or given[key] != value}
             base = Sourced({**base.data, section: kept}, base.places)
     return base

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from mtl.config import Run, RunConfig, command_line, dump_run, dump_tasks, dump_yaml, read_run_config, resolve
 from mtl.definitions import complete, read_task_defs
 from mtl.errors import UserError
+from mtl.presets import PRESETS
 from mtl.settings import Sourced, check, parse_yaml
 from mtl.taskdef import TaskDef
 
@@ -565,6 +566,9 @@ OWN_TASK = {"type": "regression", "data": {"hub": "a/b", "columns": {"text_a": "
 PAPER_OVER: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
     "a definition's preset": ({"smart": {"preset": "mtdnn"}}, {}, ["defaults.smart.preset=paper"]),
     "a definition's weight": ({"smart": {"preset": "rdrop"}}, {}, ["defaults.smart.preset=paper"]),
+    "a preset that a run spelled out": (
+        {"smart": {"preset": "rdrop", **PRESETS["smart"]["rdrop"]}}, {}, ["defaults.smart.preset=paper"],
+    ),
     "a file's preset": ({"smart": {"preset": "paper"}}, {"defaults": {"smart": {"preset": "rdrop"}}}, []),
     "for adaptation": (
         {"smart": {"preset": "mtdnn"}, "adapt": {"smart": {"preset": "paper"}}}, {"phase": "adapt"}, [],
