@@ -42,6 +42,7 @@ from mtl.preflight import check_data
 from mtl.report import number, table
 from mtl.sampling import derive_seed
 from mtl.source import Source, read_rows
+from mtl.stored import find_tasks
 from mtl.study import Cell, Study, read_study
 from mtl.summary import interval, signed
 from mtl.taskdef import TaskDef
@@ -130,7 +131,7 @@ def measure(study: Study, ledger: Ledger, cell: Cell) -> dict[str, float]:
     folder = ledger.run_dir(cell.node)
     if ledger.results(cell.node) is None or not (folder / "best" / cell.task).is_dir():
         return {}
-    loaded = load_tasks(folder, [cell.task], "best")[cell.task]
+    loaded = load_tasks(find_tasks(folder, [cell.task], "best"))[cell.task]
     task, metric, seed = loaded.task, loaded.task.metrics[0], study.config.seeds[0]
     data = check_data({cell.task: task}, cell.node.run.config.data_root, ["validation"])
     source = data.sources[cell.task]["validation"]
@@ -154,28 +155,50 @@ def measure(study: Study, ledger: Ledger, cell: Cell) -> dict[str, float]:
     return found
 
 
-def gather(study: Study, ledger: Ledger) -> Figures:
-    """The figures of all cells whose models were kept."""
-    values: Figures = {}
+def earlier(path: Path | None, study: Study) -> Figures:
+    """The figures that a file of this study has already, as its models may be gone.
+
+    Raises:
+        ValueError: The file is of another study, radius or share of words.
+    """
+    if path is None or not path.is_file():
+        return {}
+    held = json.loads(path.read_text(encoding="utf-8"))
+    for key, value in {"study": study.name, "radius": RADIUS, "share": SHARE}.items():
+        if held[key] != value:
+            raise ValueError(f"{path} holds figures of {key} {held[key]}, not {value}")
+    return {
+        (group["task"], group["size"], group["metric"]): {
+            arm: {int(seed): value for seed, value in facts["values"].items()} for arm, facts in group["arms"].items()
+        }
+        for group in held["robustness"]
+    }
+
+
+def gather(study: Study, ledger: Ledger, known: Figures) -> Figures:
+    """The figures of all cells whose models were kept, over those that are known."""
+    values = {key: {arm: dict(seeds) for arm, seeds in arms.items()} for key, arms in known.items()}
     for cell in study.cells:
         for name, value in measure(study, ledger, cell).items():
             values.setdefault((cell.task, cell.size, name), {}).setdefault(cell.arm, {})[cell.seed] = value
     return values
 
 
-def grouped(values: Figures, first: str) -> list[dict[str, Any]]:
+def grouped(values: Figures, names: Sequence[str]) -> list[dict[str, Any]]:
     """One group for each task, size and figure, with every arm's seeds as in a study's summary.
 
     Args:
         values: Of all cells.
-        first: The arm that the others are compared to.
+        names: The study's arms, the first of which is the one that the others are compared to.
     """
+    first = names[0]
     groups = []
     for (task, size, name), arms in values.items():
         metric = METRICS.get(name.removesuffix(WITH_TYPOS))
         upwards = metric.higher_is_better if metric else name not in LOWER_IS_BETTER
         drawn: dict[str, Any] = {}
-        for arm, own in arms.items():
+        for arm in (arm for arm in names if arm in arms):
+            own = dict(sorted(arms[arm].items()))
             drawn[arm] = {"values": {str(seed): value for seed, value in own.items()}, **describe(list(own.values()))}
             seeds = [seed for seed in own if seed in arms.get(first, {})]
             if arm != first:
@@ -207,11 +230,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     made.add_argument("study", type=Path, metavar="STUDY.yml")
     made.add_argument("--runs", type=Path, metavar="DIR", help="directory of the study (default: runs/STUDY)")
     made.add_argument("--data-root", metavar="DIR", help="local mirror of the hub, over the study's")
-    made.add_argument("--output", type=Path, metavar="FILE", help="also write the figures as JSON")
+    made.add_argument("--output", type=Path, metavar="FILE", help="also keep the figures as JSON, beside what it has")
     words = made.parse_args(argv)
     study = read_study(words.study, words.data_root)
-    values = gather(study, Ledger((words.runs or Path("runs") / study.name).resolve()))
-    groups = grouped(values, next(iter(study.config.arms)))
+    known = earlier(words.output, study)
+    values = gather(study, Ledger((words.runs or Path("runs") / study.name).resolve()), known)
+    groups = grouped(values, list(study.config.arms))
     print(as_text(groups))
     if words.output is not None:
         figures = {"study": study.name, "robustness": groups, "radius": RADIUS, "share": SHARE, "machine": machine()}

@@ -153,40 +153,39 @@ def _adapt(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
+    from mtl.stored import check_evaluation
+
+    path, names, split, output = arguments.path, arguments.task, arguments.split, arguments.output
+    options = {"data_root": arguments.data_root, "weights": arguments.weights}
+    stored, data = check_evaluation(path, names, split, output=output, **options)
     from mtl.inference import evaluate
 
-    evaluate(
-        arguments.path,
-        names=arguments.task,
-        split=arguments.split,
-        data_root=arguments.data_root,
-        weights=arguments.weights,
-        precision=arguments.precision,
-        output=arguments.output,
-        trust_remote_code=arguments.trust_remote_code,
-    )
+    evaluate(stored, data, split, output=output, **_inference_options(arguments))
 
 
 def _predict(arguments: argparse.Namespace) -> None:
+    from mtl.stored import check_prediction
+
+    file, output = arguments.input, arguments.output
+    stored = check_prediction(arguments.path, arguments.task, file, output, weights=arguments.weights)
     from mtl.inference import predict
 
-    predict(
-        arguments.path,
-        arguments.task,
-        arguments.input,
-        arguments.output,
-        weights=arguments.weights,
-        precision=arguments.precision,
-        trust_remote_code=arguments.trust_remote_code,
-    )
+    predict(stored, file, output, **_inference_options(arguments))
+
+
+def _inference_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(arguments, name) for name in ("precision", "trust_remote_code")}
 
 
 def _export(arguments: argparse.Namespace) -> None:
+    from mtl.stored import check_export
+
+    options = {name: getattr(arguments, name) for name in ("weights", "overwrite", "push_to_hub")}
+    stored, repositories = check_export(arguments.path, arguments.task, arguments.output, **options)
     from mtl.inference import export
 
-    names = ("weights", "overwrite", "push_to_hub", "trust_remote_code")
-    options = {name: getattr(arguments, name) for name in names}
-    export(arguments.path, arguments.task, arguments.output, **options)
+    trust = arguments.trust_remote_code
+    export(stored, arguments.output, repositories=repositories, trust_remote_code=trust)
 
 
 def _validate(arguments: argparse.Namespace) -> int:

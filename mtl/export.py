@@ -16,16 +16,16 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.dynamic_module_utils import custom_object_save
 
 from mtl.card import CARD_FILE, model_card
-from mtl.config import Run, dump_tasks
+from mtl.config import dump_tasks
 from mtl.data import load_tokenizer, usable_length
-from mtl.errors import Problem, UserError, listed, load_failure, nearest
+from mtl.errors import UserError, load_failure
 from mtl.facts import Facts
 from mtl.files import new_directory, write_file
 from mtl.model import HEADS_FILE, MultiTaskModel, build_model, head_tensors, load_model, quiet_transformers
-from mtl.preflight import RUN_FILE, TASK_FILE, no_run, read_run, read_task
+from mtl.preflight import TASK_FILE
+from mtl.stored import WEIGHTS, Stored
 from mtl.taskdef import TaskDef
 
-WEIGHTS = {"final": "model", "teacher": "teacher"}  # directories of a run that hold a shared encoder and heads
 TOLERANCE = 1e-5  # largest difference between the logits of a model and of its export
 
 PROBE = (
@@ -141,53 +141,22 @@ def task_of(model: MultiTaskModel, name: str, task: TaskDef, tokenizer: Any) -> 
     return Loaded(task, task_model, tokenizer)
 
 
-def load_tasks(path: Path, names: list[str], weights: str, *, trust_remote_code: bool = False) -> dict[str, Loaded]:
+def load_tasks(stored: Stored, *, trust_remote_code: bool = False) -> dict[str, Loaded]:
     """Loads tasks of a run or an export for use.
 
     Args:
-        path: A run directory or an export's.
-        names: Tasks; all when empty.
-        weights: Of a run, `best` (each task's best step), `final` (the shared model after the last step) or `teacher`
-            (the slow average that the proximal term pulls towards, after the last step).
+        stored: What `find_tasks` found.
         trust_remote_code: Whether the models may run code of their own.
 
     Raises:
-        UserError: The directory is neither, or a task is not in it.
+        UserError: A model can't be loaded.
     """
-    load = partial(_load_export, trust_remote_code=trust_remote_code)
-    if (path / TASK_FILE).is_file():
-        if weights != "best":
-            raise UserError.of(str(path), f"is an export: it has the weights that were exported, and no {weights} ones")
-        tasks = read_task(path / TASK_FILE)
-        _require(names, list(tasks), path)
-        return {name: load(path, task) for name, task in tasks.items()}
-    if not (path / RUN_FILE).is_file():
-        raise UserError.of(str(path), no_run(path))
-    run = read_run(path)
-    _require(names, list(run.tasks), path)
-    chosen = {name: run.tasks[name] for name in names or run.tasks}
-    if weights == "best":
-        missing = [name for name in chosen if not (path / "best" / name / TASK_FILE).is_file()]
-        if missing:
-            raise UserError.of(str(path), f"has no best step of {listed(missing)} yet: continue the run with --resume")
-        return {name: load(path / "best" / name, task) for name, task in chosen.items()}
-    folder = path / WEIGHTS[weights]
-    if not folder.is_dir():
-        reason = ", or ran without the proximal term" if weights == "teacher" else "; continue it with --resume"
-        raise UserError.of(str(path), f"has no {weights} weights: the run is not finished{reason}")
-    model = load_model(folder, chosen, trust_remote_code=trust_remote_code)
-    tokenizer = load_tokenizer(str(folder), trust_remote_code=trust_remote_code)
-    return {name: task_of(model, name, task, tokenizer) for name, task in chosen.items()}
-
-
-def _require(names: list[str], present: list[str], path: Path) -> None:
-    problems = [
-        Problem("--task", f"{path} has no task {name!r}; it has: {listed(present, 40)}{nearest(name, present)}")
-        for name in names
-        if name not in present
-    ]
-    if problems:
-        raise UserError(problems)
+    if stored.shared is None:
+        load = partial(_load_export, trust_remote_code=trust_remote_code)
+        return {name: load(stored.folders[name], task) for name, task in stored.tasks.items()}
+    model = load_model(stored.shared, stored.tasks, trust_remote_code=trust_remote_code)
+    tokenizer = load_tokenizer(str(stored.shared), trust_remote_code=trust_remote_code)
+    return {name: task_of(model, name, task, tokenizer) for name, task in stored.tasks.items()}
 
 
 def _load_export(path: Path, task: TaskDef, *, trust_remote_code: bool) -> Loaded:
@@ -218,8 +187,3 @@ def load_encoder(run_dir: Path, *, trust_remote_code: bool = False) -> tuple[Pre
         )
     encoder = build_model(str(folder), {}, seed=0, trust_remote_code=trust_remote_code).encoder
     return encoder, load_tokenizer(str(folder), trust_remote_code=trust_remote_code)
-
-
-def run_of(path: Path) -> Run | None:
-    """The run that a directory holds, or None for an export."""
-    return read_run(path) if (path / RUN_FILE).is_file() else None

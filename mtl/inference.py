@@ -15,20 +15,21 @@ from transformers import PreTrainedModel
 from mtl.batch import Batch
 from mtl.config import PrecisionName, Run
 from mtl.data import Examples, prepare
-from mtl.errors import Problem, UserError, counted, listed
+from mtl.errors import UserError, counted, listed
 from mtl.evaluate import Outputs, prediction_records, score, score_intervals, split_outputs, write_predictions
-from mtl.export import Loaded, load_tasks, run_of, save_export
+from mtl.export import Loaded, load_tasks, save_export
 from mtl.facts import Facts, read_facts
-from mtl.files import refuse_links, write_file
+from mtl.files import write_file
 from mtl.intervals import Interval
 from mtl.precision import autocast, precision_problems, precision_warnings
 from mtl.predictions import Predictions, predictions_file
-from mtl.preflight import RUN_FILE, check_data
-from mtl.push import check_push, push
+from mtl.preflight import Data
+from mtl.push import push
 from mtl.report import interval, number, read_results, table
-from mtl.runrecord import output_problems, read_provenance
-from mtl.source import SUFFIXES, Source
-from mtl.taskdef import NAME, TaskDef
+from mtl.runrecord import read_provenance
+from mtl.source import Source
+from mtl.stored import Stored
+from mtl.taskdef import TaskDef
 
 Say = Callable[[str], None]
 
@@ -83,6 +84,11 @@ def outputs_of(items: Sequence[Loaded], examples: Examples, precision: Precision
     return np.split(outputs, np.cumsum(widths)[:-1], axis=1)
 
 
+def _require(precision: PrecisionName) -> None:
+    if problems := precision_problems(precision, best_device()):
+        raise UserError(problems)
+
+
 def _warn(precision: PrecisionName, say: Say) -> None:
     for line in precision_warnings(precision, best_device()):
         say(f"warning: {line}")
@@ -93,12 +99,10 @@ def _prepared(name: str, loaded: Loaded, source: Source, *, labelled: bool) -> E
 
 
 def evaluate(
-    path: Path,
-    *,
-    names: list[str],
+    stored: Stored,
+    data: Data,
     split: str,
-    data_root: str | None,
-    weights: str,
+    *,
     precision: PrecisionName = "fp32",
     output: Path | None = None,
     trust_remote_code: bool = False,
@@ -107,11 +111,9 @@ def evaluate(
     """Scores tasks of a run or an export on a split, and prints a table.
 
     Args:
-        path: A run directory or an export's.
-        names: Tasks; all when empty.
-        split: A split of the tasks, or a split of their data set that the definition does not name.
-        data_root: Local mirror of the hub; by default the run's.
-        weights: Of a run, `best`, `final` or `teacher`.
+        stored: The tasks.
+        data: Their data.
+        split: The split.
         precision: That outputs are computed in.
         output: File for the metrics as JSON.
         trust_remote_code: Whether the models may run code of their own.
@@ -120,20 +122,13 @@ def evaluate(
     Returns:
         Task to its metrics. Of a run, predictions are written to its `predictions` directory, but for those of a split
         that the run evaluated by other weights, in another precision or on other data.
+
+    Raises:
+        UserError: A model can't be loaded, or the device does not know the precision.
     """
-    if not NAME.fullmatch(split):
-        raise UserError.of("--split", f"{split!r} may hold letters, digits, '-' and '_' only (it names a file)")
-    if problems := precision_problems(precision, best_device()):
-        raise UserError(problems)
-    loaded = load_tasks(path, names, weights, trust_remote_code=trust_remote_code)
-    run = run_of(path)
-    if run is not None:
-        refuse_links(path)
-    root = data_root or (run.config.data_root if run else None)
-    data = check_data({name: item.task for name, item in loaded.items()}, root, [split])
-    inputs = [source.path for sources in data.sources.values() for source in sources.values() if source.path]
-    if problems := data.problems + ([] if output is None else output_problems(output, inputs)):
-        raise UserError(problems)
+    _require(precision)
+    path, run = stored.path, stored.run
+    loaded = load_tasks(stored, trust_remote_code=trust_remote_code)
     _warn(precision, say)
     results: dict[str, dict[str, float]] = {}
     spread: dict[str, dict[str, Interval]] = {}
@@ -146,7 +141,7 @@ def evaluate(
         spread[name] = score_intervals(item.task, Predictions(examples.rows, outputs), examples)
         if run is None:
             continue
-        if difference := _difference(path, run, f"{name}/{split}", source, weights, precision):
+        if difference := _difference(path, run, f"{name}/{split}", source, stored.weights, precision):
             unlike.setdefault(difference, []).append(name)
         else:
             records = prediction_records(item.task, outputs, examples)
@@ -196,12 +191,10 @@ def _difference(
 
 
 def predict(
-    path: Path,
-    names: list[str],
+    stored: Stored,
     file: Path,
     output: Path,
     *,
-    weights: str,
     precision: PrecisionName = "fp32",
     trust_remote_code: bool = False,
     say: Say = print,
@@ -212,23 +205,10 @@ def predict(
     one encoder (of a run's `final` or `teacher` weights) that read the same columns encode every row once.
 
     Raises:
-        UserError: No such task, a file that can't be read or lacks a column, or a precision the device does not know.
+        UserError: A model or file that can't be read, a column that it lacks, or a precision the device does not know.
     """
-    problems = precision_problems(precision, best_device())
-    if file.suffix not in SUFFIXES:
-        problems.append(Problem("--input", f"{file} is of an unknown type; allowed: {', '.join(SUFFIXES)}"))
-    elif not file.is_file():
-        problems.append(Problem("--input", f"there is no file {file}"))
-    if output.suffix not in (".jsonl", ".json"):
-        problems.append(
-            Problem("--output", f"predictions are JSON lines: name the file {output.with_suffix('.jsonl')}")
-        )
-    problems += output_problems(output, [file])
-    if problems:
-        raise UserError(problems)
-    loaded = load_tasks(path, names, weights, trust_remote_code=trust_remote_code)
-    if len(loaded) > 1 and not names:
-        raise UserError.of("--task", f"name one of the tasks, or several with commas: {', '.join(loaded)}")
+    _require(precision)
+    loaded = load_tasks(stored, trust_remote_code=trust_remote_code)
     _warn(precision, say)
     rows = predict_file(loaded, file, output, precision)
     say(f"{counted(rows, 'row')} predicted by {', '.join(loaded)}: {output}")
@@ -267,52 +247,32 @@ def _merged(records: dict[str, Iterator[dict[str, Any]]]) -> Iterator[dict[str, 
 
 
 def export(
-    path: Path,
-    names: list[str],
+    stored: Stored,
     output: Path,
     *,
-    weights: str,
-    overwrite: bool,
-    push_to_hub: str | None = None,
+    repositories: Mapping[str, str],
     trust_remote_code: bool = False,
     say: Say = print,
 ) -> None:
     """Writes tasks of a run as standalone models to `output/TASK`, each verified, and prints a table.
 
     Args:
-        path: A run directory; or an export's, of which the card of the new one knows the definition alone.
-        names: Tasks; all when empty.
+        stored: The tasks.
         output: Where to.
-        weights: Of a run, `best`, `final` or `teacher`.
-        overwrite: Whether earlier exports are replaced.
-        push_to_hub: Repository on the hub that is written too; with several tasks one for each, `REPO-TASK`.
+        repositories: Task to the repository on the hub that is written too.
         trust_remote_code: Whether the models may run code of their own.
         say: Where lines for people go.
 
     Raises:
-        UserError: No such run, export or task, a directory in use, or no access to the hub.
+        UserError: A model can't be loaded, or its owner may not write to the hub.
         StorageError: Something could not be written, here or on the hub.
     """
-    run = run_of(path)
-    loaded = load_tasks(path, names, weights, trust_remote_code=trust_remote_code)
-    repositories = {} if push_to_hub is None else check_push(push_to_hub, list(loaded))
-    used = [name for name in loaded if (output / name).exists()]
-    if output.exists() and not output.is_dir():
-        raise UserError.of("--output", f"{output} is a file; name a directory")
-    if used and not overwrite:
-        raise UserError(Problem("--output", f"{output / name} exists; --overwrite replaces it") for name in used)
-    problems = [problem for name in loaded for problem in output_problems(output / name)]
-    problems += [
-        Problem("--output", f"{output / name} is a run; name another")
-        for name in used
-        if (output / name / RUN_FILE).is_file()
-    ]
-    if problems:
-        raise UserError(problems)
+    path, run = stored.path, stored.run
+    loaded = load_tasks(stored, trust_remote_code=trust_remote_code)
     results = read_results(path) if run else {}
     rows: list[tuple[Any, ...]] = []
     for name, item in loaded.items():
-        facts = read_facts(name, path, run, results, weights) if run else Facts()
+        facts = read_facts(name, path, run, results, stored.weights) if run else Facts()
         save_export(item, name, output / name, facts, verify=True, trust_remote_code=trust_remote_code)
         rows.append((name, *_headline(item.task, facts), str(output / name)))
     say(table(("task", "metric", "value", "baseline", "model"), rows))

@@ -111,8 +111,23 @@ class Table:
         return UserError.of(str(self.path), f"has no column that {what}: {columns}; name the right one {name!r}")
 
 
+# What texts of Western Europe hardly have when they are read as cp1252: other letters (š is in cp1250 too, ð stands for
+# Turkish ğ), four letters beyond ASCII in a row, and marks behind a letter that elsewhere are letters themselves.
+FOREIGN = re.compile(
+    r"[^\x01-\x7f\xa0À-ÏÑ-ÖØ-ÜßáàâãäåæçèéêëìíîïñòóôõöøùúûüÿŒœŸ€‚„…‘’“”•–—™¡£¥§©ª«®°²³´·¹º»¼½¾¿]"
+    r"|[^\x00-\x7f]{4}|[^\W\d_][ª²³¹º¼½¾‚„]"
+)
+
+
+def _is_western(text: str) -> bool:
+    return not FOREIGN.search(text) and ("õ" not in text or "ã" in text)  # Portuguese has both, Hungarian ő there
+
+
 def guessed_encoding(path: Path) -> str | None:
-    """The encoding of a text file that is neither UTF-8 nor has a byte-order mark, as far as its bytes tell."""
+    """The encoding of a text file that is neither UTF-8 nor has a byte-order mark, as far as its bytes tell.
+
+    A few rows of a Western European language tell charset_normalizer too little: these are looked at first.
+    """
     from charset_normalizer import from_bytes
 
     decoder = codecs.getincrementaldecoder(marked_encoding(path))()
@@ -123,6 +138,8 @@ def guessed_encoding(path: Path) -> str | None:
                     continue
             except UnicodeDecodeError:
                 pass
+            if _is_western(block.decode("cp1252", errors="replace")):
+                return "cp1252"
             guess = from_bytes(block).best()
             western = guess is not None and "cp1252" in guess.could_be_from_charset
             return "cp1252" if western else guess.encoding if guess else None

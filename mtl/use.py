@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mtl.checks import Row, text_fault
 from mtl.errors import Problem, UserError, listed, nearest
+from mtl.stored import WEIGHTS, find_tasks, run_of
 from mtl.taskdef import TaskDef
 from mtl.wording import Folder, words_of
 
@@ -43,12 +44,13 @@ def load(
     Raises:
         UserError: There is no such run, export or task.
     """
-    from mtl.export import WEIGHTS, load_tasks
-
     with words_of(None):
         if weights not in (allowed := ("best", *WEIGHTS)):
             raise UserError.of("weights", f"is {weights!r}; allowed: {listed(allowed)}{nearest(weights, allowed)}")
-        loaded = load_tasks(Path(path), names_of(tasks), weights, trust_remote_code=trust_remote_code)
+        stored = find_tasks(Path(path), names_of(tasks), weights)
+        from mtl.export import load_tasks
+
+        loaded = load_tasks(stored, trust_remote_code=trust_remote_code)
         return Model(Path(path), weights, loaded, trust_remote_code=trust_remote_code)
 
 
@@ -145,7 +147,7 @@ class Model:
 
     def _encoder(self, task: str | None) -> tuple[Any, Any]:
         """An encoder and its tokenizer."""
-        from mtl.export import load_encoder, run_of
+        from mtl.export import load_encoder
 
         if task is None and self.weights == "best":
             if self._shared is None and run_of(self.path) is not None:

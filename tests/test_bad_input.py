@@ -378,6 +378,15 @@ LIGHT: list[tuple[list[str], int, str]] = [
     (["validate", "bad.yml"], 2, "bad.yml:2: is not valid YAML"),
     (["prepare", "bad.yml", "--encoder", "./missing"], 2, "bad.yml:2: is not valid YAML"),
     (["adapt", "missing", "--task", "a", "--output", "x"], 2, "error: missing: there is no such directory"),
+    (["evaluate", "missing"], 2, "error: missing: there is no such directory"),
+    (["evaluate", "held", "--task", "u"], 2, "held has no task 'u'; it has: t"),
+    (["evaluate", "held", "--split", "tset"], 2, "there is no split 'tset'"),
+    (
+        ["predict", "held", "--input", "missing.csv", "--output", "x"],
+        2,
+        "--input: there is no file missing.csv\nerror: ",
+    ),
+    (["export", "held", "--task", "u", "--output", "x"], 2, "held has no task 'u'; it has: t"),
 ]
 
 
@@ -403,7 +412,9 @@ def test_help_and_errors_load_nothing_heavy(words: list[str], status: int, said:
         "t: {type: regression, data: {files: {train: t.csv, validation: t.csv}, columns: {text_a: x, label: y}}}\n"
     )
     (tmp_path / "t.csv").write_text("x,y\na,1\n")
-    words = [str(tmp_path / word) if word.endswith(".yml") else word for word in words]
+    (tmp_path / "held").mkdir()
+    shutil.copy(tmp_path / "good.yml", tmp_path / "held" / "task.yml")
+    words = [str(tmp_path / word) if word.endswith(".yml") or word == "held" else word for word in words]
     command = [sys.executable, "-c", SCRIPT.format(heavy=HEAVY), *words]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == status

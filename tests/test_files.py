@@ -27,6 +27,7 @@ from mtl.export import Loaded, load_tasks, save_export
 from mtl.facts import Facts
 from mtl.files import LOCK_FILE, empty_directory, locked, new_directory, new_file, refuse_links, write_file
 from mtl.runrecord import output_problems
+from mtl.stored import find_tasks
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -142,7 +143,7 @@ def arguments(corpus: Path, encoder: Path, output: Path, *more: str) -> list[str
 
 @pytest.fixture
 def loaded(run_dir: Path) -> Loaded:
-    return load_tasks(run_dir, ["mood"], "best")["mood"]
+    return load_tasks(find_tasks(run_dir, ["mood"], "best"))["mood"]
 
 
 def test_a_full_disk_at_any_stage_of_an_export_leaves_the_one_before(loaded: Loaded, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ LAYERS = (
     ("dropout", "model", "objective", "architecture", "precision", "shards", "processes", "probe"),
     ("evaluate", "aside", "checkpoint", "state", "stop", "report", "display", "runrecord", "rundir", "judged"),
     ("markup", "drawing", "charts", "heat_map", "pictures", "html_task", "html_interaction", "html_report"),
-    ("runlog", "facts", "card", "export", "push", "inference", "trainer"),
+    ("runlog", "facts", "card", "push", "stored", "export", "inference", "trainer"),
     ("ready", "hooks", "phases", "dryrun"),
     ("describe", "propose", "validate", "baselines", "use", "api"),
     ("paired", "study", "ledger", "outcomes", "study_chart", "summary", "study_cost", "compare"),

@@ -20,7 +20,7 @@ from mtl.config import resolve
 from mtl.definitions import read_task_defs
 from mtl.errors import UserError
 from mtl.preflight import check_data
-from mtl.propose import propose, word
+from mtl.propose import guessed_encoding, propose, word
 from mtl.settings import Sourced, parse_yaml
 from mtl.source import Source, read_rows
 from mtl.taskdef import TaskDef
@@ -295,6 +295,28 @@ def test_file(case: str, tmp_path: Path) -> None:
 
 GERMAN = "text,label\n" + "Das Wetter ist schön auf der Straße.,a\nEs regnet über München und ich möchte heim.,b\n" * 20
 RUSSIAN = "text,label\n" + "Сегодня хорошая погода и мы идём гулять.,a\nДождь идёт над городом весь день.,b\n" * 20
+FEW = {  # language to encoding and a few texts
+    "French": ("cp1252", "Où est passée ma commande ? Le garçon à l'accueil était charmant.", "Café déjà vu"),
+    "Spanish": ("cp1252", "No volvería jamás: ¡qué decepción más grande!", "La habitación era pequeña."),
+    "Portuguese": ("cp1252", "A refeição estava ótima e não era cara.", "Duas opções"),
+    "Italian": ("cp1252", "Perché è così? La qualità è buona.", "Non lo comprerò più."),
+    "Danish": ("cp1252", "Maden var god, men prisen var for høj.", "Det er træls på øen."),
+    "Finnish": ("cp1252", "Tämä elokuva oli todella hyvä.", "Näyttelijät olivat hyviä."),
+    "Czech": ("cp1250", "Žádný jiný film mě tak nezklamal.", "Příběh mě okamžitě vtáhl."),
+    "Polish": ("cp1250", "Okropna książka, żałuję że ją kupiłem.", "Świetna gra aktorów"),
+    "Hungarian": ("cp1250", "A színészek nagyszerűek és a történet is erős.", "Sosem láttam ennél rosszabbat."),
+    "Turkish": ("cp1254", "Çok güzel bir filmdi, herkese öneririm.", "Sıkıcı ve gereksiz yere uzun, beğenmedim."),
+    "Greek": ("cp1253", "Πολύ καλή ταινία και ωραία ιστορία.", "Δεν μου άρεσε καθόλου το βιβλίο."),
+}
+
+
+@pytest.mark.parametrize("language", FEW)
+def test_few_rows_tell_the_encoding(language: str, tmp_path: Path) -> None:
+    encoding, *texts = FEW[language]
+    text = "text;label\n" + "".join(f"{line};{row % 2}\n" for row, line in enumerate(texts))
+    (tmp_path / "rows.csv").write_bytes(text.encode(encoding))
+    guessed = guessed_encoding(tmp_path / "rows.csv")
+    assert guessed is not None and text.encode(encoding).decode(guessed) == text
 
 
 @pytest.mark.parametrize(

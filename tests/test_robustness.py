@@ -82,8 +82,14 @@ def test_a_study_is_measured_and_written_up(encoder_dir: Path, corpus: Path, tmp
     words = ["--studies", str(studies), "--output", str(tmp_path / "RESULTS.md")]
     assert results.main(words) == 1 and not (tmp_path / "RESULTS.md").exists(), "no figures, no file"
     assert main(["compare", str(path), "--output", str(tmp_path / "out")]) == 0
-    robustness.main([str(path), "--runs", str(tmp_path / "out"), "--output", str(studies / "tiny.robustness.json")])
-    figures = json.loads((studies / "tiny.robustness.json").read_text())["robustness"]
+    kept = studies / "tiny.robustness.json"
+    robustness.main([str(path), "--runs", str(tmp_path / "out"), "--output", str(kept)])
+    figures = json.loads(kept.read_text())["robustness"]
+    robustness.main([str(path), "--runs", str(tmp_path / "gone"), "--output", str(kept)])
+    assert json.loads(kept.read_text())["robustness"] == figures, "what was measured before stays"
+    kept.write_text(kept.read_text().replace('"radius": 0.01', '"radius": 0.02'))
+    with pytest.raises(ValueError, match=r"radius 0\.02, not 0\.01"):
+        robustness.main([str(path), "--runs", str(tmp_path / "out"), "--output", str(kept)])
     found = {(g["task"], g["metric"]): g["arms"]["plain"]["mean"] for g in figures}
     assert {metric for task, metric in found if task == "mood"} == {
         *("accuracy", "accuracy with typos", "lost to typos", "calibration error", "R_s")
@@ -102,11 +108,11 @@ def test_a_study_is_measured_and_written_up(encoder_dir: Path, corpus: Path, tmp
 def test_less_wins_where_less_is_better() -> None:
     arms = {"plain": {1: 0.2, 2: 0.3}, "smart": {1: 0.1, 2: 0.4}}
     names = ("f1 with typos", "mse", "mse with typos", "calibration error", "R_s", "lost to typos")
-    groups = robustness.grouped({("mood", None, name): arms for name in names}, "plain")
+    groups = robustness.grouped({("mood", None, name): arms for name in names}, ["plain", "smart"])
     less = [group["metric"] for group in groups if not group["higher_is_better"]]
     assert less == list(names[1:])
     arms["smart"][2] = 0.2
-    for group in robustness.grouped({("mood", None, name): arms for name in names}, "plain"):
+    for group in robustness.grouped({("mood", None, name): arms for name in names}, ["plain", "smart"]):
         difference, up = group["arms"]["smart"]["difference"], group["higher_is_better"]
         assert (difference["wins"], difference["losses"]) == ((0, 2) if up else (2, 0))
 
