@@ -14,9 +14,9 @@ import numpy as np
 from benchmarks.prediction import BATCH, find_sets
 from benchmarks.steps import make_trainer
 from benchmarks.timing import parser, store
-from mtl.data import load_tokenizer
 from mtl.encoder import find_encoder
 from mtl.report import table
+from mtl.tokenizer import load_tokenizer
 
 REAL = 0.95
 MIX = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "rte", "wnli")  # of GLUE, what has training rows in the mirror

@@ -33,11 +33,11 @@ from torch import nn
 from benchmarks.steps import Nothing
 from benchmarks.steps import make_trainer as ours
 from benchmarks.timing import Spread, parser, ratios, store, take_turns
-from mtl.data import load_config, load_tokenizer, usable_length
 from mtl.encoder import find_encoder
 from mtl.model import quiet_transformers
 from mtl.report import table
 from mtl.stop import StopSignal
+from mtl.tokenizer import load_config, load_tokenizer, usable_length
 
 BATCH, MAX_LENGTH, RATE = 32, 128, 5e-5
 UNTIMED = 2  # steps: memory is allocated in them, the optimizer's too

@@ -26,7 +26,7 @@ from transformers import pipeline
 from benchmarks.timing import Spread, parser, ratios, store, take_turns
 from data_prep import quickstart
 from mtl.batch import collate, evaluation_batches
-from mtl.data import Examples, load_tokenizer, prepare
+from mtl.data import Examples, prepare
 from mtl.encoder import find_encoder
 from mtl.evaluate import BATCH_TOKENS
 from mtl.export import Loaded, save_export, task_of
@@ -36,6 +36,7 @@ from mtl.model import build_model
 from mtl.report import table
 from mtl.source import Source
 from mtl.taskdef import TaskDef
+from mtl.tokenizer import load_tokenizer
 
 RATE, SECOND = 2.5, 0.03
 BATCH = 32  # texts that the pipeline takes at a time

@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.timing import peak_memory
-from mtl.data import load_tokenizer, prepare
+from mtl.data import prepare
 from mtl.encoder import find_encoder
 from mtl.report import table
 from mtl.source import Source
 from mtl.taskdef import TaskDef
+from mtl.tokenizer import load_tokenizer
 
 MAX_LENGTH = 128
 FEW = 10_000

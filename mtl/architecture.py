@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from mtl.batch import Batch, BatchStream, collate
-from mtl.data import usable_length
 from mtl.errors import UserError
 from mtl.model import MultiTaskModel
 from mtl.objective import Objective
+from mtl.tokenizer import usable_length
 
 CHANGE = 1e-3  # of the greatest logit, from which outputs differ by more than rounding
 ROOM = 4  # columns of padding that are tried
@@ -64,7 +64,7 @@ def architecture_warnings(objective: Objective, streams: Mapping[str, BatchStrea
 def _first_outputs(model: MultiTaskModel, name: str, batch: Batch) -> Tensor:
     try:
         outputs: Tensor = model(name, batch)
-    except (ValueError, TypeError, NotImplementedError, RuntimeError) as error:
+    except (ValueError, TypeError, NotImplementedError, RuntimeError, IndexError) as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         message = f"{model.encoder.config.model_type} cannot be run on texts alone: {reason}"
         raise UserError.of("--encoder", message) from error

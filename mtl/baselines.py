@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from mtl.config import Run
-from mtl.data import load_tokenizer
 from mtl.display import Display
 from mtl.errors import UserError
 from mtl.export import renew_card
@@ -21,6 +20,7 @@ from mtl.preflight import RUN_FILE, Checked, Data
 from mtl.processes import Processes
 from mtl.ready import longest_input
 from mtl.report import number, table
+from mtl.tokenizer import load_tokenizer
 
 FOLDER = "baselines"
 

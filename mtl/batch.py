@@ -170,9 +170,8 @@ def lists_of(examples: Examples) -> list[Ints]:
 
 def _room(examples: Examples, members: Ints, batch_size: int, batch_tokens: int | None) -> int:
     """Rows of a list that a batch has room for: at least two, as one alone is compared with nothing."""
-    if batch_tokens is None:
-        return batch_size
-    return max(2, batch_tokens // int(examples.lengths[members].max()))
+    rows = batch_size if batch_tokens is None else batch_tokens // int(examples.lengths[members].max())
+    return max(2, rows)
 
 
 def _cut(examples: Examples, members: Ints, room: int, random: np.random.Generator) -> Ints:

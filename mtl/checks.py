@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 
 from mtl.errors import Problem, UserError, counted, listed, nearest
 from mtl.source import Source, read_rows
-from mtl.taskdef import TaskDef
+from mtl.taskdef import NUMBER, TaskDef
 
 SHOWN_PER_SPLIT = 5
 IMBALANCE = 0.9  # share of one class above which a remark is due
 NO_LABEL = ("", "-", "-1", "?", "None", "nan", "NA", "N/A")  # cells that mean so in many data sets
 CELL_KINDS = {str: "text", int: "integer", float: "number", bool: "true/false", type(None): "nothing"}
+LARGEST = 1e18  # of labels that are numbers: float32 holds the square, which losses take
 KINDS_KEPT = 1000  # of faults; further ones are only counted, so that memory does not grow with the rows
 
 
@@ -149,13 +150,11 @@ class RowChecker:
                 allowed = f"{self.name}.labels: {listed(self.task.labels)}"
                 self.findings.add(place, f"unknown label {value!r}; allowed: {allowed}{self._hint(value)}")
             return index
-        try:
-            number = float(value) if not isinstance(value, bool) and value is not None else math.nan
-        except (TypeError, ValueError, OverflowError):
-            number = math.nan
-        if not math.isfinite(number) or (self.task.type == "ranking" and number < 0):
+        number = _number(value)
+        if number is None or not abs(number) <= LARGEST or (self.task.type == "ranking" and number < 0):
             expected = "a number such as 1.5" if self.task.type == "regression" else "a relevance of 0 or more"
-            self.findings.add(place, f"the label is {value!r}, expected {expected}")
+            large = f", and at most {LARGEST:g}" if number is not None and abs(number) > LARGEST else ""
+            self.findings.add(place, f"the label is {value!r}, expected {expected}{large}")
             return None
         return number
 
@@ -193,8 +192,10 @@ def text_fault(text: str) -> str:
 
 def _number(value: Any) -> float | None:
     """What a cell or a setting is as a number, so that −1, −1.0 and "-1.00" are the same."""
+    if value is None or isinstance(value, bool) or (isinstance(value, str) and not NUMBER.fullmatch(value.strip())):
+        return None
     try:
-        return None if value is None or isinstance(value, bool) else float(value)
+        return float(value)
     except (TypeError, ValueError, OverflowError):
         return None
 

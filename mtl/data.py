@@ -15,12 +15,13 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,22 +31,17 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from mtl.checks import Row, RowChecker
-from mtl.errors import UserError, load_failure
+from mtl.errors import UserError
 from mtl.files import cache_directory, storing, sync
 from mtl.source import Source, read_rows
 from mtl.taskdef import TaskDef
+from mtl.tokenizer import TYPES, tokenizer_fingerprint
 
 Ints = npt.NDArray[np.int64]
 
-FORMAT = 4  # raise when rows are read otherwise, or the layout of prepared files changes
+FORMAT = 5  # raise when rows are read otherwise, or the layout of prepared files changes
 CHUNK = 1000  # rows of one record batch
 FEW = 20_000  # rows that are tokenised sooner than other processes start
-UNBOUNDED = 1_000_000  # tokenizers without a limit name a larger one
-# Architectures that count positions from the padding id on, as RoBERTa does, so that fewer are left for tokens.
-COUNT_FROM_PADDING = {
-    *("camembert", "data2vec-text", "esm", "ibert", "lilt", "longformer", "luke", "markuplm", "mpnet", "roberta"),
-    *("roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"),
-}
 
 SCHEMA = pa.schema(
     {
@@ -116,69 +112,6 @@ class Examples:
         return replace(self, **arrays)
 
 
-def load_tokenizer(encoder: str, *, trust_remote_code: bool = False) -> Any:
-    """Loads the encoder's tokenizer.
-
-    Raises:
-        UserError: It cannot be loaded.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(encoder, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, ImportError) as error:
-        raise UserError.of(encoder, f"the tokenizer cannot be loaded: {load_failure(error)}") from error
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # Transformers makes one where there is none
-        message = "holds no tokenizer: every word would be unknown; save the model's own beside it (save_pretrained)"
-        raise UserError.of(encoder, message)
-    if tokenizer.pad_token_id is None:
-        message = (
-            "the tokenizer has no padding token; give it one (tokenizer.pad_token = …) and save it beside the model"
-        )
-        raise UserError.of(encoder, message)
-    return tokenizer
-
-
-def load_config(encoder: str, *, trust_remote_code: bool = False) -> Any:
-    """Loads the encoder's configuration.
-
-    Raises:
-        UserError: It cannot be loaded.
-    """
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(encoder, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
-        raise UserError.of(encoder, f"the configuration cannot be loaded: {load_failure(error)}") from error
-
-
-def tokenizer_fingerprint(tokenizer: Any) -> str:
-    """A digest of all that decides which ids a text gets."""
-    return _fingerprint(tokenizer, len(tokenizer))
-
-
-@lru_cache(maxsize=1)
-def _fingerprint(tokenizer: Any, size: int) -> str:
-    """The same, computed once: `size` changes with words that are added."""
-    if tokenizer.is_fast:
-        state = json.loads(tokenizer.backend_tokenizer.to_str())
-        state["padding"] = state["truncation"] = None
-    else:
-        state = {"vocabulary": tokenizer.get_vocab(), "settings": repr(sorted(tokenizer.init_kwargs.items(), key=str))}
-    described = [type(tokenizer).__name__, state, sorted(tokenizer.model_input_names)]
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
-
-
-def usable_length(tokenizer: Any, config: Any) -> int:
-    """The longest input, in tokens, that both tokenizer and encoder take."""
-    limits = [tokenizer.model_max_length] if tokenizer.model_max_length < UNBOUNDED else []
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions and positions > 0:  # XLNet, which has no limit, says −1
-        limits.append(positions - (config.pad_token_id + 1 if config.model_type in COUNT_FROM_PADDING else 0))
-    return min(limits, default=UNBOUNDED)
-
-
 def prepare(
     name: str,
     task: TaskDef,
@@ -221,7 +154,7 @@ def prepare(
         "encoding": source.encoding,
         "suffix": source.path.suffix if source.path else None,  # of a CSV and a TSV, quotes are read differently
         "columns": task.data.columns.model_dump(),
-        "unlabelled": sorted(map(str, task.data.unlabelled)),
+        "unlabelled": sorted(map(repr, task.data.unlabelled)),
         "type": task.type,
         "labels": task.labels,
         "labelled": True,
@@ -333,6 +266,9 @@ def _chunks(rows: Iterator[Row]) -> Iterator[Chunk]:
         yield chunk, [-1 if row.group is None else numbers.setdefault(row.group, len(numbers)) for row in chunk]
 
 
+_one_at_a_time = threading.Lock()  # truncation is a state of the tokenizer, which threads may share
+
+
 def _tokenise(tokenizer: Any, max_length: int, chunk: Chunk) -> pa.RecordBatch:
     """A chunk as it is stored. Only the over-long rows are tokenised twice: truncation is told apart exactly."""
     rows, groups = chunk
@@ -357,16 +293,28 @@ def _tokenise(tokenizer: Any, max_length: int, chunk: Chunk) -> pa.RecordBatch:
 
 def _encode(rows: Sequence[Row], tokenizer: Any, max_length: int | None) -> tuple[list[list[int]], list[list[int]]]:
     pairs = [row.text_b for row in rows] if rows[0].text_b is not None else None
-    encoded = tokenizer(
-        [row.text_a for row in rows],
-        pairs,
-        truncation="longest_first" if max_length else False,
-        max_length=max_length,
-        return_attention_mask=False,
-        verbose=False,
-    )
-    types = encoded.get("token_type_ids") if "token_type_ids" in tokenizer.model_input_names else None
-    return encoded["input_ids"], types or [[] for _ in rows]
+    with _one_at_a_time:
+        encoded = tokenizer(
+            [row.text_a for row in rows],
+            pairs,
+            truncation="longest_first" if max_length else False,
+            max_length=max_length,
+            return_attention_mask=False,
+            verbose=False,
+        )
+    ids = encoded["input_ids"]
+    types = encoded.get(TYPES) if TYPES in tokenizer.model_input_names else None
+    for position, tokens in enumerate(ids):
+        if not tokens:  # an empty text, where no special tokens are added: an encoder needs one token
+            ids[position] = [_stand_in(tokenizer)]
+            if types:
+                types[position] = [0]
+    return ids, types or [[] for _ in rows]
+
+
+def _stand_in(tokenizer: Any) -> int:
+    found = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    return int(next(token for token in found if token is not None))
 
 
 def _open(folder: Path, fingerprint: str) -> Examples:

@@ -84,7 +84,7 @@ def complete(name: str, source: Sourced) -> tuple[TaskDef | None, list[Problem]]
     Returns:
         The definition (None where no rows can be read by it) and every problem.
     """
-    task, problems = check(TaskDef, source, (name,))
+    task, problems = check(TaskDef, source, (name,), vital=("type", "data", "labels"))
     adapt = source.child("adapt")
     if isinstance(adapt.data, dict):
         problems += check(TrainingSettings, adapt, (name, "adapt"))[1]
@@ -101,7 +101,8 @@ def complete(name: str, source: Sourced) -> tuple[TaskDef | None, list[Problem]]
             "proximal": _with_divergence(task.proximal, task.type),
         }
     )
-    found = list(_inconsistencies(task))
+    told = {problem.where for problem in problems}  # there a default stands, which nobody chose
+    found = [(path, message) for path, message in _inconsistencies(task) if source.place(path) not in told]
     problems += [Problem(source.place(path), f"{name}.{message}") for path, message in found]
     readable = all(path[0] not in ("data", "labels") for path, _ in found)  # else its rows would be found wrong as well
     return task if readable else None, problems

@@ -10,7 +10,7 @@ import torch
 
 from mtl.architecture import architecture_warnings
 from mtl.batch import collate, micro_batches
-from mtl.data import Examples, Ints, load_tokenizer
+from mtl.data import Examples, Ints
 from mtl.errors import UserError
 from mtl.objective import Share
 from mtl.optimizer import make_optimizer
@@ -19,6 +19,7 @@ from mtl.preflight import Checked
 from mtl.processes import Processes
 from mtl.ready import Ready, get_ready, longest_input, prepare_splits
 from mtl.rundir import peak_memory
+from mtl.tokenizer import load_tokenizer
 from mtl.trainer import TERM_NAMES
 
 

@@ -17,7 +17,6 @@ from transformers.dynamic_module_utils import custom_object_save
 
 from mtl.card import CARD_FILE, model_card
 from mtl.config import dump_tasks
-from mtl.data import load_tokenizer, usable_length
 from mtl.errors import UserError, load_failure
 from mtl.facts import Facts
 from mtl.files import new_directory, write_file
@@ -25,6 +24,7 @@ from mtl.model import HEADS_FILE, MultiTaskModel, build_model, head_tensors, loa
 from mtl.preflight import TASK_FILE
 from mtl.stored import WEIGHTS, Stored
 from mtl.taskdef import TaskDef
+from mtl.tokenizer import load_tokenizer, usable_length
 
 TOLERANCE = 1e-5  # largest difference between the logits of a model and of its export
 

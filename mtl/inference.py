@@ -148,8 +148,9 @@ def evaluate(
             write_predictions(predictions_file(path, name, split), records)
     say(_scores_table(loaded, split, results, spread))
     for difference, tasks in unlike.items():
-        kept = f"{path / 'predictions'} keeps what it has of {listed(tasks)}"
-        say(f"note: {kept}: the run's results are not {difference}")
+        if kept := [name for name in tasks if predictions_file(path, name, split).exists()]:
+            told = f"{path / 'predictions'} keeps what it has of {listed(kept)}"
+            say(f"note: {told}: the run's results are not {difference}")
     if output is not None:
         write_file(output, _scores_json(split, {"tasks": results, "intervals": spread}))
     return results

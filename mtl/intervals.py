@@ -23,7 +23,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from mtl.metrics import METRICS, TaskType, compute
+from mtl.metrics import METRICS, TaskType, as_values, compute
 from mtl.sampling import derive_seed
 
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -85,15 +85,17 @@ def replicates(
         return {name: np.full(number, math.nan) for name in names}
     if task_type == "classification":
         return _of_classes(names, outputs.argmax(axis=1), labels.astype(np.int64), number)
-    predictions, true = outputs.reshape(len(labels)).astype(np.float64), labels.astype(np.float64)
+    true = labels.astype(np.float64)
     if task_type == "regression":
-        return _gather({name: REGRESSION[name](predictions, true) for name in names}, resamples(len(labels), number))
+        values = as_values(outputs.reshape(len(labels)))
+        return _gather({name: REGRESSION[name](values, true) for name in names}, resamples(len(labels), number))
+    scores = outputs.reshape(len(labels)).astype(np.float64)
     per_query: dict[str, Callable[[Ints], Floats]] = {}
     units = 0
     for name in names:
         function = METRICS[name].per_query
         assert function is not None
-        values = function(predictions, true, groups)  # (Q,)
+        values = function(scores, true, groups)  # (Q,)
         units, per_query[name] = len(values), _mean_of(values)
     return _gather(per_query, resamples(units, number))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
+from unicodedata import normalize
 
 import regex
 
@@ -52,11 +53,11 @@ class Leak:
 
 
 def normalized(texts: Texts) -> Texts:
-    """Lower case, runs of non-word characters as one space, the texts of a pair in sorted order.
+    """Without case and forms of Unicode, runs of non-word characters as one space, the texts of a pair in sorted order.
 
     A text without any word, such as an emoji, is all there is to compare, and stays as it is.
     """
-    return tuple(sorted(NON_WORD.sub(" ", text.lower()).strip() or text.strip() for text in texts))
+    return tuple(sorted(NON_WORD.sub(" ", normalize("NFC", text).casefold()).strip() or text.strip() for text in texts))
 
 
 def shingles(text: str) -> set[str]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 TaskType = Literal["classification", "regression", "ranking"]
 
+ROUNDING = 4  # units in the last place by which predictions of one value may differ
 RANDOM_ORDERS = 100  # random orders averaged by the ranking baseline
 
 
@@ -92,6 +93,19 @@ def macro_f1(predictions: np.ndarray, labels: np.ndarray) -> float:
 
 
 # Regression: predictions float (n,), labels float (n,).
+
+
+def as_values(outputs: np.ndarray) -> np.ndarray:
+    """Predictions of a regression in float64; all the first where rounding alone tells them apart.
+
+    A model that gives out one value does so up to the last digits, whose correlation with anything is noise.
+    """
+    import numpy as np
+
+    values = outputs.astype(np.float64)
+    kind = outputs.dtype if np.issubdtype(outputs.dtype, np.floating) else values.dtype
+    rounding = ROUNDING * float(np.finfo(kind).eps) * np.abs(values).max()
+    return np.full_like(values, values[0]) if np.ptp(values) <= rounding else values
 
 
 def pearson(predictions: np.ndarray, labels: np.ndarray) -> float:
@@ -293,7 +307,8 @@ def compute(
     if classification:
         predictions = outputs.argmax(axis=1)
     else:  # float64, so that a float32 model loses no digits in the sums
-        predictions, labels = outputs.reshape(rows).astype(np.float64), labels.astype(np.float64)
+        predictions, labels = outputs.reshape(rows), labels.astype(np.float64)
+        predictions = predictions.astype(np.float64) if ranking else as_values(predictions)
     columns = (predictions, labels, groups) if ranking else (predictions, labels)
     return {name: float(METRICS[name].function(*columns)) for name in names}
 

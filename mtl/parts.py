@@ -71,6 +71,14 @@ def hold_out(task: TaskDef, examples: Examples, fraction: float, least: int, see
     return examples.select(np.flatnonzero(~held)), examples.select(np.flatnonzero(held))
 
 
+def repeated(examples: Examples, others: Examples) -> list[int]:
+    """Positions in the source of the examples that are the same tokens as one of some others."""
+    held = {others.tokens("input_ids", index).tobytes() for index in range(len(others))}
+    same = [examples.tokens("input_ids", index).tobytes() in held for index in range(len(examples))]
+    found: list[int] = examples.rows[np.flatnonzero(same)].tolist()
+    return found
+
+
 def count_units(task: TaskDef, examples: Examples) -> int:
     """What sizes of training data count: examples, in ranking queries."""
     return len(np.unique(examples.groups)) if task.type == "ranking" else len(examples)

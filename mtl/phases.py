@@ -18,6 +18,7 @@ from mtl.export import save_model
 from mtl.files import locked
 from mtl.hooks import RunHooks
 from mtl.metrics import ANSWERABLE
+from mtl.parts import repeated
 from mtl.precision import erased_perturbations, precision_warnings
 from mtl.preflight import Checked
 from mtl.processes import Processes
@@ -27,7 +28,7 @@ from mtl.rundir import Splits, resume_command, start_directory
 from mtl.runlog import RunLog, Silence, Writer
 from mtl.state import TrainState, separate_dropout
 from mtl.stop import StopSignal
-from mtl.taskdef import length_notes
+from mtl.taskdef import task_notes
 from mtl.trackers import Trackers, hyperparameters
 
 
@@ -160,7 +161,7 @@ def show_data_notes(checked: Checked, display: Display) -> None:
 
 def remarks(run: Run, splits: Splits, limit: int) -> list[str]:
     """What a user should know about the data: truncation, rows left out, queries that teach nothing."""
-    lines = length_notes(run.tasks, limit)
+    lines = task_notes(run.tasks, limit)
     if run.config.telemetry.gradient_cosine_every is not None and len(run.tasks) == 1:
         lines.append("telemetry.gradient_cosine_every: there is one task only, whose gradient has no other to go with")
     for name, parts in splits.items():
@@ -175,6 +176,9 @@ def remarks(run: Run, splits: Splits, limit: int) -> list[str]:
                 lines.append(
                     f"{name}/{split}: {counted(examples.dropped, 'row')} left out that stand in evaluation rows"
                 )
+            if split == "holdout" and run.config.leaks == "warn" and (same := repeated(parts["train"], examples)):
+                rows = counted(len(same), "row")
+                lines.append(f"{name}/train: {rows} as in {name}/holdout, word for word; --leaks drop leaves them out")
             without = int(counts(run.tasks[name], examples).get("queries_without_relevant", 0))
             if without:
                 effect = "no task loss" if split == "train" else _counting(run.tasks[name].metrics)

@@ -11,13 +11,13 @@ from accelerate import Accelerator
 
 from mtl.batch import BatchStream
 from mtl.config import Run
-from mtl.data import Examples, load_config, load_tokenizer, prepare, usable_length
+from mtl.data import Examples, prepare
 from mtl.errors import UserError
 from mtl.heads import stored_head
 from mtl.launch import SHARDED
 from mtl.model import MultiTaskModel, build_model, load_model
 from mtl.objective import Objective
-from mtl.parts import few_shot, hold_out, without_leaks
+from mtl.parts import few_shot, hold_out, repeated, without_leaks
 from mtl.plan import Plan, make_plan
 from mtl.preflight import Checked
 from mtl.probe import Probe
@@ -25,6 +25,7 @@ from mtl.processes import Processes, make_accelerator
 from mtl.rundir import Splits, fingerprints
 from mtl.runlog import Writer
 from mtl.shards import gather, is_sharded, shard
+from mtl.tokenizer import load_config, load_tokenizer, usable_length
 from mtl.trainer import Hooks, Trainer
 
 
@@ -159,7 +160,10 @@ def prepare_splits(checked: Checked, tokenizer: Any, limit: int, *, bar: bool = 
         if train.holdout is not None:  # of all rows, so that it is the same part whatever is left out of the others
             examples, splits[name]["holdout"] = hold_out(task, examples, train.holdout, train.holdout_rows, train.seed)
         if run.config.leaks == "drop":
-            examples = without_leaks(task, examples, checked.data.leaks.leaked[f"{name}/train"])
+            leaked = list(checked.data.leaks.leaked[f"{name}/train"])
+            if train.holdout is not None:
+                leaked += repeated(examples, splits[name]["holdout"])
+            examples = without_leaks(task, examples, leaked)
             if len(examples) == 0:
                 raise UserError.of("--leaks drop", f"leaves {name} no training rows: all stand in evaluation rows")
         size = train.task_sizes.get(name, train.train_size)

@@ -10,7 +10,7 @@ import copy
 import os
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
@@ -295,17 +295,19 @@ def kind(value: Any) -> str:
     return "a list" if isinstance(value, list) else "a mapping"
 
 
-def check(model: type[S], source: Sourced, prefix: KeyPath = ()) -> tuple[S | None, list[Problem]]:
+def check(
+    model: type[S], source: Sourced, prefix: KeyPath = (), vital: Collection[str] = ()
+) -> tuple[S | None, list[Problem]]:
     """Validates settings against a section's class.
 
     Args:
         model: The class.
         source: The values with their places.
         prefix: Keys to show before the path in messages.
+        vital: Keys whose values nothing can stand for.
 
     Returns:
-        The validated section and every problem. Unknown keys are reported and left out, so that the rest can still be
-        checked; the section is None where anything else is wrong.
+        The section, or None, and every problem. What is wrong gives way to its default where the rest can be checked.
     """
     try:
         return model.model_validate(source.data), []
@@ -315,11 +317,11 @@ def check(model: type[S], source: Sourced, prefix: KeyPath = ()) -> tuple[S | No
     for item in items:
         by_path.setdefault(_own_path(source.data, item), []).append(item)
     problems = [_explain(model, source, prefix, path, errors) for path, errors in by_path.items()]
-    unknown: list[KeyPath] = [item["loc"] for item in items if item["type"] == "extra_forbidden"]
-    if not unknown:
+    fatal = ((), *((key,) for key in vital))
+    if any(path[:1] in fatal and errors[0]["type"] != "extra_forbidden" for path, errors in by_path.items()):
         return None, problems
     try:
-        return model.model_validate(_without(source.data, unknown)), problems
+        return model.model_validate(_without(source.data, list(by_path))), problems
     except ValidationError:
         return None, problems
 
@@ -329,8 +331,9 @@ def _without(data: Any, paths: list[KeyPath]) -> Any:
     for path in paths:
         parent = result
         for key in path[:-1]:
-            parent = parent[key]
-        parent.pop(path[-1], None)
+            parent = parent.get(key) if isinstance(parent, dict) else None
+        if isinstance(parent, dict):
+            parent.pop(path[-1], None)
     return result
 
 

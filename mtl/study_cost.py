@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mtl.config import Run
-from mtl.data import load_tokenizer
 from mtl.encoder import find_encoder
 from mtl.errors import counted
 from mtl.plan import make_plan
@@ -20,6 +19,7 @@ from mtl.ready import longest_input, make_streams, prepare_splits
 from mtl.report import table
 from mtl.smart import passes
 from mtl.study import Node, Study, read_study
+from mtl.tokenizer import load_tokenizer
 
 PLAIN = 3  # passes of a plain step
 RATES = (1_000, 3_000, 30_000)  # tokens of plain training a second, to choose from

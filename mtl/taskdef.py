@@ -28,7 +28,8 @@ NonNegative = Annotated[float, Field(ge=0.0)]
 Count = Annotated[int, Field(ge=1)]
 
 _WHOLE = re.compile(r"-?(0|[1-9][0-9]*)(\.0+)?")
-_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+SMALL_RADIUS = 1e-3  # relative, a tenth of the default: below, nearly nothing is perturbed
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -205,15 +206,34 @@ class TaskDef(TrainingSettings):
         there with or without a fraction of zero, as 1 or as 1.0: integers become such where one of them is missing.
         """
         by_name = {name: index for index, name in enumerate(self.labels)}
-        if any(_NUMBER.fullmatch(name) for name in self.labels):
+        if any(NUMBER.fullmatch(name) for name in self.labels):
             whole = {name.partition(".")[0]: i for name, i in by_name.items() if _WHOLE.fullmatch(name)}
         else:
             whole = {str(index): index for index in by_name.values()}
         return {f"{number}.0": index for number, index in whole.items()} | whole | by_name
 
 
-def length_notes(tasks: Mapping[str, TaskDef], limit: int) -> list[str]:
-    """Which tasks were given a longer `max_length` than the tokens that tokenizer and encoder take."""
+def task_notes(tasks: Mapping[str, TaskDef], limit: int) -> list[str]:
+    """What of the tasks' settings has another effect than it seems to.
+
+    Args:
+        tasks: The tasks.
+        limit: Tokens that tokenizer and encoder take.
+    """
+    return _length_notes(tasks, limit) + _radius_notes(tasks)
+
+
+def _radius_notes(tasks: Mapping[str, TaskDef]) -> list[str]:
+    small: dict[float, list[str]] = {}
+    for name, task in tasks.items():
+        smart = task.smart
+        if smart.weight > 0 and smart.unit == "embedding_rms" and 0 < smart.epsilon < SMALL_RADIUS:
+            small.setdefault(smart.epsilon, []).append(name)
+    told = "of the size of the word embeddings; published radii are absolute (smart.unit: absolute, or preset: paper)"
+    return [f"{listed(names)}: smart.epsilon is {epsilon:g} {told}" for epsilon, names in small.items()]
+
+
+def _length_notes(tasks: Mapping[str, TaskDef], limit: int) -> list[str]:
     asked: dict[int, list[str]] = {}
     for name, task in tasks.items():
         if task.max_length > limit and _has_own_length(task):

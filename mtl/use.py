@@ -5,7 +5,7 @@ Legend: N texts, D width of the encoder.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -120,17 +120,18 @@ class Model:
         """
         import numpy as np
 
-        from mtl.data import encode, usable_length
+        from mtl.data import encode
+        from mtl.tokenizer import usable_length
 
-        texts = texts if isinstance(texts, str) else list(texts)  # an array has no truth value
         encoder, tokenizer = self._encoder(task)
+        texts = _in_order(texts)
         wrong = [
             Problem(f"texts[{i}]", text_fault(text) if isinstance(text, str) else f"is {text!r:.60}; expected text")
             for i, text in enumerate(texts)
             if not isinstance(text, str) or text_fault(text)
         ]
-        if isinstance(texts, str) or wrong:
-            raise UserError(_first(wrong) or [Problem("texts", "is one text; expected a list of texts")])
+        if wrong:
+            raise UserError(_first(wrong))
         if not texts:
             return np.zeros((0, encoder.config.hidden_size), dtype=np.float32)
         rows = (Row(position, text, None, None, None) for position, text in enumerate(texts))
@@ -138,7 +139,7 @@ class Model:
         return _embeddings(encoder, examples, tokenizer, next(iter(self.tasks.values())))
 
     def _item(self, task: str) -> Loaded:
-        if task not in self._loaded:
+        if not isinstance(task, str) or task not in self._loaded:
             message = (
                 f"there is no task {task!r}; loaded are: {listed(list(self._loaded))}{nearest(task, self._loaded)}"
             )
@@ -171,6 +172,9 @@ def names_of(tasks: Sequence[str] | None) -> list[str]:
 
 def _embeddings(encoder: Any, examples: Examples, tokenizer: Any, task: TaskDef) -> npt.NDArray[np.float32]:
     """(N, D); rows of like length are computed together."""
+    import torch
+
+    from mtl.batch import collate
     from mtl.evaluate import split_outputs
     from mtl.inference import best_device
 
@@ -180,8 +184,29 @@ def _embeddings(encoder: Any, examples: Examples, tokenizer: Any, task: TaskDef)
         pooled: Tensor = (states * real).sum(dim=1) / real.sum(dim=1)
         return pooled
 
-    encoder = encoder.to(best_device())
-    return split_outputs(encoder, mean, examples, task, tokenizer.pad_token_id, width=encoder.config.hidden_size)
+    encoder, pad_id = encoder.to(best_device()), tokenizer.pad_token_id
+    shortest = collate(examples, examples.lengths.argsort()[:1], pad_id, task.type).to(best_device())
+    with torch.no_grad():
+        width = mean(shortest).shape[1]  # not always that of the hidden layers
+    return split_outputs(encoder, mean, examples, task, pad_id, width=width)
+
+
+def _in_order(texts: Any) -> list[Any]:
+    """Texts as a list.
+
+    Raises:
+        UserError: They are none, or have no order.
+    """
+    if isinstance(texts, str):
+        raise UserError.of("texts", "is one text; expected a list of texts")
+    if isinstance(texts, Mapping) or hasattr(texts, "columns"):  # of which a loop would take the columns' names
+        raise UserError.of("texts", "is a table; expected a list of texts, such as one of its columns")
+    if isinstance(texts, Set):
+        raise UserError.of("texts", "is a set, which has no order; expected a list of texts")
+    try:
+        return list(texts)
+    except TypeError:
+        raise UserError.of("texts", f"is {texts!r:.60}; expected a list of texts") from None
 
 
 def _rows(task: TaskDef, texts: Texts) -> list[Row]:
@@ -190,11 +215,9 @@ def _rows(task: TaskDef, texts: Texts) -> list[Row]:
     Raises:
         UserError: One has not the shape that the task reads.
     """
-    if isinstance(texts, str):
-        raise UserError.of("texts", "is one text; expected a list of them")
     rows: list[Row] = []
     problems: list[Problem] = []
-    for index, item in enumerate(texts):
+    for index, item in enumerate(_in_order(texts)):
         found = list(_parts(task, item, index))
         parts = [text for *texts, _ in found for text in texts[: 1 + task.is_pair]]
         if found and all(isinstance(text, str) for text in parts):

@@ -14,7 +14,7 @@ from mtl.leaks import Leak
 from mtl.preflight import Checked, Request, check_data, directory, read_config, trust_problems
 from mtl.report import dry_run_text, table
 from mtl.settings import Sourced
-from mtl.taskdef import TaskDef, length_notes
+from mtl.taskdef import TaskDef, task_notes
 from mtl.trackers import telemetry_problems
 
 LABELS_SHOWN = 6
@@ -130,7 +130,7 @@ def _with_encoder(checked: Checked, findings: Findings, *, dry_run: bool) -> Non
 
     found = lengths(checked)
     limit = max(facts["max_length"] for facts in found.values())  # the encoder's, if any task's is more
-    findings.warnings += [Problem("", note) for note in length_notes(checked.run.tasks, limit)]
+    findings.warnings += [Problem("", note) for note in task_notes(checked.run.tasks, limit)]
     for (name, split), facts in found.items():
         if split in findings.tasks[name]:  # unlike what is held out of the training data
             findings.tasks[name][split] |= facts
@@ -158,7 +158,8 @@ def prepare_all(request: Request) -> str:
     data = check_data(tasks, data_root)
     if run is None or problems + data.problems:
         raise UserError(problems + data.problems)
-    from mtl.data import load_config, load_tokenizer, prepare, usable_length
+    from mtl.data import prepare
+    from mtl.tokenizer import load_config, load_tokenizer, usable_length
 
     num_proc, trust = run.config.num_proc, run.config.trust_remote_code
     tokenizer = load_tokenizer(encoder, trust_remote_code=trust)
@@ -171,5 +172,5 @@ def prepare_all(request: Request) -> str:
             examples = prepare(name, task, source, tokenizer, length, num_proc=num_proc, rows=number)
             truncated = f"{examples.truncated.mean():.1%}"
             rows.append((name, split, f"{len(examples):,}", f"{examples.lengths.sum():,}", truncated))
-    notes = [f"note: {note}" for note in [*data.notes, *length_notes(tasks, limit)]]
+    notes = [f"note: {note}" for note in [*data.notes, *task_notes(tasks, limit)]]
     return "\n".join([*notes, table(("task", "split", "rows", "tokens", "truncated"), rows)])

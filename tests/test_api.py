@@ -6,13 +6,16 @@ import itertools
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 import yaml
+from conftest import NOUNS
 from transformers import AutoModel, AutoTokenizer
 
 import mtl
@@ -191,7 +194,7 @@ def test_a_query_with_its_candidates_is_ranked_by_itself(model: mtl.Model) -> No
 @pytest.mark.parametrize(
     ("task", "texts", "told"),
     [
-        ("mood", "one text", "texts: is one text; expected a list of them"),
+        ("mood", "one text", "texts: is one text; expected a list of texts"),
         ("mood", ["fine", 5, None], r"texts\[1\]: is 5; expected text\ntexts\[2\]: is None; expected text"),
         ("mood", [("a", "b")], r"texts\[0\]: is \('a', 'b'\); expected text"),
         ("strength", ["alone"], r"texts\[0\]: is 'alone'; expected \(text, text\)"),
@@ -201,11 +204,31 @@ def test_a_query_with_its_candidates_is_ranked_by_itself(model: mtl.Model) -> No
         ("answer", [("q", ["a", 3])], r"expected \(query, candidate\)"),
         ("mod", ["a"], "task: there is no task 'mod'; loaded are: mood, strength, answer; did you mean 'mood'?"),
         ("mood", [1] * 9, "texts: 4 more like these"),
+        ("mood", {"text": ["a"]}, "texts: is a table; expected a list of texts, such as one of its columns"),
+        ("mood", pa.table({"text": ["a"]}).to_pandas(), "texts: is a table"),
+        ("mood", {"a", "b"}, "texts: is a set, which has no order"),
+        ("mood", None, "texts: is None; expected a list of texts"),
+        (["mood"], ["a"], r"task: there is no task \['mood'\]; loaded are"),
     ],
 )
 def test_texts_of_another_shape_are_told(task: str, texts: Any, told: str, model: mtl.Model) -> None:
     with pytest.raises(mtl.UserError, match=told):
         model.predict(task, texts)
+
+
+@pytest.mark.parametrize("texts", [{"text": ["a"]}, {"a"}, 5, "a"])
+def test_what_is_no_list_of_texts_is_not_embedded(texts: Any, model: mtl.Model) -> None:
+    with pytest.raises(mtl.UserError, match="expected a list of texts"):
+        model.embed(texts)
+
+
+def test_threads_share_a_model(model: mtl.Model) -> None:
+    """Truncation is a state of the tokenizer: long texts of one thread, short ones of another."""
+    texts = [[f"{word} " * 90 for word in NOUNS], NOUNS]
+    alone = [model.predict("mood", each) for each in texts]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda turn: model.predict("mood", texts[turn % 2]), range(60)))
+    assert found == [alone[turn % 2] for turn in range(60)]
 
 
 def test_no_texts_give_nothing(model: mtl.Model) -> None:

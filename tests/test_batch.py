@@ -142,6 +142,12 @@ def test_a_budget_of_tokens_bounds_every_batch_of_several(budget: int, ranking: 
         assert np.mean(filled) > 0.8 and max(map(len, batches)) > 2 * min(map(len, batches))
 
 
+def test_a_query_alone_in_its_batch_has_a_relevant_and_another_candidate() -> None:
+    examples = queries([4, 5], [[1], [0, 2]])
+    for batch in pass_batches(examples, 1, seed=0, ranking=True):
+        assert sorted((examples.labels[batch] > 0).tolist()) == [False, True]
+
+
 @pytest.mark.parametrize("size", [4, 6, 16, 100])
 def test_queries_stay_whole(size: int) -> None:
     sizes = [1, 4, 2, 3, 4, 4, 2, 1, 3] * 20

@@ -12,15 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import NOUNS, write_jsonl
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from mtl import data
-from mtl.data import CHUNK, Examples, load_tokenizer, prepare, tokenizer_fingerprint, usable_length
+from mtl.checks import Row
+from mtl.data import CHUNK, Examples, encode, prepare
 from mtl.definitions import complete
 from mtl.errors import UserError
-from mtl.parts import few_shot, hold_out
+from mtl.parts import few_shot, hold_out, repeated
 from mtl.settings import Sourced
 from mtl.source import Source
 from mtl.taskdef import TaskDef
+from mtl.tokenizer import UNBOUNDED, load_tokenizer, tokenizer_fingerprint, usable_length
 
 ROWS = 2345  # more than two chunks
 
@@ -238,6 +241,8 @@ def test_prepared_data_is_made_anew_when_anything_changes(cache: Path, tmp_path:
         (make_task(pair=False), plain, tokenizer, 24),
         (make_task(data=swapped), plain, tokenizer, 24),
         (make_task(data={"unlabelled": [1]}), plain, tokenizer, 24),
+        (make_task(data={"unlabelled": [None]}), plain, tokenizer, 24),
+        (make_task(data={"unlabelled": ["None"]}), plain, tokenizer, 24),
         (make_task("regression"), plain, tokenizer, 24),
         (make_task("ranking"), plain, tokenizer, 24),
     ]
@@ -412,6 +417,31 @@ def test_a_tokenizer_without_padding_is_told(encoder_dir: Path, tmp_path: Path) 
         load_tokenizer(str(tmp_path))
 
 
+def test_token_types_that_the_encoder_does_not_know_are_left_out(encoder_dir: Path, tmp_path: Path) -> None:
+    """A tokenizer of BERT with an encoder of one type, as klue/roberta is; what is saved says so too."""
+    shutil.copytree(encoder_dir, tmp_path / "one")
+    config = json.loads((encoder_dir / "config.json").read_text())
+    (tmp_path / "one" / "config.json").write_text(json.dumps(config | {"type_vocab_size": 1}))
+    found = load_tokenizer(str(tmp_path / "one"))
+    found.save_pretrained(tmp_path / "saved")
+    for each in (found, AutoTokenizer.from_pretrained(tmp_path / "saved")):
+        assert list(each("a film", "a book")) == ["input_ids", "attention_mask"]
+    assert "token_type_ids" in load_tokenizer(str(encoder_dir)).model_input_names
+
+
+@pytest.mark.parametrize("types", [True, False])
+def test_an_empty_text_without_special_tokens_is_one_token(types: bool, encoder_dir: Path, tmp_path: Path) -> None:
+    state = json.loads((encoder_dir / "tokenizer.json").read_text())
+    (tmp_path / "bare.json").write_text(json.dumps(state | {"post_processor": None}))
+    bare = PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "bare.json"), pad_token="[PAD]")
+    bare.model_input_names = ["input_ids", "attention_mask", *(["token_type_ids"] if types else [])]
+    assert bare("")["input_ids"] == []
+    examples = encode([Row(row, text, None, None, None) for row, text in enumerate(["", "film", ""])], bare, 8)
+    assert examples.lengths.tolist() == [1, 1, 1] and examples.has_token_types is types
+    assert examples.tokens("input_ids", 0).tolist() == [bare.pad_token_id]
+    assert len(examples.tokens("token_type_ids", 2)) == int(types)
+
+
 def test_a_directory_without_a_tokenizer_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the tokenizer cannot be loaded"):
         load_tokenizer(str(tmp_path))
@@ -427,8 +457,8 @@ def test_a_directory_without_a_tokenizer_is_told(tmp_path: Path) -> None:
         ("roberta", 514, 512, 512),
         ("roberta", 514, 10**30, 512),
         ("longformer", 4098, 10**30, 4096),
-        ("xlnet", -1, 10**30, data.UNBOUNDED),
-        ("t5", None, 10**30, data.UNBOUNDED),
+        ("xlnet", -1, 10**30, UNBOUNDED),
+        ("t5", None, 10**30, UNBOUNDED),
     ],
 )
 def test_the_usable_length(model_type: str, positions: int | None, tokenizer_limit: int, expected: int) -> None:
@@ -550,6 +580,15 @@ def test_what_is_held_out_and_the_rest_are_all(
         counts = Counter(held.labels.tolist())
         for label, number in ((0.0, 60), (1.0, 30), (2.0, 10)):
             assert abs(counts[label] - len(held) * number / units) <= 1
+
+
+def test_what_is_held_out_is_found_in_the_rest(cache: Path, tmp_path: Path, tokenizer: Any) -> None:
+    rows = [{"first": words(3, number % 20), "second": "a", "label": 0} for number in range(60)]
+    examples = prepare("t", make_task(), source_of(tmp_path, rows), tokenizer, 24)
+    rest, held = hold_out(make_task(), examples, 0.2, 1, 0)
+    same = [int(row) for row in rest.rows if row % 10 in {int(other) % 10 for other in held.rows}]
+    assert repeated(rest, held) == same and same
+    assert repeated(rest, rest.select(np.array([], dtype=np.int64))) == []
 
 
 def test_not_everything_is_held_out() -> None:

@@ -32,6 +32,8 @@ NORMAL_FORMS = [
     (("Well 😡", "well!"), ("well", "well")),
     (("वह अच्छा लड़का है।",), ("वह अच्छा लड़का है",)),  # he and she are told apart by marks alone
     (("वह अच्छी लड़की है।",), ("वह अच्छी लड़की है",)),
+    (("cafe\u0301", "한국어"), ("caf\u00e9", "\ud55c\uad6d\uc5b4")),  # decomposed, as other systems write it
+    (("Straße",), ("strasse",)),
 ]
 
 

@@ -194,6 +194,17 @@ def test_correlation_with_a_constant_is_zero(name: str, predictions: list[float]
     assert METRICS[name].function(np.array(predictions), np.array(labels)) == 0.0
 
 
+@pytest.mark.parametrize("name", ["pearson", "spearman"])
+def test_predictions_of_one_value_have_no_correlation(name: str) -> None:
+    """A model that has collapsed gives out one value but for the last digits."""
+    labels = np.arange(8.0)
+    noise = np.float32(0.7) + np.array([0, 1, 2, 1, 2, 2, 0, 2], np.float32) * np.float32(2**-24)
+    assert len(set(noise.tolist())) > 1
+    assert compute([name], "regression", noise, labels) == {name: 0.0}
+    apart = np.float32(0.7) + labels.astype(np.float32) * np.float32(2**-20)
+    assert compute([name], "regression", apart, labels)[name] > 0.99
+
+
 def test_pearson_ignores_a_large_mean() -> None:
     predictions, labels = LINE
     assert METRICS["pearson"].function(predictions + 2.0**50, labels) == METRICS["pearson"].function(*LINE)

@@ -352,6 +352,12 @@ LABELS: list[tuple[str, Any, int | float | None]] = [
     ("ranking", "3", 3.0),
     ("ranking", -1, None),
     ("ranking", "relevant", None),
+    ("ranking", 1e30, None),
+    ("regression", "1e39", None),
+    ("regression", -1e18, -1e18),
+    ("regression", " 5. ", 5.0),
+    ("regression", "1_0", None),
+    ("regression", "１２", None),
 ]
 
 

@@ -21,7 +21,7 @@ from mtl.taskdef import (
     ProximalSettings,
     SmartSettings,
     TaskDef,
-    length_notes,
+    task_notes,
 )
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -63,15 +63,41 @@ def sound(text: str) -> TaskDef:
     return task
 
 
+def test_what_is_wrong_of_one_task_is_told_together(tmp_path: Path) -> None:
+    task, problems = read(CLASSIFICATION + "batch_size: 0\nweight: no\nmetrics: [acuracy]\nloss: 5\nepochs: 3\n")
+    told = [
+        "batch_size is the number 0",
+        "weight is the text 'no'",
+        "'acuracy' is no metric",
+        "loss is",
+        "key 't.epochs'",
+    ]
+    assert len(problems) == len(told) and all(any(part in problem for problem in problems) for part in told), problems
+    assert task is not None and task.batch_size == sound(CLASSIFICATION).batch_size, "so that its rows can be checked"
+
+
+def test_a_radius_that_is_nearly_nothing_is_told() -> None:
+    texts = {
+        "copied": "smart: {epsilon: 1e-5}\n",
+        "absolute": "smart: {epsilon: 1e-5, unit: absolute}\n",
+        "paper": "smart: {preset: paper}\n",
+        "rdrop": "smart: {preset: rdrop}\n",
+        "off": "smart: {epsilon: 1e-5, weight: 0}\n",
+        "default": "",
+    }
+    (note,) = task_notes({name: sound(CLASSIFICATION + text) for name, text in texts.items()}, 512)
+    assert note.startswith("copied: smart.epsilon is 1e-05 of the size of the word embeddings; published radii")
+
+
 def test_a_length_that_was_chosen_is_told_where_it_is_too_long() -> None:
     lengths = {"default": "", "same": "max_length: 512\n", "c": "max_length: 600\n", "d": "max_length: 600\n"}
     tasks = {name: sound(CLASSIFICATION + text) for name, text in lengths.items()}
     resolved, _ = parse_yaml(config.dump_tasks(tasks), "task_defs.yml")  # in which every default stands
     kept = {name: task for name in tasks if (task := complete(name, resolved.child(name))[0])}
     more = "is more than the 64 tokens that the encoder takes; 64 is used"
-    assert length_notes(tasks, 64) == [f"same: max_length 512 {more}", f"c, d: max_length 600 {more}"]
-    assert length_notes(kept, 64) == [f"c, d: max_length 600 {more}"]
-    assert length_notes(tasks, 600) == []
+    assert task_notes(tasks, 64) == [f"same: max_length 512 {more}", f"c, d: max_length 600 {more}"]
+    assert task_notes(kept, 64) == [f"c, d: max_length 600 {more}"]
+    assert task_notes(tasks, 600) == []
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "task_defs").glob("*.yml")), ids=lambda path: path.name)

@@ -317,9 +317,10 @@ def test_bad_number_stops_the_run_with_its_task_step_and_term(
 def rows_of_step(output: Path, task: str, turn: int) -> str:
     """The rows of a task's n-th batch, counted from 1, as the batches of the run are drawn."""
     from mtl.batch import BatchStream
-    from mtl.data import load_tokenizer, prepare
+    from mtl.data import prepare
     from mtl.preflight import read_run
     from mtl.source import Source
+    from mtl.tokenizer import load_tokenizer
 
     definition = read_run(output).tasks[task]
     assert definition.data.files is not None
