@@ -90,6 +90,7 @@ def complete(name: str, source: Sourced) -> tuple[TaskDef | None, list[Problem]]
         problems += check(TrainingSettings, adapt, (name, "adapt"))[1]
     if task is None:
         return None, problems
+    wrong = source.data.keys() - task.model_fields_set  # a default stands there, which nobody chose
     data = task.data
     splits = data.splits or {split: split for split in data.files or ("train", "validation")}
     task = task.model_copy(
@@ -101,8 +102,7 @@ def complete(name: str, source: Sourced) -> tuple[TaskDef | None, list[Problem]]
             "proximal": _with_divergence(task.proximal, task.type),
         }
     )
-    told = {problem.where for problem in problems}  # there a default stands, which nobody chose
-    found = [(path, message) for path, message in _inconsistencies(task) if source.place(path) not in told]
+    found = [(path, message) for path, message in _inconsistencies(task) if path[0] not in wrong]
     problems += [Problem(source.place(path), f"{name}.{message}") for path, message in found]
     readable = all(path[0] not in ("data", "labels") for path, _ in found)  # else its rows would be found wrong as well
     return task if readable else None, problems

@@ -74,6 +74,10 @@ def test_what_is_wrong_of_one_task_is_told_together(tmp_path: Path) -> None:
     ]
     assert len(problems) == len(told) and all(any(part in problem for problem in problems) for part in told), problems
     assert task is not None and task.batch_size == sound(CLASSIFICATION).batch_size, "so that its rows can be checked"
+    line = (
+        "{type: regression, data: {hub: a/b, columns: {text_a: a, label: b}}, tpye: 1, loss: 5, metrics: [acuracy]}\n"
+    )
+    assert len(read(line)[1]) == 3, "also where all stand in one line"
 
 
 def test_a_radius_that_is_nearly_nothing_is_told() -> None:
