@@ -14,10 +14,12 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 import torch
 from conftest import ROOT
+from forked import SCRIPT, Forked
 from safetensors.torch import load_file
 
 LIMIT = 600.0  # seconds after which a run counts as hanging
@@ -29,41 +31,7 @@ FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_CPU_RAM_EFFICI
 # About once in thousands of steps of FSDP on gloo, one of PyTorch 2.13's own threads ("pt_gloo_runloop") finds the heap
 # broken, and the process dies of SIGABRT or SIGSEGV. A test that saw one die so is tried once more; no other is.
 MAY_DIE = pytest.mark.flaky(reruns=1, only_rerun=r"process \d+: -(6|11)\n")
-# The command line, in double precision where $DOUBLE is set; under FSDP it fails where a process holds whole weights.
-# A thread of a group that outlives it may abort the process when the interpreter ends; whether it does is luck.
-PROGRAM = """
-import atexit, contextlib, os, pathlib, sys, time
-def look_for_threads():
-    for wait in (0, 0.1, 1, 5):  # a thread that has ended may be seen a little longer
-        time.sleep(wait)
-        names = []
-        for file in pathlib.Path("/proc/self/task").glob("*/comm"):
-            with contextlib.suppress(OSError):  # it ends at this moment
-                names.append(file.read_text().strip())
-        left = [name for name in names if "gloo" in name]
-        if not left:
-            return
-    print("threads are left:", *left, file=sys.stderr, flush=True)
-    os._exit(9)
-if sys.platform == "linux":
-    atexit.register(look_for_threads)  # the first to be registered is the last to be called
-from mtl import ready
-from mtl.cli import main
-if "DOUBLE" in os.environ:
-    make_model = ready.make_model
-    ready.make_model = lambda checked: make_model(checked).double()
-shard, shares = ready.shard, []
-def shard_and_look(model):
-    shard(model)
-    whole = sum(p.numel() for p in model.parameters())
-    shares.append(sum(p.to_local().numel() for p in model.parameters()) / whole)
-ready.shard = shard_and_look
-wanted = os.environ.get("ACCELERATE_USE_FSDP") == "true"
-status = main(sys.argv[1:])
-if status == 0 and wanted:
-    assert len(shares) == 2 and max(shares) < 0.6, shares
-sys.exit(status)
-"""
+Process: TypeAlias = "subprocess.Popen[str] | Forked"
 
 
 @pytest.fixture(scope="module")
@@ -86,23 +54,26 @@ def free_port() -> int:
 @contextmanager
 def started(
     commands: Sequence[Sequence[str]], *, double: bool = False, more: Mapping[str, str] = NOTHING
-) -> Iterator[list[subprocess.Popen[str]]]:
-    """Processes of one run, one for each command; none of them survives."""
+) -> Iterator[list[Process]]:
+    """Processes of one run, one for each command; none of them survives.
+
+    What `more` puts on $PYTHONPATH is there when the libraries are imported: such processes are not forked.
+    """
     shared = {"WORLD_SIZE": str(len(commands)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     base = {**os.environ, **shared, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     base |= {"PYTHONFAULTHANDLER": "1", **({"DOUBLE": "1"} if double else {}), **more}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, *words],
-            env={**base, "RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(len(commands))},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-        )
-        for rank, words in enumerate(commands)
-    ]
+
+    def start(words: Sequence[str], env: Mapping[str, str]) -> Process:
+        if "PYTHONPATH" not in more:
+            return Forked(words, env)
+        command, pipe = [sys.executable, str(SCRIPT), *words], subprocess.PIPE
+        return subprocess.Popen(command, env=env, stdout=pipe, stderr=pipe, text=True, cwd=ROOT)
+
+    processes: list[Process] = []
     try:
+        for rank, words in enumerate(commands):
+            mine = {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(len(commands))}
+            processes.append(start(words, base | mine))
         yield processes
     finally:
         for process in processes:
@@ -111,12 +82,13 @@ def started(
             process.communicate()
 
 
-def ended(processes: Sequence[subprocess.Popen[str]], limit: float = LIMIT) -> list[tuple[int, str, str]]:
+def ended(processes: Sequence[Process], limit: float = LIMIT) -> list[tuple[int, str, str]]:
     """Status, stdout and stderr of each, once all have ended."""
     until = time.monotonic() + limit
     found = []
     for process in processes:
         out, error = process.communicate(timeout=max(0.1, until - time.monotonic()))
+        assert process.returncode is not None
         found.append((process.returncode, out, error))
     return found
 

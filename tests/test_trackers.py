@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -234,7 +235,8 @@ def test_a_tracker_ends_with_an_interrupted_run(
     # Trackers may be others when it goes on.
     words = ["train", "--output", str(output), "--resume", "--set", "telemetry.trackers=[]"]
     with started([words], more=fake) as (process,):
-        while "resuming" not in (line := process.stdout.readline() if process.stdout else ""):
+        assert isinstance(process, subprocess.Popen) and process.stdout
+        while "resuming" not in (line := process.stdout.readline()):
             assert line
         process.send_signal(signal.SIGINT)
         ended([process])
