@@ -172,6 +172,7 @@ WAYS = {  # arms of the study of multi-task training, in words
     "smart": "alone, with SMART",
     "smart-adapt": "with six other tasks, then adapted, with SMART in the latter",
     "mt-dnn-smart": "with six other tasks, then adapted, with SMART in both",
+    "mt-dnn-smart-every-4": "with six other tasks, then adapted, with SMART in both, R_s in every fourth step",
 }
 
 
