@@ -6,6 +6,7 @@ Needs neither torch nor transformers, so that bad data is told of before anythin
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from array import array
 from collections import Counter
@@ -91,7 +92,10 @@ class RowChecker:
         self.ignored_numbers = {_number(value) for value in task.data.unlabelled} - {None}
 
     def check(self, rows: Iterator[tuple[str, dict[str, Any]]]) -> Iterator[Row]:
-        """Yields the good rows; stops at a missing column, which every row would repeat."""
+        """Yields the good rows; stops at a missing column, which every row would repeat.
+
+        A column is missing where the definition names it, but for rows to predict, which have to fit the definition.
+        """
         for place, cells in rows:
             if self.rows == 0 and not self._has_columns(place, cells):
                 return
@@ -107,12 +111,17 @@ class RowChecker:
         missing = {role: column for role, column in self.columns.items() if column not in cells}
         if len(missing) == len(self.columns) > 1:
             wanted = f"has none of {self.name}.data.columns, {listed(list(missing.values()))}"
-            self.findings.add(_file_of(place), f"{wanted}; its columns (first line): {listed(list(cells))}")
+            self._add_missing(place, f"{wanted}; its columns (first line): {listed(list(cells))}")
             return False
         for role, column in missing.items():
             message = f"has no column {column!r} ({self.name}.data.columns.{role}); columns: {listed(list(cells))}"
-            self.findings.add(_file_of(place), message + nearest(column, cells))
+            self._add_missing(place, message + nearest(column, cells), role)
         return not missing
+
+    def _add_missing(self, row: str, message: str, *role: str) -> None:
+        file = _file_of(row)
+        place = self.task.place("data", "columns", *role) if self.labelled else ""
+        self.findings.add(place or file, f"{file} {message}" if place else message)
 
     def _row(self, index: int, place: str, cells: dict[str, Any]) -> Row | None:
         columns = self.task.data.columns
@@ -201,7 +210,7 @@ def _number(value: Any) -> float | None:
 
 
 def _file_of(place: str) -> str:
-    return place.rpartition(":")[0] or place
+    return re.sub(r"(:| row )[0-9]+$", "", place)
 
 
 def _named(value: Any) -> str:

@@ -105,7 +105,7 @@ def complete(name: str, source: Sourced) -> tuple[TaskDef | None, list[Problem]]
     found = [(path, message) for path, message in _inconsistencies(task) if path[0] not in wrong]
     problems += [Problem(source.place(path), f"{name}.{message}") for path, message in found]
     readable = all(path[0] not in ("data", "labels") for path, _ in found)  # else its rows would be found wrong as well
-    return task if readable else None, problems
+    return task.read_from(source) if readable else None, problems
 
 
 def _with_divergence(settings: Any, task_type: str) -> Any:

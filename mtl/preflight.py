@@ -279,7 +279,7 @@ def check_data(
             elif splits is None and split not in ("train", "validation"):
                 data.notes.append(f"{name}: no {split} split here; it is not evaluated")
             else:
-                data.problems.append(Problem(found.where, f"{name}: {found.message}"))
+                data.problems.append(Problem(found.where, f"{name}.{found.message}"))
     places = {f"{name}/{split}": (name, split) for name, sources in data.sources.items() for split in sources}
     try:
         keys = {place: digest_of(tasks[name], data.sources[name][split]) for place, (name, split) in places.items()}

@@ -71,7 +71,7 @@ class Sourced:
     """
 
     data: Any = field(default_factory=dict)
-    places: Mapping[KeyPath, str] = field(default_factory=dict)
+    places: Mapping[KeyPath, str] = field(default_factory=dict, compare=False)
 
     def place(self, path: KeyPath) -> str:
         """The place of a path, else of a key that is set below it, else of its closest ancestor that has one."""

@@ -73,18 +73,19 @@ def locate(task: TaskDef, split: str, data_root: str | None) -> Source | Problem
         data_root: Local mirror of the hub, or None for the hub itself.
 
     Returns:
-        The source, or what is missing. A split on the hub is only looked for when it is read.
+        The source, or what is missing, told from the definition's key on. A split on the hub is only looked for when
+        it is read.
     """
     data = task.data
     target = data.splits.get(split, split)
     if data.files is not None:
         if target not in data.files:
-            return Problem("--split", f"there is no split {split!r}; the files are: {listed(list(data.files))}")
-        path = Path(data.files[target])
+            return Problem("--split", f"data.files has no {split!r}; it has: {listed(list(data.files))}")
+        path, place = Path(data.files[target]), task.place("data", "files", target)
         if path.suffix not in SUFFIXES:
-            return Problem(str(path), f"is of an unknown type; allowed: {listed(SUFFIXES)}")
+            return Problem(place, f"data.files.{target}: {path} is of an unknown type; allowed: {listed(SUFFIXES)}")
         if not path.is_file():
-            return Problem(str(path), f"there is no such file ({split} data)")
+            return Problem(place, f"data.files.{target}: there is no file {path}")
         return Source(path=path, encoding=data.encoding)
     assert data.hub is not None
     if data_root is None:
@@ -94,11 +95,11 @@ def locate(task: TaskDef, split: str, data_root: str | None) -> Source | Problem
         if (folder / f"{target}{suffix}").is_file():
             return Source(path=folder / f"{target}{suffix}", encoding=data.encoding)
     if not folder.is_dir():
-        return Problem(str(folder), "there is no such directory (--data-root / hub / config)")
+        place = task.place("data", "config" if data.config else "hub")
+        return Problem(place, f"data: there is no directory {folder} (--data-root / hub / config)")
     found = sorted(path.stem for path in folder.iterdir() if path.suffix in SUFFIXES)
-    return Problem(
-        str(folder), f"has no {split} data {target}.{{parquet,jsonl,csv,tsv}}; splits there: {listed(found)}"
-    )
+    message = f"data.splits.{split}: {folder} has no {target}.{{parquet,jsonl,csv,tsv}}; splits there: {listed(found)}"
+    return Problem(task.place("data", "splits", split), message)
 
 
 def load_hub(source: Source) -> Any:

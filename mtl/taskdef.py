@@ -6,11 +6,11 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, PrivateAttr, field_validator
 
 from mtl.errors import listed
 from mtl.metrics import TaskType
-from mtl.settings import Settings
+from mtl.settings import Settings, Sourced
 
 DivergenceName = Literal["sym_kl", "kl", "js", "hellinger", "mse"]
 LossName = Literal["cross_entropy", "mse", "listwise", "pairwise"]
@@ -176,6 +176,7 @@ class TaskDef(TrainingSettings):
     labels: list[str] = []
     metrics: list[str] = []
     adapt: dict[str, Any] = {}
+    _read_from: Sourced = PrivateAttr(default_factory=Sourced)
 
     @field_validator("labels", mode="before")
     @classmethod
@@ -198,6 +199,16 @@ class TaskDef(TrainingSettings):
     def evaluation_splits(self) -> list[str]:
         """Names of all splits but `train`, `validation` first."""
         return sorted((name for name in self.data.splits if name != "train"), key=lambda name: name != "validation")
+
+    def read_from(self, source: Sourced) -> TaskDef:
+        """This definition, which knows where each of its keys stands."""
+        task = self.model_copy()
+        task._read_from = Sourced(places=source.places)
+        return task
+
+    def place(self, *path: str) -> str:
+        """Where a key of the definition stands, such as ``glue.yml:12``; nothing where that is not known."""
+        return self._read_from.place(path)
 
     def label_index(self) -> dict[str, int]:
         """Maps the text of a label cell to its class index.

@@ -99,7 +99,8 @@ def missing_column(case: Case) -> Callable[[], str]:
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     write_jsonl(path, [{"frist" if key == "first" else key: value for key, value in row.items()} for row in rows])
     return lambda: (
-        f"{path}: has no column 'first' (strength.data.columns.text_a); columns: frist, second, score;"
+        f"{case.place('text_a: first')}: {path} has no column 'first' (strength.data.columns.text_a);"
+        " columns: frist, second, score;"
         " did you mean 'frist'?"
     )
 
@@ -107,7 +108,8 @@ def missing_column(case: Case) -> Callable[[], str]:
 def missing_file(case: Case) -> Callable[[], str]:
     path = case.definitions.parent / "answer" / "validation.jsonl"
     path.unlink()
-    return lambda: f"{path}: answer: there is no such file (validation data)"
+    place = case.place("answer/validation.jsonl")
+    return lambda: f"{place}: answer.data.files.validation: there is no file {path}"
 
 
 def broken_row(case: Case) -> Callable[[], str]:
@@ -380,7 +382,7 @@ LIGHT: list[tuple[list[str], int, str]] = [
     (["adapt", "missing", "--task", "a", "--output", "x"], 2, "error: missing: there is no such directory"),
     (["evaluate", "missing"], 2, "error: missing: there is no such directory"),
     (["evaluate", "held", "--task", "u"], 2, "held has no task 'u'; it has: t"),
-    (["evaluate", "held", "--split", "tset"], 2, "there is no split 'tset'"),
+    (["evaluate", "held", "--split", "tset"], 2, "t.data.files has no 'tset'; it has: train, validation"),
     (
         ["predict", "held", "--input", "missing.csv", "--output", "x"],
         2,

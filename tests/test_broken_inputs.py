@@ -286,23 +286,23 @@ CASES: dict[str, tuple[dict[str, Edit], str, str]] = {
         "mood.data.splits.validation: 'files' has no 'validatoin'; did you mean 'validation'",
     ),
     # Data files
-    "no data file": ({"train.csv": None}, "train.csv", "mood: there is no such file (train data)"),
+    "no data file": ({"train.csv": None}, "tasks.yml:6", "mood.data.files.train: there is no file "),
     "a spreadsheet": (
         definition("train.csv", "train.xlsx"),
-        "train.xlsx",
-        "is of an unknown type; allowed: .parquet, .jsonl, .csv, .tsv",
+        "tasks.yml:6",
+        "train.xlsx is of an unknown type; allowed: .parquet, .jsonl, .csv, .tsv",
     ),
     "an empty file": ({"train.csv": ""}, "train.csv", "is empty; expected a first line with the columns' names"),
     "a header only": ({"train.csv": "text,mood\n"}, "train.csv", "holds no rows"),
     "a misspelt column": (
         {"train.csv": "txt,mood\na,good\n"},
-        "train.csv",
-        "has no column 'text' (mood.data.columns.text_a); columns: txt, mood; did you mean 'txt'",
+        "tasks.yml:7",
+        "train.csv has no column 'text' (mood.data.columns.text_a); columns: txt, mood; did you mean 'txt'",
     ),
     "no header": (
         {"train.csv": "it is good,good\nit is bad,bad\n"},
-        "train.csv",
-        "has none of mood.data.columns, text, mood; its columns (first line): it is good, good",
+        "tasks.yml:7",
+        "train.csv has none of mood.data.columns, text, mood; its columns (first line): it is good, good",
     ),
     "a column twice": (
         {"train.csv": "text,mood,text\na,good,b\n"},

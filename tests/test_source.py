@@ -473,12 +473,11 @@ def test_rows_of_the_mirror_are_found_in_any_format(tmp_path: Path) -> None:
     write(folder / "notes.txt", "")
     assert locate(task, "train", str(tmp_path)) == Source(path=folder / "train.csv")
     assert locate(task, "validation", str(tmp_path)) == Source(path=folder / "dev.tsv")
-    message = "has no test data test.{parquet,jsonl,csv,tsv}; splits there: dev, train"
-    assert locate(task, "test", str(tmp_path)) == Problem(str(folder), message)
+    message = f"data.splits.test: {folder} has no test.{{parquet,jsonl,csv,tsv}}; splits there: dev, train"
+    assert locate(task, "test", str(tmp_path)) == Problem("", message)
     elsewhere = tmp_path / "elsewhere"
-    assert locate(task, "train", str(elsewhere)) == Problem(
-        str(elsewhere / "owner" / "set" / "c"), "there is no such directory (--data-root / hub / config)"
-    )
+    message = f"data: there is no directory {elsewhere / 'owner' / 'set' / 'c'} (--data-root / hub / config)"
+    assert locate(task, "train", str(elsewhere)) == Problem("", message)
 
 
 def test_a_hub_set_without_configuration_lies_in_default(tmp_path: Path) -> None:
@@ -498,11 +497,12 @@ def test_files_that_are_not_there_are_told(tmp_path: Path) -> None:
     files = {"train": str(good), "validation": str(tmp_path / "missing.csv"), "odd": str(odd)}
     task = make_task(data={"hub": None, "files": files})
     assert locate(task, "train", None) == Source(path=good)
-    assert locate(task, "validation", None) == Problem(files["validation"], "there is no such file (validation data)")
-    assert locate(task, "odd", None) == Problem(str(odd), f"is of an unknown type; allowed: {', '.join(SUFFIXES)}")
-    assert locate(task, "test", None) == Problem(
-        "--split", "there is no split 'test'; the files are: train, validation, odd"
-    )
+    missing = Problem("", f"data.files.validation: there is no file {files['validation']}")
+    assert locate(task, "validation", None) == missing
+    unknown = f"data.files.odd: {odd} is of an unknown type; allowed: {', '.join(SUFFIXES)}"
+    assert locate(task, "odd", None) == Problem("", unknown)
+    told = Problem("--split", "data.files has no 'test'; it has: train, validation, odd")
+    assert locate(task, "test", None) == told
 
 
 def test_the_fingerprint_is_that_of_the_content(tmp_path: Path) -> None:
