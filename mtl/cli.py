@@ -189,9 +189,14 @@ def _export(arguments: argparse.Namespace) -> None:
 
 
 def _validate(arguments: argparse.Namespace) -> int:
-    from mtl.validate import validate
+    from mtl.validate import Findings, validate
 
-    findings = validate(_request(arguments), dry_run=arguments.dry_run)
+    try:
+        findings = validate(_request(arguments), dry_run=arguments.dry_run)
+    except UserError as error:  # in the command line itself
+        if not arguments.json:
+            raise
+        findings = Findings(error.problems)
     print(json.dumps(findings.as_json()) if arguments.json else findings.as_text())
     return WRONG_INPUT if findings.errors else DONE
 

@@ -269,6 +269,10 @@ def test_validate_tells_the_same_and_prints_it_as_json(case: Case, capsys: pytes
         assert any(error.startswith(message) for error in printed["errors"])
     assert set(printed) == {"errors", "warnings", "tasks", "leaks"}
     assert printed["tasks"]["strength"]["train"]["rows"] == 80
+    assert main(["validate", str(case.definitions), "--json", "--set", "train.epochs"]) == 2
+    assert json.loads(capsys.readouterr().out)["errors"] == [
+        "--set train.epochs: expected KEY=VALUE, such as train.max_steps=100"
+    ]
 
 
 @pytest.mark.parametrize("task", ["mod", "mood,ansewr"])
