@@ -50,7 +50,7 @@ def main() -> None:
         plain = ("train.smart=false", "train.proximal=false", *settings)
         trainer = make_trainer(options.encoder, data_root, plain, MIX if data_root else None)
         real = computed = 0
-        for task, stream in zip(trainer.names, trainer.streams, strict=True):
+        for task, stream in trainer.streams.items():
             lengths = [stream.examples.lengths[stream[turn]] for turn in range(stream.per_pass)]
             own_real, own = sum(map(np.sum, lengths)), sum(len(part) * part.max() for part in lengths)
             order = np.corrcoef(np.arange(len(lengths)), [part.mean() for part in lengths])[0, 1]

@@ -153,7 +153,8 @@ class BareLoop:
         self.trainer, self.clip, self.batches = trainer, clip, []
         for step in range(steps):
             index = int(trainer.plan.sequence[step, 0])
-            name, stream = trainer.names[index], trainer.streams[index]
+            name = trainer.names[index]
+            stream = trainer.streams[name]
             chosen = stream[int(trainer.plan.turns[step, 0])]
             batch = collate(stream.examples, chosen, trainer.pad_id, trainer.run.tasks[name].type)
             self.batches.append((name, batch.to(trainer.accelerator.device)))

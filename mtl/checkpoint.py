@@ -48,6 +48,8 @@ class DamagedCheckpointError(Exception):
 def save_checkpoint(root: Path, checkpoint: Checkpoint, keep_last: int) -> Path:
     """Writes a checkpoint under a temporary name, syncs it to the disk, renames it, and removes the oldest.
 
+    Newer ones are removed first: the run was continued from before them, as they are damaged.
+
     Args:
         root: The run's `checkpoints` directory.
         checkpoint: What to write.
@@ -67,7 +69,9 @@ def save_checkpoint(root: Path, checkpoint: Checkpoint, keep_last: int) -> Path:
         (folder / STATE_FILE).write_text(json.dumps(checkpoint.state, indent=1))
         manifest = {path.name: _digest(path) for path in sorted(folder.iterdir())}
         (folder / MANIFEST_FILE).write_text(_manifest_text(manifest))
-    for old in checkpoint_directories(root)[keep_last:]:
+    found = checkpoint_directories(root)
+    newer = found.index(final)
+    for old in (*found[:newer], *found[newer + keep_last :]):
         shutil.rmtree(old, ignore_errors=True)
     return final
 

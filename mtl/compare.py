@@ -91,6 +91,7 @@ class _Job:
     node: Node
     process: subprocess.Popen[bytes]
     log: IO[bytes]
+    logged: int  # bytes of earlier sittings
     started: float
     before: float
 
@@ -178,6 +179,7 @@ class _Scheduler:
         # A session of its own: Ctrl-C reaches this process alone, which passes it on.
         with storing(self.ledger.log(node)):
             log = self.ledger.log(node).open("ab")
+        logged = log.tell()
         process = subprocess.Popen(
             [sys.executable, "-m", "mtl", *words],
             stdin=subprocess.DEVNULL,
@@ -186,7 +188,7 @@ class _Scheduler:
             env=os.environ | {"OMP_NUM_THREADS": threads, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             start_new_session=True,
         )
-        self.jobs.append(_Job(node, process, log, time.monotonic(), record.seconds if record else 0.0))
+        self.jobs.append(_Job(node, process, log, logged, time.monotonic(), record.seconds if record else 0.0))
         if self.received is not None:  # while it was being started
             process.send_signal(self.received)
 
@@ -204,7 +206,7 @@ class _Scheduler:
         elif self.received is not None:
             self.ledger.store(node, record)
         else:
-            message = failure(self.ledger.log(node), status)
+            message = failure(self.ledger.log(node), status, job.logged)
             self.ledger.store(node, record.model_copy(update={"message": message}))
             self._fail(node, message)
 

@@ -82,6 +82,7 @@ def _model_directory(path: Path, spec: str) -> Path:
 def _look_up_on_hub(spec: str) -> None:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import (
+        EntryNotFoundError,
         HfHubHTTPError,
         HFValidationError,
         LocalEntryNotFoundError,
@@ -95,7 +96,10 @@ def _look_up_on_hub(spec: str) -> None:
         raise UserError.of("--encoder", f"{spec!r} is no directory here and no hub id: {error}") from None
     except RepositoryNotFoundError:
         raise UserError.of("--encoder", f"{spec!r} is no directory here and no public model on the hub{near}") from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+    except (EntryNotFoundError, HfHubHTTPError, OSError) as error:
+        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+            message = f"{spec!r} on the hub holds no config.json, so it is no Transformers model{near}"
+            raise UserError.of("--encoder", message) from None
         if isinstance(error, LocalEntryNotFoundError):
             reason = "it cannot be reached, and no copy of the model is in its cache here"
         else:

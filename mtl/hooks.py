@@ -152,9 +152,18 @@ class RunHooks:
             "nonfinite_steps": state.nonfinite,
             "finished": intervals is not None,
         }
+        if intervals is not None:
+            results |= self._alone(state)
         if self.processes.is_main:
             write_file(self.output / RESULTS_FILE, json.dumps(results, indent=1))
         return results
+
+    def _alone(self, state: TrainState) -> dict[str, Any]:
+        """What training each task alone came to, where this run had finished before."""
+        path = self.output / RESULTS_FILE
+        before = json.loads(path.read_text()) if path.is_file() else {}
+        same = before.get("finished") and before.get("steps") == state.step
+        return {"single": before["single"]} if same and "single" in before else {}
 
     def renew_cards(self, results: Mapping[str, Any]) -> None:
         """Adds to the cards of the best steps what is known at the end: intervals, and how long the run was."""

@@ -22,8 +22,6 @@ Texts: TypeAlias = tuple[str, ...]
 KINDS = ("exact", "normalized", "near")
 NON_WORD = regex.compile(r"[^\w\p{M}]+")  # without the marks that are vowels in Hindi, Thai or Arabic
 
-SHINGLE = 5  # characters of one shingle
-SIMILAR = 0.8  # Jaccard index of two texts' shingles from which they are near duplicates
 CHUNK = 1000  # training rows compared at once
 
 
@@ -58,25 +56,6 @@ def normalized(texts: Texts) -> Texts:
     A text without any word, such as an emoji, is all there is to compare, and stays as it is.
     """
     return tuple(sorted(NON_WORD.sub(" ", normalize("NFC", text).casefold()).strip() or text.strip() for text in texts))
-
-
-def shingles(text: str) -> set[str]:
-    """All sequences of `SHINGLE` characters of a text; a shorter text is one of its own."""
-    return {text[start : start + SHINGLE] for start in range(max(1, len(text) - SHINGLE + 1))}
-
-
-def similarity(one: Texts, other: Texts) -> float:
-    """The lesser Jaccard index of the shingles of two pairs of texts, in the order that makes it greater; 0 to 1."""
-    if len(one) != len(other):
-        return 0.0
-    return max(min(map(_jaccard, one, order)) for order in (other, other[::-1]))
-
-
-def _jaccard(one: str, other: str) -> float:
-    if min(len(one), len(other)) < SIMILAR * max(len(one), len(other)) - SHINGLE:
-        return 0.0  # one has too few shingles to be near
-    a, b = shingles(one), shingles(other)
-    return len(a & b) / len(a | b)
 
 
 class LeakSearch:
@@ -128,6 +107,8 @@ class LeakSearch:
     def finish(self, split: str) -> None:
         """Compares the training rows that wait."""
         import numpy as np  # not before: most errors are found without
+
+        from mtl.minhash import SIMILAR, similarity
 
         waiting, self._waiting = self._waiting, []
         kinds = self._kinds.setdefault(split, np.full(len(self._normal), len(KINDS), dtype=np.int8))

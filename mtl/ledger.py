@@ -139,7 +139,7 @@ def words_of(node: Node, folder: Path, parent: Path | None, *, resume: bool) -> 
         words = ["adapt", str(parent), "--task", next(iter(node.run.tasks))]
         words += [word for file in node.task_defs for word in ("--task-defs", file)]
     words += ["--output", str(folder)]
-    words += [f"--set={key}={json.dumps(value)}" for key, value in _leaves(typed)]
+    words += [f"--set={key}={json.dumps(value, ensure_ascii=False)}" for key, value in _leaves(typed)]
     return [*words, "--resume"] if resume else words
 
 
@@ -151,11 +151,12 @@ def _leaves(data: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, An
             yield f"{prefix}{key}", value
 
 
-def failure(log: Path, status: int) -> str:
-    """What a run that failed said last."""
+def failure(log: Path, status: int, start: int) -> str:
+    """What a run that failed said last, in its log from byte `start` on."""
     try:
-        lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+        text = log.read_bytes()[start:].decode(errors="replace")
     except OSError:
-        lines = []
+        text = ""
+    lines = [line for line in text.splitlines() if line.strip()]
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     return "; ".join(errors[-3:]) or (lines[-1] if lines else f"ended with status {status}")

@@ -12,6 +12,7 @@ Texts: TypeAlias = tuple[str, ...]
 Keys: TypeAlias = npt.NDArray[np.uint64]
 
 SHINGLE = 5  # characters of one shingle
+SIMILAR = 0.8  # Jaccard index of two texts' shingles from which they are near duplicates
 BANDS, HASHES = 20, 3  # buckets that a row is put into, and minimum hashes that rows of one bucket share
 BUCKET = 8  # rows of one bucket that a training row is compared with
 CHUNK = 1000  # training rows compared at once
@@ -90,3 +91,20 @@ class Buckets:
             found |= set(zip(row[hit].tolist(), self.members[at[hit]].tolist(), strict=True))
             row, start, wanted = row[hit], start[hit], wanted[hit]
         yield from sorted(found)
+
+
+def shingles(text: str) -> set[str]:
+    """All sequences of `SHINGLE` characters of a text; a shorter text is one of its own."""
+    return {text[start : start + SHINGLE] for start in range(max(1, len(text) - SHINGLE + 1))}
+
+
+def similarity(one: Texts, other: Texts) -> float:
+    """The lesser Jaccard index of the shingles of two pairs of texts, in the order that makes it greater; 0 to 1."""
+    if len(one) != len(other):
+        return 0.0
+    return max(min(map(_jaccard, one, order)) for order in (other, other[::-1]))
+
+
+def _jaccard(one: str, other: str) -> float:
+    a, b = shingles(one), shingles(other)
+    return len(a & b) / len(a | b)

@@ -171,6 +171,16 @@ def _perturbed(embedded: Tensor, delta: Tensor) -> Tensor:
     return embedded + delta
 
 
+def layers(encoder: nn.Module) -> list[nn.Module]:
+    """The layers of an encoder: what stands in its outermost list of modules."""
+    found = next(module for module in encoder.modules() if isinstance(module, nn.ModuleList))
+    while any(isinstance(child, nn.ModuleList) for child in found):  # blocks of layers
+        found = nn.ModuleList(
+            layer for block in found for layer in (block if isinstance(block, nn.ModuleList) else [block])
+        )
+    return list(found)
+
+
 def head_key(task: str) -> str:
     """Name of the head's module; a bare task name could be one of the container's own methods."""
     return f"{task}_head"

@@ -189,7 +189,8 @@ class Objective(nn.Module):
         distance = self._distance(settings.divergence, batch)
         seed = derive_seed(self.seed, "smart", task, turn)
         if settings.dropout == "independent":
-            state = seeded_state(derive_seed(seed, "dropout"), self.model.device)
+            # Other masks in each micro-batch and process, as those of the clean branch are.
+            state = seeded_state(derive_seed(seed, "dropout", int(batch.rows[0])), self.model.device)
 
         def f(delta: Tensor | None) -> Tensor:
             with replayed(state):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def run_phase(
 
     Raises:
         UserError: The run cannot start, or another one is writing there.
-        Interrupted: A signal came; the message says how to continue.
+        Interrupted: A signal came; the message says how to continue, or that the run had just finished.
         NonFiniteError: A term became NaN or infinite, and may not be skipped.
         StorageError: Something could not be written.
     """
@@ -90,6 +91,9 @@ def run_phase(
         results = hooks.store_results(state, intervals=hooks.intervals() if processes.is_main else {})
         hooks.renew_cards(results)
     display.say(results_table(results, ready.run.tasks, output), "quiet")
+    # Too late to stop this run, but not what would follow; an exchange of several processes ends with the next one.
+    if asked := max(processes.agreed(stop.received or 0), processes.agreed(0)):
+        raise Interrupted(asked, f"stopped by {signal.Signals(asked).name}; the run is finished")
     return results
 
 

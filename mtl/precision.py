@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mtl.batch import Batch, BatchStream, collate
 from mtl.config import PrecisionName
 from mtl.errors import Problem
+from mtl.model import layers
 from mtl.smart import Ball, draw_noise
 
 if TYPE_CHECKING:  # for names only: prediction needs neither
@@ -94,13 +95,12 @@ def survival(objective: Objective, task: str, batch: Batch, radius: float, accel
 
 
 def _after_first_layer(encoder: nn.Module, forward: Callable[[], Tensor]) -> Tensor:
-    layers = next(module for module in encoder.modules() if isinstance(module, nn.ModuleList))
     seen: list[Tensor] = []
 
     def note(module: nn.Module, args: object, output: Tensor | tuple[Tensor, ...]) -> None:
         seen.append(output if isinstance(output, Tensor) else output[0])
 
-    handle = layers[0].register_forward_hook(note)
+    handle = layers(encoder)[0].register_forward_hook(note)
     try:
         forward()
     finally:

@@ -5,7 +5,6 @@ Needs neither torch nor transformers. Legend: N rows, C classes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,8 @@ import numpy.typing as npt
 from mtl.errors import UserError
 from mtl.source import Source, read_rows
 from mtl.taskdef import TaskDef
+
+LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,13 @@ def read_predictions(path: Path, task: TaskDef) -> Predictions:
         outputs.append(output)
     if not rows:
         raise UserError.of(str(path), "holds no predictions")
-    return Predictions(np.array(rows, dtype=np.int64), np.array(outputs, dtype=np.float64))
+    # Values and scores were written from float32: by its rounding a metric tells noise from differences.
+    kind = np.float64 if task.type == "classification" else np.float32
+    return Predictions(np.array(rows, dtype=np.int64), np.array(outputs, dtype=kind))
 
 
 def _is_number(value: Any) -> bool:
-    return (
-        isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300 and math.isfinite(value)
-    )
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LARGEST  # NaN is not
 
 
 def _in_order(shares: Any, labels: list[str]) -> list[float] | None:

@@ -16,7 +16,7 @@ from mtl.leaks import LeakSearch
 from mtl.source import Source
 from mtl.taskdef import TaskDef
 
-CHECKED_FORMAT = 5  # raise when more is checked, rows are read otherwise, or facts are others
+CHECKED_FORMAT = 6  # raise when more is checked, rows are read otherwise, or facts are others
 
 
 def digest_of(task: TaskDef, source: Source) -> str:

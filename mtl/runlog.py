@@ -96,7 +96,7 @@ class RunLog:
 
     def step(self, record: Mapping[str, Any]) -> None:
         """Logs one optimizer step: step, task, terms, learning rate and gradient norm."""
-        record = {key: value if _is_finite(value) else None for key, value in record.items()}  # JSON has no NaN
+        record = _without_nan(record)
         self._write({"event": "step", **record})
         values = {tag.format(task=record["task"]): record.get(name) for name, tag in TAGS.items()}
         values |= {name: record[name] for name in ("learning_rate", "gradient_norm")}
@@ -163,7 +163,7 @@ class RunLog:
             closing.callback(self._file.close)
 
     def _write(self, record: Mapping[str, Any]) -> None:
-        append(self._file, json.dumps(record) + "\n")
+        append(self._file, json.dumps(_without_nan(record), allow_nan=False) + "\n")
 
     def _scalars(self, values: Mapping[str, float], step: int) -> None:
         for tag, value in values.items():
@@ -178,5 +178,8 @@ def metric_tags(root: str, task: str, split: str, metrics: Mapping[str, Any]) ->
     return {f"{prefix}/{name}": value for name, value in metrics.items() if isinstance(value, float)}
 
 
-def _is_finite(value: Any) -> bool:
-    return not isinstance(value, float) or math.isfinite(value)
+def _without_nan(value: Any) -> Any:
+    """The same with None for numbers that JSON does not have."""
+    if isinstance(value, Mapping):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor
 from mtl.config import PrecisionName
 from mtl.errors import Problem
 from mtl.launch import PROCESSES, SHARDED
-from mtl.model import MultiTaskModel
+from mtl.model import MultiTaskModel, layers
 
 _MESHES: dict[str, DeviceMesh] = {}  # one for all models of a process, by the kind of device
 
@@ -69,16 +69,6 @@ def let_go() -> None:
     for mesh in _MESHES.values():
         getattr(mesh, "_pg_registry", {}).clear()
     _MESHES.clear()
-
-
-def layers(encoder: nn.Module) -> list[nn.Module]:
-    """The layers of an encoder: what stands in its outermost list of modules."""
-    found = next(module for module in encoder.modules() if isinstance(module, nn.ModuleList))
-    while any(isinstance(child, nn.ModuleList) for child in found):  # blocks of layers
-        found = nn.ModuleList(
-            layer for block in found for layer in (block if isinstance(block, nn.ModuleList) else [block])
-        )
-    return list(found)
 
 
 def is_sharded(module: nn.Module) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import functools
 import hashlib
 import itertools
 import json
@@ -102,6 +103,7 @@ def locate(task: TaskDef, split: str, data_root: str | None) -> Source | Problem
     return Problem(task.place("data", "splits", split), message)
 
 
+@functools.cache  # a process sees one revision of it
 def load_hub(source: Source) -> Any:
     """Downloads (or finds in its cache) one split of a hub data set, as a `datasets.Dataset`."""
     import datasets

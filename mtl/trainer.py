@@ -87,11 +87,8 @@ class Trainer:
             run, plan, pad_id, accelerator, writer, hooks, processes,
         )  # fmt: skip
         self.probe = probe
-        self.names, self.streams = list(streams), list(streams.values())
+        self.names, self.streams = list(streams), streams
         self.state = TrainState()
-        objective.model.to(accelerator.device)
-        if objective.teacher is not None:
-            objective.teacher.to(accelerator.device)
         self.plain, self.student, self.teacher = objective, objective.model, objective.teacher
         self.optimizer: Any
         self.objective: Any
@@ -160,6 +157,8 @@ class Trainer:
             record["gradient_norm"] = norm
         if left_out := self._is_left_out(records):
             self.state.nonfinite += 1
+            if self.accelerator.scaler is not None:
+                self.accelerator.scaler.update()
         else:
             self.optimizer.step()
         self.optimizer.zero_grad()
@@ -206,10 +205,10 @@ class Trainer:
         return contextlib.nullcontext() if exchange or self.sharded else self.accelerator.no_sync(self.objective)
 
     def _examples(self, name: str) -> Examples:
-        return self.streams[self.names.index(name)].examples
+        return self.streams[name].examples
 
     def _batch(self, name: str, turn: int) -> Ints:
-        return self.streams[self.names.index(name)][turn]
+        return self.streams[name][turn]
 
     def _overflowed(self, norm: Tensor) -> bool:
         """Whether the loss scaler of fp16 left the step out. A fused optimizer does so itself, and nobody is told."""
@@ -238,12 +237,12 @@ class Trainer:
         return norm
 
     def _is_left_out(self, records: list[dict[str, Any]]) -> bool:
-        """Whether a step is skipped for what it came to. Under fp16 the loss scaler decides that itself.
+        """Whether a step is skipped for what it came to. Overflows of fp16's gradients are the loss scaler's business.
 
         Raises:
             NonFiniteError: More steps are than may be.
         """
-        if self.run.config.train.on_nonfinite == "stop" or self.accelerator.scaler is not None:
+        if self.run.config.train.on_nonfinite == "stop":
             return False
         fault = next(filter(None, map(self._fault, self._numbers(records))), None)
         if fault is not None and self.state.nonfinite == self.run.config.train.max_skipped:
@@ -283,7 +282,7 @@ class Trainer:
             return
         records, self._unwritten = self._numbers(self._unwritten), []
         for record in records:
-            if "skipped" not in record and (fault := self._fault(record)):
+            if self.run.config.train.on_nonfinite == "stop" and (fault := self._fault(record)):
                 raise NonFiniteError(f"{fault}; the checkpoints written before are intact; {ADVICE}")
             self.writer.step(record | split_smoothness(record, self.run.tasks[record["task"]].smart.dropout))
         self.hooks.logged(records)

@@ -9,9 +9,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ROOT, write_jsonl
+from huggingface_hub.errors import EntryNotFoundError
 
 from mtl.arguments import ARGUMENTS, Parser
 from mtl.cli import main
@@ -282,6 +284,18 @@ def test_a_task_that_is_not_defined(task: str, case: Case, capsys: pytest.Captur
     assert told(case, capsys) == [
         f"--tasks: there is no task {wrong!r}; defined are: mood, strength, answer; did you mean {right!r}?"
     ]
+
+
+def test_a_hub_repository_without_a_configuration(
+    case: Case, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: Any, **__: Any) -> None:
+        raise EntryNotFoundError("404 Client Error")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", missing)
+    case.encoder = "owner/weights-only"
+    message = "--encoder: 'owner/weights-only' on the hub holds no config.json, so it is no Transformers model"
+    assert told(case, capsys) == [message]
 
 
 ENCODERS: list[tuple[str, str]] = [

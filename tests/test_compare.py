@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
+from test_trainer import signal_at_step
 
 from mtl.cli import main
 from mtl.compare import _Scheduler, _threads
 from mtl.errors import StorageError
-from mtl.ledger import Ledger
+from mtl.ledger import Ledger, failure
 from mtl.paired import compare_pairs, describe
 from mtl.preflight import read_run
 from mtl.study import Node, read_study
@@ -302,6 +303,31 @@ def test_baselines(corpus: Path, encoder_dir: Path, tmp_path: Path, capsys: pyte
     assert main([*words, "--resume"]) == 0
     assert json.loads((output / "results.json").read_text()) == results
     assert stamps == {path: path.stat().st_mtime_ns for path in stamps}, "finished ones are kept"
+    assert main(["train", "--output", str(output), "--resume"]) == 0
+    assert json.loads((output / "results.json").read_text()) == results
+    assert "trained alone" in (output / "best" / "mood" / "README.md").read_text()
+
+
+def test_a_signal_in_the_last_step_is_not_one_to_go_on_with(
+    corpus: Path, encoder_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "run"
+    words = ["train", str(corpus), "--encoder", str(encoder_dir), "--output", str(output), "--batch-size", "8"]
+    with signal_at_step(3, signal.SIGTERM):
+        assert main([*words, "--max-steps", "3", "--no-smart", "--no-proximal", "--baselines"]) == 143
+    assert "stopped by SIGTERM; the run is finished" in capsys.readouterr().err
+    assert json.loads((output / "results.json").read_text())["finished"] and not (output / "baselines").exists()
+
+
+def test_a_run_that_failed_is_told_with_what_it_said_this_time(tmp_path: Path) -> None:
+    log = tmp_path / "run.log"
+    log.write_text("error: the column is missing\n")
+    size = log.stat().st_size
+    with log.open("a") as more:
+        more.write("step 1\nKilled\n")
+    assert failure(log, -9, 0) == "the column is missing"
+    assert failure(log, -9, size) == "Killed"
+    assert failure(log, -9, log.stat().st_size) == "ended with status -9"
 
 
 def test_alone_a_task_takes_a_step_for_each_of_its_batches(corpus: Path, encoder_dir: Path, tmp_path: Path) -> None:

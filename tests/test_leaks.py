@@ -15,8 +15,8 @@ from conftest import ROOT, write_jsonl
 from mtl.cli import main
 from mtl.data import Examples
 from mtl.definitions import complete, read_task_defs
-from mtl.leaks import SIMILAR, Leak, LeakSearch, Texts, normalized, shingles, similarity
-from mtl.minhash import BANDS, HASHES, bucket_keys
+from mtl.leaks import Leak, LeakSearch, Texts, normalized
+from mtl.minhash import BANDS, HASHES, SIMILAR, bucket_keys, shingles, similarity
 from mtl.parts import without_leaks
 from mtl.preflight import check_data
 from mtl.taskdef import TaskDef
@@ -123,6 +123,7 @@ def test_similarity_is_jaccard_s_index_of_the_lesser_text_in_the_better_order() 
     assert similarity(("abcdefghij", "same"), ("same", "abcdefghik")) == 5 / 7
     assert similarity(("abcdefghij", "same"), ("other", "abcdefghik")) == 0.0
     assert similarity(("same",), ("same", "same")) == 0.0
+    assert similarity(("ha " * 10,), ("ha " * 40,)) == 1.0
 
 
 def mutated(text: str, generator: random.Random) -> str:

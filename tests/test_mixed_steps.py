@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from mtl.config import command_line
+from mtl.errors import NonFiniteError
 from mtl.optimizer import OPTIMIZERS
 from mtl.preflight import Request, check_train
 from mtl.processes import Processes
@@ -84,6 +85,47 @@ def test_teacher_follows_by_the_mean_momentum_of_the_tasks_that_move_it(
             torch.testing.assert_close(tensor, expected, rtol=1e-5, atol=1e-7)
 
 
+def with_scaler(ready: Ready, monkeypatch: pytest.MonkeyPatch) -> tuple[Trainer, torch.amp.GradScaler]:
+    """A trainer as under fp16, with a scaler of the CPU."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    monkeypatch.setattr(ready.accelerator, "scaler", scaler)
+    nothing: Any = Nothing()
+    trainer: Trainer = ready.trainer(nothing, nothing)
+    monkeypatch.setattr(  # which Accelerate does under fp16 only
+        ready.accelerator, "unscale_gradients", lambda *_: scaler.unscale_(trainer.optimizer.optimizer)
+    )
+    return trainer, scaler
+
+
+@pytest.mark.parametrize("policy", ["stop", "skip"])
+def test_a_loss_scaler_does_not_hide_a_loss_that_is_not_finite(
+    corpus: Path, encoder_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: str
+) -> None:
+    ready = make_ready(
+        corpus, encoder_dir, tmp_path, f"train.on_nonfinite={policy}", "train.max_skipped=1", "train.smart=false"
+    )
+    trainer, scaler = with_scaler(ready, monkeypatch)
+    forward, broken = trainer.objective.forward, {1, 3}
+
+    def poisoned(task: str, batch: Any, turn: int, share: Any) -> Any:
+        loss, terms = forward(task, batch, turn, share)
+        factor = math.inf if len(trainer._unwritten) in broken else 1.0
+        return loss * factor, terms | {"loss": terms["loss"] * factor}
+
+    monkeypatch.setattr(trainer.objective, "forward", poisoned)
+    for step in range(3):
+        before = {n: t.detach().clone() for n, t in (*named(trainer.student), *named(trainer.teacher))}
+        trainer.step(step)
+        same = all(torch.equal(t, before[n]) for n, t in (*named(trainer.student), *named(trainer.teacher)))
+        assert same == (step == 1)
+    assert scaler.get_scale() == 1.0, "it was lowered once"
+    assert (trainer.state.nonfinite, trainer.state.skipped) == ((0, 1) if policy == "stop" else (1, 0))
+    with pytest.raises(NonFiniteError, match="the task loss is inf"):
+        if policy == "skip":
+            trainer.step(3)
+        trainer._flush()
+
+
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
 def test_steps_that_a_loss_scaler_leaves_out_are_counted(
     corpus: Path, encoder_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -92,14 +134,7 @@ def test_steps_that_a_loss_scaler_leaves_out_are_counted(
     ready = make_ready(
         corpus, encoder_dir, tmp_path, f"optimizer.name={name}", "train.smart=false", "optimizer.weight_decay=0.5"
     )
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
-    monkeypatch.setattr(ready.accelerator, "scaler", scaler)
-    monkeypatch.setattr(  # which Accelerate does under fp16 only
-        ready.accelerator, "unscale_gradients", lambda *_: scaler.unscale_(trainer.optimizer.optimizer)
-    )
-    nothing: Any = Nothing()
-    trainer: Trainer = ready.trainer(nothing, nothing)
-    assert trainer.teacher is not None
+    trainer, scaler = with_scaler(ready, monkeypatch)
     scale = scaler.scale
     moved, skipped = [], []
     for step in range(3):

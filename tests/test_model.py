@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from transformers import (
 
 from mtl.batch import Batch
 from mtl.export import save_model
-from mtl.model import MultiTaskModel, build_model, load_model, quiet_transformers
+from mtl.model import MultiTaskModel, build_model, layers, load_model, quiet_transformers
 from mtl.taskdef import Columns, DataSource, TaskDef
 
 SOURCE = DataSource(files={"train": "t.csv"}, columns=Columns(text_a="a", text_b="b"))
@@ -92,6 +93,13 @@ def test_padding_and_other_rows_change_no_logits(built: tuple[str, Path, MultiTa
     model.eval()
     alone, padded = make_batch(), make_batch(pad_to=15)
     torch.testing.assert_close(model("colour", alone), model("colour", padded), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("blocks", [False, True])
+def test_layers_of_an_encoder_are_found_in_blocks_too(blocks: bool) -> None:
+    parts = [torch.nn.Linear(2, 2) for _ in range(4)]
+    outer: Any = [torch.nn.ModuleList(parts[:2]), torch.nn.ModuleList(parts[2:])] if blocks else parts
+    assert layers(torch.nn.Sequential(torch.nn.LayerNorm(2), torch.nn.ModuleList(outer))) == parts
 
 
 def test_encoder_is_shared_and_heads_are_not(built: tuple[str, Path, MultiTaskModel]) -> None:

@@ -214,6 +214,16 @@ def test_shared_masks_isolate_the_perturbation_from_dropout(encoder: Path) -> No
     assert large > 1000 * small
 
 
+def test_independent_masks_are_others_in_each_micro_batch(encoder: Path) -> None:
+    definition = task("classification", smart=1.0, dropout="independent", epsilon=0.0, noise_std=0.0, steps=0)
+    objective, first = objective_of(encoder, {"c": definition}), batch_of("classification")
+    values = []
+    for batch in (first, first, replace(first, rows=first.rows + 4)):
+        torch.manual_seed(1)  # the clean branch's
+        values.append(float(run(objective, "c", batch)[1]["smart"]))
+    assert values[0] == values[1] != values[2]
+
+
 def test_noise_depends_on_seed_task_turn_and_row_only(encoder: Path) -> None:
     definitions = {name: task("regression", smart=1.0, steps=0) for name in ("a", "b")}
     objective = objective_of(encoder, definitions).eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -43,7 +44,15 @@ def test_round_trip(kind: str, tmp_path: Path) -> None:
     assert found.rows.tolist() == [0, 1, 7]
     expected = {"classification": [[0.75, 0.25]] * 3, "regression": [1.5] * 3, "ranking": [-2.0] * 3}[kind]
     assert found.outputs.tolist() == expected
-    assert found.outputs.dtype == np.float64
+    assert found.outputs.dtype == (np.float64 if kind == "classification" else np.float32)
+
+
+def test_outputs_that_rounding_tells_apart_stay_so(tmp_path: Path) -> None:
+    outputs = np.array([2.5, 2.5000002, 2.5, 2.4999998], dtype=np.float32)
+    records = [{"row": row, "value": value} for row, value in enumerate(outputs.tolist())]
+    found = read_predictions(written(tmp_path / "p.jsonl", records), task("regression"))
+    values = partial(compute, ["pearson"], "regression", labels=np.array([1.0, 2.0, 1.0, 0.5]))
+    assert values(found.outputs) == values(outputs) == {"pearson": 0.0}
 
 
 @pytest.mark.parametrize("kind", KINDS)

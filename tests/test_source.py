@@ -9,6 +9,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -490,6 +491,21 @@ def test_without_a_mirror_the_hub_is_named_but_not_asked() -> None:
     found = locate(make_task(data={"config": "c", "splits": {"train": "t", "validation": "v"}}), "validation", None)
     assert found == Source(hub=("owner/set", "c", "v"))
     assert str(found) == "owner/set/c/v"
+
+
+def test_a_set_on_the_hub_is_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[tuple[Any, ...]] = []
+
+    def load(*words: Any, split: str) -> datasets.Dataset:
+        loaded.append((*words, split))
+        return datasets.Dataset.from_dict({"first": ["a"], "second": ["b"], "label": [1]})
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    source = Source(hub=("owner/only-here", None, "train"))
+    rows = list(read_rows(source))
+    assert rows == [("owner/only-here/train row 1", {"first": "a", "second": "b", "label": 1})]
+    assert rows == list(read_rows(source)) and source.fingerprint() == source.fingerprint()
+    assert loaded == [("owner/only-here", None, "train")]
 
 
 def test_files_that_are_not_there_are_told(tmp_path: Path) -> None:

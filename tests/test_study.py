@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -210,6 +212,15 @@ def test_an_arm_s_steps_take_the_place_of_shared_epochs_and_the_other_way_round(
         assert (node.run.config.train.max_steps, node.run.config.train.epochs) == (steps, epochs)
         sets = [word.removeprefix("--set=") for word in words_of(node, tmp_path, tmp_path, resume=False)]
         assert command_line({}, [word for word in sets if "=" in word]).data == node.typed.data
+
+
+def test_settings_of_any_script_reach_the_run() -> None:
+    settings = {"defaults": {"note": "\U0001f600 grün"}}
+    node: Any = SimpleNamespace(
+        typed=Sourced({"encoder": "e", **settings}), task_defs=[], run=SimpleNamespace(tasks={"t": None})
+    )
+    word = words_of(node, Path("out"), None, resume=False)[-1]
+    assert command_line({}, [word.removeprefix("--set=")]).data == settings
 
 
 BROKEN = {

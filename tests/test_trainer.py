@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shutil
@@ -29,6 +30,7 @@ from mtl.cli import main
 from mtl.config import OptimizerSettings, ScheduleSettings
 from mtl.hooks import RunHooks
 from mtl.optimizer import DECAYS, OPTIMIZERS, learning_rate_factor, make_optimizer
+from mtl.runlog import RunLog
 
 
 @pytest.mark.parametrize("name", sorted(DECAYS))
@@ -281,6 +283,14 @@ def test_log_has_every_step_in_turn_and_every_term(corpus: Path, encoder_dir: Pa
     for name, splits in results["tasks"].items():
         best = [r for r in evaluations if r["task"] == name and r["step"] == results["best_steps"][name]]
         assert best[0]["metrics"] == splits["validation"]
+
+
+def test_the_log_is_json_whatever_a_metric_comes_to(tmp_path: Path) -> None:
+    with contextlib.closing(RunLog(tmp_path)) as log:
+        metrics = {"pearson": math.nan, "spearman": 0.5, "n": 3}
+        log.evaluation({"step": 1, "task": "t", "split": "test", "metrics": metrics})
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert json.loads(text)["metrics"] == {"pearson": None, "spearman": 0.5, "n": 3} and "NaN" not in text
 
 
 @pytest.mark.parametrize("term", ["loss", "smart", "proximal"])
@@ -668,6 +678,16 @@ def test_checkpoints_rotate_and_leave_nothing_half_written(tmp_path: Path) -> No
     for step in (1, 2, 3):
         save_checkpoint(tmp_path, make_checkpoint(step), keep_last=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-0000002", "step-0000003"]
+
+
+@pytest.mark.parametrize("keep_last", [1, 2])
+def test_a_checkpoint_outlives_newer_ones_that_the_run_went_back_behind(tmp_path: Path, keep_last: int) -> None:
+    for step in (10, 20):
+        save_checkpoint(tmp_path, make_checkpoint(step), keep_last=2)
+    for step in (3, 4, 5):
+        assert save_checkpoint(tmp_path, make_checkpoint(step), keep_last=keep_last).is_dir()
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == [f"step-{step:07d}" for step in (3, 4, 5)][-keep_last:]
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "state.json", "manifest.json"])
