@@ -58,7 +58,10 @@ class Batch:
 
     @property
     def weights(self) -> Tensor:
-        """1 for every example that carries a task loss, 0 for a query without a relevant candidate, (B,) or (Q,)."""
+        """0 for a query without a relevant candidate, 1 for every other example, (B,) or (Q,).
+
+        A query whose candidates are all equally relevant counts too, though its pairwise loss is 0.
+        """
         if self.lists is None:
             return torch.ones(len(self), device=self.labels.device)
         return (self.labels > 0).any(dim=1).float()

@@ -105,15 +105,13 @@ def _powers(low: float, high: float) -> list[float]:
     return [10.0**n for n in range(first, last + 1, max(1, (last - first) // 4))]
 
 
-def _bounds(values: Iterable[float], *, zero: bool = False) -> tuple[float, float]:
+def _bounds(values: Iterable[float]) -> tuple[float, float]:
     """A range with some air; it is never empty."""
     found = list(values) or [0.0, 1.0]
     low, high = min(found), max(found)
-    if zero:
-        low, high = min(low, 0.0), max(high, 0.0)
     size = max(abs(low), abs(high), 1e-12)
     air = (high - low if high - low > 1e-3 * size else size) * 0.05  # what differs in rounding only is one value
-    return (low if zero and low == 0 else low - air), high + air
+    return low - air, high + air
 
 
 def line_chart(

@@ -5,7 +5,6 @@ A checkpoint is a directory of safetensors and JSON; nothing in it can run code.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -18,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mtl.files import TEMPORARY, new_directory
+from mtl.files import TEMPORARY, digest, new_directory
 
 STATE_FILE = "state.json"
 MANIFEST_FILE = "manifest.json"
@@ -67,7 +66,7 @@ def save_checkpoint(root: Path, checkpoint: Checkpoint, keep_last: int) -> Path:
                 {name: t.detach().cpu().contiguous() for name, t in tensors.items()}, folder / f"{part}.safetensors"
             )
         (folder / STATE_FILE).write_text(json.dumps(checkpoint.state, indent=1))
-        manifest = {path.name: _digest(path) for path in sorted(folder.iterdir())}
+        manifest = {path.name: digest(path) for path in sorted(folder.iterdir())}
         (folder / MANIFEST_FILE).write_text(_manifest_text(manifest))
     found = checkpoint_directories(root)
     newer = found.index(final)
@@ -101,8 +100,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         manifest = json.loads(text)
         if text != _manifest_text(manifest) or {*manifest, MANIFEST_FILE} != {path.name for path in folder.iterdir()}:
             raise DamagedCheckpointError(f"{folder / MANIFEST_FILE} does not list what is there")
-        for name, digest in manifest.items():
-            if _digest(folder / name) != digest:
+        for name, written in manifest.items():
+            if digest(folder / name) != written:
                 raise DamagedCheckpointError(f"{folder / name} is not what was written")
         state = json.loads((folder / STATE_FILE).read_text())
         if folder.name != f"{PREFIX}{state['step']:07d}":
@@ -127,11 +126,3 @@ def load_newest(root: Path) -> tuple[Checkpoint | None, list[str]]:
         except DamagedCheckpointError as error:
             damaged.append(str(error))
     return None, damaged
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -59,8 +59,6 @@ def try_steps(checked: Checked) -> tuple[dict[str, Any], list[str]]:
     warnings += architecture_warnings(objective, ready.streams, ready.tokenizer)
     if erased := erased_perturbations(objective, ready.streams, ready.pad_id, accelerator):
         raise UserError(erased)
-    if objective.teacher is not None:
-        objective.teacher.to(accelerator.device)
     optimizer = make_optimizer(objective.model.named_tensors(), run.config.optimizer)
     rows, seconds = [], 0.0
     for row, (name, stream) in zip(plan.rows, ready.streams.items(), strict=True):

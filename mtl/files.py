@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import re
 import shutil
@@ -115,6 +116,15 @@ def write_file(path: Path, text: str) -> None:
     """Writes a small text file."""
     with new_file(path) as file:
         file.write(text)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()
 
 
 def sync(path: Path) -> None:

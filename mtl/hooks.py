@@ -48,7 +48,7 @@ class RunHooks:
     def logged(self, records: Sequence[Mapping[str, Any]]) -> None:
         self.display.logged(records, self.plan.steps)
 
-    def evaluate(self, step: int) -> dict[str, dict[str, dict[str, float]]]:
+    def evaluate(self) -> dict[str, dict[str, dict[str, float]]]:
         self._outputs = {}
         results: dict[str, dict[str, dict[str, float]]] = {}
         for name, task in self.run.tasks.items():
@@ -109,7 +109,7 @@ class RunHooks:
     def _predictions(self, task: str) -> list[Path]:
         return [predictions_file(self.output, task, split) for split in self.splits[task] if split != "train"]
 
-    def report(self, step: int, metrics: Mapping[str, Any], improved: Mapping[str, bool], state: TrainState) -> None:
+    def report(self, step: int, metrics: Mapping[str, Any], state: TrainState) -> None:
         self.display.evaluation(step, self.plan.steps, metrics, state.best, self.run.tasks)
         self.store_results(state)
 

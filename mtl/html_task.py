@@ -49,8 +49,8 @@ class Place:
     level: int
     charts: list[Chart]
 
-    def heading(self, text: str, *, below: int = 0, id: str | None = None) -> Html:
-        return element(f"h{min(6, self.level + below)}", text, id=id)
+    def heading(self, text: str, *, below: int = 0) -> Html:
+        return element(f"h{min(6, self.level + below)}", text)
 
     def draw(self, *charts: Chart) -> Html:
         self.charts += charts

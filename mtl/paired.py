@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from mtl.intervals import LEVEL
 from mtl.sampling import derive_seed
 
-LEVEL = 0.95
 RESAMPLES = 10_000
 Interval = list[float]
 

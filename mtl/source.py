@@ -8,7 +8,6 @@ from __future__ import annotations
 import codecs
 import csv
 import functools
-import hashlib
 import itertools
 import json
 import re
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any, AnyStr
 
 from mtl.errors import Problem, UserError, counted, listed
+from mtl.files import digest
 from mtl.taskdef import TaskDef
 
 SUFFIXES = (".parquet", ".jsonl", ".csv", ".tsv")
@@ -57,11 +57,7 @@ class Source:
     def fingerprint(self) -> str:
         """A digest of the content: of the file's bytes, or the hub's own."""
         if self.path is not None:
-            digest = hashlib.sha256()
-            with self.path.open("rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-            return digest.hexdigest()
+            return digest(self.path)
         return str(load_hub(self)._fingerprint)
 
 

@@ -11,9 +11,10 @@ from typing import Any
 
 from mtl.errors import counted
 from mtl.files import write_file
+from mtl.intervals import LEVEL
 from mtl.metrics import METRICS
 from mtl.outcomes import Outcomes, outcome_key
-from mtl.paired import LEVEL, compare_pairs, describe, spread_ratio
+from mtl.paired import compare_pairs, describe, spread_ratio
 from mtl.report import number, table
 from mtl.rundir import RECORDED_PACKAGES, git_revision, installed_version, processor, system
 from mtl.study import ALL, Study

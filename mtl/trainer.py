@@ -35,7 +35,7 @@ from mtl.stop import StopSignal
 class Hooks(Protocol):
     """What the loop asks of its surroundings."""
 
-    def evaluate(self, step: int) -> Mapping[str, Mapping[str, Mapping[str, float]]]:
+    def evaluate(self) -> Mapping[str, Mapping[str, Mapping[str, float]]]:
         """Metrics by task and split, with predictions set aside until `keep_best`."""
 
     def keep_best(self, task: str, best: Mapping[str, Any], before: Mapping[str, Any] | None) -> None:
@@ -50,7 +50,7 @@ class Hooks(Protocol):
     def logged(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Shows steps whose terms are known."""
 
-    def report(self, step: int, metrics: Mapping[str, Any], improved: Mapping[str, bool], state: TrainState) -> None:
+    def report(self, step: int, metrics: Mapping[str, Any], state: TrainState) -> None:
         """Shows and stores an evaluation."""
 
 
@@ -290,7 +290,7 @@ class Trainer:
     def _evaluate(self) -> None:
         self._flush()
         step = self.state.step
-        results = self.hooks.evaluate(step)
+        results = self.hooks.evaluate()
         improved = {}
         for name, splits in results.items():
             metric = self.run.tasks[name].metrics[0]
@@ -309,7 +309,7 @@ class Trainer:
                 self.hooks.keep_best(name, self.state.best[name], best)
         self.state.last = {name: dict(splits) for name, splits in results.items()}
         self.state.stale = 0 if any(improved.values()) else self.state.stale + 1
-        self.hooks.report(step, results, improved, self.state)
+        self.hooks.report(step, results, self.state)
 
     def _checkpoint(self) -> None:
         self._flush()

@@ -205,14 +205,15 @@ def test_a_run_on_a_full_disk_stops_and_goes_on_when_there_is_room_again(
 ) -> None:
     from mtl import hooks
 
-    evaluate = hooks.RunHooks.evaluate
+    evaluate, evaluated = hooks.RunHooks.evaluate, list[hooks.RunHooks]()
     with small_disk(tmp_path / "disk", 64 << 20) as remount:
 
-        def spoil(self: Any, step: int) -> Any:
-            if step == 6:
+        def spoil(self: Any) -> Any:
+            evaluated.append(self)
+            if len(evaluated) == 2:
                 used = sum(-(-len(data) // 4096) * 4096 for data in content(tmp_path / "disk").values())
                 remount(f"size={used + (64 << 10)}")
-            return evaluate(self, step)
+            return evaluate(self)
 
         output = tmp_path / "disk" / "run"
         with monkeypatch.context() as patch:

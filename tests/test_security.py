@@ -23,8 +23,9 @@ from conftest import ROOT, write_jsonl
 import mtl
 from mtl import source
 from mtl.card import code_span
-from mtl.checkpoint import MANIFEST_FILE, _digest
+from mtl.checkpoint import MANIFEST_FILE
 from mtl.cli import main
+from mtl.files import digest
 from mtl.source import Source, read_rows
 
 
@@ -79,7 +80,7 @@ def train(corpus: Path, encoder: Path, output: Path, *more: str) -> list[str]:
 
 def reseal(checkpoint: Path) -> None:
     """Makes a checkpoint's manifest fit what a stranger put into it."""
-    found = {path.name: _digest(path) for path in sorted(checkpoint.iterdir()) if path.name != MANIFEST_FILE}
+    found = {path.name: digest(path) for path in sorted(checkpoint.iterdir()) if path.name != MANIFEST_FILE}
     (checkpoint / MANIFEST_FILE).write_text(json.dumps(found, indent=1))
 
 
