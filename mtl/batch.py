@@ -217,9 +217,9 @@ class BatchStream:
 
     def __getitem__(self, turn: int) -> Ints:
         number = 0
-        while turn >= self._end(number):
+        while turn >= self._start(number + 1):
             number += 1
-        return self._pass(number)[turn - self._starts[number]]
+        return self._pass(number)[turn - self._start(number)]
 
     @property
     def pass_tokens(self) -> int:
@@ -238,14 +238,18 @@ class BatchStream:
     def passes(self, turns: int) -> float:
         """How often the first `turns` turns go over the data."""
         number = 0
-        while turns > self._end(number):
+        while turns > self._start(number + 1):
             number += 1
-        return number + (turns - self._starts[number]) / (self._end(number) - self._starts[number])
+        start, end = self._start(number), self._start(number + 1)
+        return number + (turns - start) / (end - start)
 
-    def _end(self, number: int) -> int:
-        while len(self._starts) <= number + 1:
+    def _start(self, number: int) -> int:
+        """The turn at which a pass begins; where all have as many batches, none has to be drawn to know."""
+        if not self.ranking and self.batch_tokens is None:
+            return number * self.per_pass
+        while len(self._starts) <= number:
             self._starts.append(self._starts[-1] + len(self._pass(len(self._starts) - 1)))
-        return self._starts[number + 1]
+        return self._starts[number]
 
     def _pass(self, number: int) -> list[Ints]:
         if self._cached[0] != number:
