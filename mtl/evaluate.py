@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mtl.batch import Batch, collate, evaluation_batches
-from mtl.data import Examples
+from mtl.data import Examples, Ints
 from mtl.errors import UserError
 from mtl.files import new_file
 from mtl.intervals import Interval, intervals
@@ -88,9 +88,7 @@ def score(task: TaskDef, outputs: Outputs, examples: Examples) -> dict[str, floa
     `queries_without_relevant` of the `queries` have no relevant candidate and count as 0, in metrics of answerable ones
     not at all.
     """
-    labels = examples.labels if task.type != "classification" else examples.labels.astype(np.int64)
-    groups = examples.groups if task.type == "ranking" else None
-    return counts(task, examples) | compute(task.metrics, task.type, outputs, labels, groups)
+    return counts(task, examples) | compute(task.metrics, task.type, outputs, *_truth(task, examples))
 
 
 def score_intervals(task: TaskDef, predictions: Predictions, examples: Examples) -> dict[str, Interval]:
@@ -101,8 +99,13 @@ def score_intervals(task: TaskDef, predictions: Predictions, examples: Examples)
     """
     if not np.array_equal(predictions.rows, examples.rows):
         raise UserError.of("predictions", f"are of {len(predictions.rows):,} rows, not of those that were evaluated")
-    groups = examples.groups if task.type == "ranking" else None
-    return intervals(task.metrics, task.type, predictions.outputs, examples.labels, groups)
+    return intervals(task.metrics, task.type, predictions.outputs, *_truth(task, examples))
+
+
+def _truth(task: TaskDef, examples: Examples) -> tuple[npt.NDArray[Any], Ints | None]:
+    """Class indices, values or relevances, (N,), and in ranking the queries' numbers, (N,)."""
+    labels = examples.labels if task.type != "classification" else examples.labels.astype(np.int64)
+    return labels, examples.groups if task.type == "ranking" else None
 
 
 def counts(task: TaskDef, examples: Examples) -> dict[str, float]:
@@ -116,10 +119,7 @@ def counts(task: TaskDef, examples: Examples) -> dict[str, float]:
 
 def score_baseline(task: TaskDef, train: Examples, examples: Examples) -> dict[str, float]:
     """What the metrics are for a guess that reads no text: majority class, mean value or random order."""
-    integral = task.type == "classification"
-    labels, train_labels = ((part.labels.astype(np.int64) if integral else part.labels) for part in (examples, train))
-    groups = examples.groups if task.type == "ranking" else None
-    return baseline(task.type, task.metrics, train_labels, labels, groups)
+    return baseline(task.type, task.metrics, _truth(task, train)[0], *_truth(task, examples))
 
 
 def prediction_records(task: TaskDef, outputs: Outputs, examples: Examples) -> Iterator[dict[str, Any]]:

@@ -300,7 +300,7 @@ def load_model(
     *,
     seed: int = 0,
     trust_remote_code: bool = False,
-) -> Any:
+) -> MultiTaskModel:
     """Loads the shared encoder and the heads that `save_model` wrote.
 
     Args:

@@ -193,6 +193,6 @@ def _make_model(checked: Checked) -> MultiTaskModel:
     run, seed, trust = checked.run, checked.run.config.train.seed, checked.run.config.trust_remote_code
     if run.config.phase == "adapt":
         stored = {task: stored_head(run.config.head, task) for task in run.tasks}
-        model: MultiTaskModel = load_model(checked.encoder, run.tasks, stored, seed=seed, trust_remote_code=trust)
+        model = load_model(checked.encoder, run.tasks, stored, seed=seed, trust_remote_code=trust)
         return model
     return build_model(checked.encoder, run.tasks, seed=seed, trust_remote_code=trust)
