@@ -63,7 +63,7 @@ S = TypeVar("S", bound=Settings)
 
 @dataclass(frozen=True)
 class Sourced:
-    """Plain data (mappings, lists, scalars) with the place of every value.
+    """Plain data (mappings, lists, scalars) with the place of every value, which equality leaves out.
 
     Attributes:
         data: The value.

@@ -217,8 +217,9 @@ def test_child_and_below_are_inverse() -> None:
     child = source.child("a", "b")
     assert child.data == {"c": 1}
     assert child.places == {(): "a.yml:2", ("c",): "a.yml:3"}
-    assert child.below("a", "b").child("a", "b") == child
-    assert source.child("a", "nothing") == Sourced({}, {(): "a.yml:1"})
+    again, nothing = child.below("a", "b").child("a", "b"), source.child("a", "nothing")
+    assert (again.data, again.places) == (child.data, child.places)
+    assert (nothing.data, nothing.places) == ({}, {(): "a.yml:1"})
 
 
 def test_a_section_that_only_a_deeper_key_made_has_that_key_s_place() -> None:
