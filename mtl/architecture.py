@@ -64,6 +64,8 @@ def architecture_warnings(objective: Objective, streams: Mapping[str, BatchStrea
 def _first_outputs(model: MultiTaskModel, name: str, batch: Batch) -> Tensor:
     try:
         outputs: Tensor = model(name, batch)
+    except torch.OutOfMemoryError:
+        raise
     except (ValueError, TypeError, NotImplementedError, RuntimeError, IndexError) as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         message = f"{model.encoder.config.model_type} cannot be run on texts alone: {reason}"

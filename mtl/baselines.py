@@ -14,12 +14,11 @@ from mtl.errors import UserError
 from mtl.export import renew_card
 from mtl.facts import read_facts
 from mtl.files import locked, write_file
-from mtl.hooks import RESULTS_FILE
 from mtl.phases import run_phase
 from mtl.preflight import RUN_FILE, Checked, Data
 from mtl.processes import Processes
 from mtl.ready import longest_input
-from mtl.report import number, table
+from mtl.report import RESULTS_FILE, number, table
 from mtl.tokenizer import load_tokenizer
 
 FOLDER = "baselines"

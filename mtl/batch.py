@@ -6,8 +6,7 @@ Legend: B rows of a batch, T tokens of its longest row, Q queries, G candidates 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -29,23 +28,30 @@ class Batch:
         attention_mask: 1 on real tokens, (B, T).
         token_type_ids: (B, T), or None where the encoder has none.
         labels: Class indices (B,) int64, values (B,) float32, or relevance (Q, G) float32.
-        rows: Position of each row in its source, (B,).
         lists: For ranking, position in the batch of each query's candidates, −1 beyond a list's end, (Q, G).
+        rows: Position of each row in its source, (B,); always on the CPU.
+        lengths: Tokens of each row, (B,); always on the CPU, as reading them from an accelerator would wait for it.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
     token_type_ids: Tensor | None
     labels: Tensor
-    rows: Tensor
     lists: Tensor | None
+    rows: Tensor
+    lengths: Tensor
 
     def to(self, device: torch.device) -> Batch:
-        moved: dict[str, Any] = {}
-        for field in fields(self):
-            tensor = getattr(self, field.name)
-            moved[field.name] = None if tensor is None else tensor.to(device, non_blocking=True)
-        return Batch(**moved)
+        """The batch as a model on a device computes with it."""
+        types, lists = self.token_type_ids, self.lists
+        return replace(
+            self,
+            input_ids=send(self.input_ids, device),
+            attention_mask=send(self.attention_mask, device),
+            token_type_ids=None if types is None else send(types, device),
+            labels=send(self.labels, device),
+            lists=None if lists is None else send(lists, device),
+        )
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -65,6 +71,15 @@ class Batch:
         if self.lists is None:
             return torch.ones(len(self), device=self.labels.device)
         return (self.labels > 0).any(dim=1).float()
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the machine's memory on a device.
+
+    CUDA takes its copy before the call returns, whatever happens to the source then; of others this is not known
+    (Metal reads it later: pytorch issue 189690).
+    """
+    return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def collate(examples: Examples, chosen: Ints, pad_id: int, task_type: str) -> Batch:
@@ -99,8 +114,9 @@ def collate(examples: Examples, chosen: Ints, pad_id: int, task_type: str) -> Ba
         attention_mask=torch.from_numpy(mask),
         token_type_ids=None if types is None else torch.from_numpy(types),
         labels=labels,
-        rows=torch.from_numpy(examples.rows[chosen]),
         lists=lists,
+        rows=torch.from_numpy(examples.rows[chosen]),
+        lengths=torch.from_numpy(examples.lengths[chosen]),
     )
 
 

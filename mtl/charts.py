@@ -91,11 +91,16 @@ def short(value: float) -> str:
     return f"{value:,.0f}" if size >= 1e3 else f"{value:.3g}"
 
 
-def ticks(low: float, high: float, about: int = 4) -> list[float]:
-    """Round numbers between two bounds, steps of 1, 2 or 5."""
-    rough = (high - low) / about
+def round_step(span: float, about: int) -> float:
+    """The round number, 1, 2 or 5 times a power of ten, that divides a span into at most about so many steps."""
+    rough = span / about
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+
+
+def ticks(low: float, high: float, about: int = 4) -> list[float]:
+    """Round numbers between two bounds."""
+    step = round_step(high - low, about)
     first = math.ceil(low / step - 1e-9)
     return [0.0 if n == 0 else float(f"{n * step:.12g}") for n in range(first, math.floor(high / step + 1e-9) + 1)]
 

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from mtl.settings import Sourced
 
 DONE, FAILED = 0, 1
+OUT_OF_MEMORY = (
+    "; less is needed with --set train.accumulation=4, train.gradient_checkpointing=true, "
+    "a smaller batch_size or a smaller evaluation.batch_tokens"
+)
 HERE = f" (in process {RANK})" if PROCESSES > 1 else ""
 
 
@@ -77,7 +81,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _show_traceback(arguments)
         reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
         if PROCESSES > 1 and isinstance(error, RuntimeError) and re.search("gloo|nccl|connection", str(error), re.I):
-            reason = "another process of the run, or the network, is gone"
+            reason = f"another process of the run, or the network, is gone ({reason})"
+        if type(error).__name__ == "OutOfMemoryError":  # without importing torch
+            reason += OUT_OF_MEMORY
         sys.stderr.write(f"error: {reason}{HERE} (--debug shows where)\n")
         return _failed_alone()
 

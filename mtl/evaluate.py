@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from mtl.batch import Batch, collate, evaluation_batches
+from mtl.batch import Batch, collate, evaluation_batches, send
 from mtl.data import Examples, Ints
 from mtl.errors import UserError
 from mtl.files import new_file
@@ -70,8 +70,9 @@ def split_outputs(
     try:
         batches = evaluation_batches(examples.lengths, tokens)
         for chosen in batches[rank::count]:
-            batch = collate(examples, chosen, pad_id, task.type)
-            outputs[torch.from_numpy(chosen).to(device)] = forward(batch.to(device)).float()
+            batch = collate(examples, chosen, pad_id, task.type).to(device)
+            places = send(torch.from_numpy(chosen), device)  # before the pass, which it would wait for
+            outputs[places] = forward(batch).float()
         if is_sharded(module) and 0 < len(batches) % count <= rank:
             # The others compute one more, for which they need this one's piece.
             forward(collate(examples, batches[0], pad_id, task.type).to(device))

@@ -26,10 +26,9 @@ from mtl.facts import Facts, read_facts
 from mtl.files import write_file
 from mtl.predictions import predictions_file, read_predictions
 from mtl.ready import Ready
+from mtl.report import RESULTS_FILE, read_results
 from mtl.runrecord import Provenance, read_provenance
 from mtl.state import TrainState
-
-RESULTS_FILE = "results.json"
 
 
 class RunHooks:
@@ -160,9 +159,11 @@ class RunHooks:
 
     def _alone(self, state: TrainState) -> dict[str, Any]:
         """What training each task alone came to, where this run had finished before."""
-        path = self.output / RESULTS_FILE
-        before = json.loads(path.read_text()) if path.is_file() else {}
-        same = before.get("finished") and before.get("steps") == state.step
+        try:
+            before = read_results(self.output)
+        except UserError:  # there is none yet
+            return {}
+        same = before.get("finished") and before["steps"] == state.step
         return {"single": before["single"]} if same and "single" in before else {}
 
     def renew_cards(self, results: Mapping[str, Any]) -> None:

@@ -84,6 +84,12 @@ def outputs_of(items: Sequence[Loaded], examples: Examples, precision: Precision
     return np.split(outputs, np.cumsum(widths)[:-1], axis=1)
 
 
+def release(items: Sequence[Loaded]) -> None:
+    """Takes models off the accelerator, where those of the next tasks need the room."""
+    for item in items:
+        item.model.to("cpu")
+
+
 def _require(precision: PrecisionName) -> None:
     if problems := precision_problems(precision, best_device()):
         raise UserError(problems)
@@ -137,6 +143,7 @@ def evaluate(
         source = data.sources[name][split]
         examples = _prepared(name, item, source, labelled=True)
         (outputs,) = outputs_of([item], examples, precision)
+        release([item])
         results[name] = score(item.task, outputs, examples)
         spread[name] = score_intervals(item.task, Predictions(examples.rows, outputs), examples)
         if run is None:
@@ -227,7 +234,9 @@ def predict_file(loaded: dict[str, Loaded], file: Path, output: Path, precision:
     for group in together.values():
         source = Source(path=file, encoding=loaded[group[0]].task.data.encoding)
         examples = _prepared(group[0], loaded[group[0]], source, labelled=False)
-        outputs = outputs_of([loaded[name] for name in group], examples, precision)
+        items = [loaded[name] for name in group]
+        outputs = outputs_of(items, examples, precision)
+        release(items)
         for name, own in zip(group, outputs, strict=True):
             records[name] = prediction_records(loaded[name].task, own, examples)
     write_predictions(output, _merged({name: records[name] for name in loaded}))

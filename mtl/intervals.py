@@ -23,7 +23,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from mtl.metrics import METRICS, TaskType, as_values, compute
+from mtl.metrics import METRICS, TaskType, as_values, compute, ratios
 from mtl.sampling import derive_seed
 
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -165,24 +165,20 @@ def _hits(counts: Floats) -> Floats:
     return np.diagonal(counts, axis1=1, axis2=2)  # (B, C)
 
 
-def _divided(values: Floats, whole: Floats) -> Floats:
-    return np.divide(values, whole, out=np.zeros_like(values), where=whole > 0)
-
-
 def _accuracy(counts: Floats) -> Floats:
     return _hits(counts).sum(axis=1) / counts.sum(axis=(1, 2))
 
 
 def _balanced_accuracy(counts: Floats) -> Floats:
     true = counts.sum(axis=2)
-    return _divided(_hits(counts), true).sum(axis=1) / (true > 0).sum(axis=1)
+    return ratios(_hits(counts), true).sum(axis=1) / (true > 0).sum(axis=1)
 
 
 def _matthews_correlation(counts: Floats) -> Floats:
     true, predicted, rows = counts.sum(axis=2), counts.sum(axis=1), counts.sum(axis=(1, 2))
     covariance = _hits(counts).sum(axis=1) * rows - (true * predicted).sum(axis=1)
     of_true, of_predicted = (rows**2 - (marginal**2).sum(axis=1) for marginal in (true, predicted))
-    return _divided(covariance, np.sqrt(of_true * of_predicted))
+    return ratios(covariance, np.sqrt(of_true * of_predicted))
 
 
 def _of_one(counts: Floats, axes: tuple[int, ...]) -> Floats:
@@ -190,12 +186,12 @@ def _of_one(counts: Floats, axes: tuple[int, ...]) -> Floats:
     if counts.shape[1] < 2:  # it neither occurs nor is predicted
         return np.zeros(len(counts))
     whole = np.mean([counts.sum(axis=axis)[:, 1] for axis in axes], axis=0)
-    return _divided(counts[:, 1, 1], whole)
+    return ratios(counts[:, 1, 1], whole)
 
 
 def _macro_f1(counts: Floats) -> Floats:
     both = counts.sum(axis=2) + counts.sum(axis=1)
-    return _divided(2 * _hits(counts), both).sum(axis=1) / (both > 0).sum(axis=1)
+    return ratios(2 * _hits(counts), both).sum(axis=1) / (both > 0).sum(axis=1)
 
 
 CLASSIFICATION: dict[str, Callable[[Floats], Floats]] = {
@@ -216,7 +212,7 @@ def _mean_of(values: Floats) -> Callable[[Ints], Floats]:
     """Mean of what is not NaN; 0 where nothing is."""
     known = ~np.isnan(values)
     filled = np.where(known, values, 0.0)
-    return lambda block: _divided(filled[block].sum(axis=1), known[block].sum(axis=1))
+    return lambda block: ratios(filled[block].sum(axis=1), known[block].sum(axis=1))
 
 
 def _pearson(predictions: Floats, labels: Floats) -> Callable[[Ints], Floats]:

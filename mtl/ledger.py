@@ -26,6 +26,7 @@ RUNS = "runs"
 HEAVY = {  # what goes when a run is finished, by `keep`
     "results": ("checkpoints", "model", "teacher", "best"),
     "best": ("checkpoints", "model", "teacher"),
+    "model": ("checkpoints", "teacher", "best"),
     "all": (),
 }
 

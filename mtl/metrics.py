@@ -190,8 +190,8 @@ def candidate_ranks(scores: np.ndarray, groups: np.ndarray) -> np.ndarray:
     return found
 
 
-def _ratios(values: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """value / whole of every query, 0 where its whole is 0."""
+def ratios(values: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """values / whole, 0 where the whole is 0; both of one shape."""
     import numpy as np
 
     return np.divide(values, whole, out=np.zeros_like(values), where=whole > 0)
@@ -205,7 +205,7 @@ def average_precision(scores: np.ndarray, relevance: np.ndarray, groups: np.ndar
     relevant = gains > 0
     totals = np.bincount(queries, weights=relevant)  # (Q,)
     found = np.cumsum(relevant) - (np.cumsum(totals) - totals)[queries]  # relevant candidates down to this rank
-    return _ratios(np.bincount(queries, weights=relevant * found / ranks), totals)
+    return ratios(np.bincount(queries, weights=relevant * found / ranks), totals)
 
 
 def first_relevant_rank(scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray) -> np.ndarray:
@@ -224,7 +224,7 @@ def reciprocal_rank(scores: np.ndarray, relevance: np.ndarray, groups: np.ndarra
     import numpy as np
 
     ranks = first_relevant_rank(scores, relevance, groups)
-    return _ratios(np.ones(len(ranks)), ranks)
+    return ratios(np.ones(len(ranks)), ranks)
 
 
 def ndcg(scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray, *, k: int) -> np.ndarray:
@@ -239,7 +239,7 @@ def ndcg(scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray, *, k: in
         gains, ranks, queries = _ranked(order_by, relevance, groups)
         return np.bincount(queries, weights=gains * (ranks <= k) / np.log2(ranks + 1))  # (Q,)
 
-    return _ratios(dcg(scores), dcg(relevance))
+    return ratios(dcg(scores), dcg(relevance))
 
 
 def precision_at(scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray, *, k: int) -> np.ndarray:

@@ -280,7 +280,8 @@ def _task_model(
         if child_name != model.base_model_prefix:
             child.to_empty(device="cpu")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "head", name))
+        # The CPU's generator alone: nothing puts an accelerator's back.
+        torch.default_generator.manual_seed(derive_seed(seed, "head", name))
         model.initialize_weights()  # the base model is marked as initialised and stays as it is
     with torch.no_grad():
         for key, tensor in known.items():

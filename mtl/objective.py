@@ -215,8 +215,7 @@ class Objective(nn.Module):
     ) -> Perturbation:
         settings, unit = self.tasks[task].smart, self.unit(task)
         shape = (*batch.input_ids.shape, self.model.width)
-        lengths = batch.attention_mask.sum(dim=1)
-        noise = draw_noise(batch.rows.tolist(), lengths.tolist(), shape, seed, self.model.device)
+        noise = draw_noise(batch.rows.tolist(), batch.lengths.tolist(), shape, seed, self.model.device)
         return perturbation(
             f,
             clean,

@@ -85,10 +85,14 @@ def make_optimizer(parameters: Mapping[str, Tensor], settings: OptimizerSettings
         }
         groups.setdefault((behind, decays), options)["params"].append(parameter)
     make, more = OPTIMIZERS[settings.name]
+    if "fused" in more:
+        more = {"fused": next(iter(parameters.values())).device.type in FUSED}
     return make(list(groups.values()), lr=0.0, betas=(settings.beta1, settings.beta2), eps=settings.epsilon, **more)
 
 
 BEHIND_THE_LAYERS = ("heads.", "encoder.pooler.")
+
+FUSED = ("cpu", "cuda")  # fused kernels of other devices may ignore the scale by which gradients are clipped
 
 OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, Any]]] = {
     "adamw": (torch.optim.AdamW, {"fused": True}),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +61,7 @@ def autocast(precision: PrecisionName, device: torch.device) -> AbstractContextM
 
 
 def survival(objective: Objective, task: str, batch: Batch, radius: float, accelerator: Accelerator) -> float:
-    """Cosine between what a perturbation changes after the first layer under autocast and in float32.
+    """Cosine between what a perturbation changes after the first layer in a run's precision and in float32.
 
     1 where half precision keeps the perturbation, near 0 where it rounds it away.
 
@@ -74,8 +74,7 @@ def survival(objective: Objective, task: str, batch: Batch, radius: float, accel
     """
     model = objective.model
     shape = (*batch.input_ids.shape, model.width)
-    lengths = batch.attention_mask.sum(dim=1).tolist()
-    noise = draw_noise(batch.rows.tolist(), lengths, shape, seed=0, device=model.device)
+    noise = draw_noise(batch.rows.tolist(), batch.lengths.tolist(), shape, seed=0, device=model.device)
     settings = objective.tasks[task].smart
     delta = Ball(settings.norm, radius, settings.scope).project(noise * (radius * OUTSIDE))
     real = batch.attention_mask[..., None].bool()
@@ -83,7 +82,7 @@ def survival(objective: Objective, task: str, batch: Batch, radius: float, accel
     model.eval()
     try:
         changes = []
-        for context in (accelerator.autocast(), nullcontext()):
+        for context in (accelerator.autocast(), _full_products()):
             with torch.no_grad(), context:
                 clean, moved = (
                     _after_first_layer(model.encoder, partial(model, task, batch, d)) for d in (None, delta)
@@ -92,6 +91,17 @@ def survival(objective: Objective, task: str, batch: Batch, radius: float, accel
     finally:
         model.train(training)
     return float(torch.nn.functional.cosine_similarity(changes[0], changes[1], dim=0))
+
+
+@contextmanager
+def _full_products() -> Iterator[None]:
+    """Products of float32 matrices in float32, whatever the program around set."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _after_first_layer(encoder: nn.Module, forward: Callable[[], Tensor]) -> Tensor:
@@ -117,10 +127,16 @@ def erased_perturbations(
         objective: Student on its device, and the tasks.
         streams: Training batches, of whose first a few rows are used.
         pad_id: The tokenizer's padding id.
-        accelerator: Device and precision; in full precision nothing is measured.
+        accelerator: Device and precision. In float32 nothing is measured, unless the program around has products of
+            matrices computed with fewer digits (TF32).
     """
     problems: list[Problem] = []
-    if accelerator.mixed_precision == "no":
+    products = torch.get_float32_matmul_precision()
+    if accelerator.mixed_precision != "no":
+        what, instead = accelerator.mixed_precision, "--precision fp32"
+    elif products != "highest":
+        what, instead = f"torch.set_float32_matmul_precision({products!r})", "'highest'"
+    else:
         return problems
     for name, stream in streams.items():
         settings, unit = objective.tasks[name].smart, objective.unit(name)
@@ -135,9 +151,9 @@ def erased_perturbations(
             "no radius that survives was found" if smallest is None else f"the smallest that survives is {smallest:g}"
         )
         message = (
-            f"{accelerator.mixed_precision} rounds away the perturbation of {name} "
+            f"{what} rounds away the perturbation of {name} "
             f"(smart.epsilon {settings.epsilon:g}, {settings.unit}); {advice}. "
-            f"Set tasks.{name}.smart.epsilon, or use --precision fp32 or --no-smart"
+            f"Set tasks.{name}.smart.epsilon, or use {instead} or --no-smart"
         )
         problems.append(Problem("--precision", message))
     return problems

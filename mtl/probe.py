@@ -16,6 +16,7 @@ from torch import Tensor
 from mtl.batch import BatchStream, collate, micro_batches, pass_batches
 from mtl.config import Run
 from mtl.data import Examples, Ints
+from mtl.model import layers
 from mtl.objective import Objective, random_state, replayed
 from mtl.parts import count_units, few_shot
 from mtl.processes import Processes
@@ -115,8 +116,14 @@ class Probe:
         return [self.processes.total(whole) for whole in total]
 
     def _pieces(self, task: TaskDef, examples: Examples, seed: int) -> list[Ints]:
-        """The rows in micro-batches as large as those of the training; too long lists are cut as they are there."""
+        """The rows in micro-batches that take no more memory than the training's; too long lists are cut as there.
+
+        Transformers does not compute activations again in evaluation mode: where training does, a piece holds those of
+        all layers at once, and is smaller by their number.
+        """
         ranking, parts = task.type == "ranking", self.run.config.train.accumulation * self.processes.count
+        if self.run.config.train.gradient_checkpointing:
+            parts *= len(layers(self.objective.model.encoder))
         batches = pass_batches(examples, task.batch_size, seed, ranking=ranking, batch_tokens=task.batch_tokens)
         return [p for chosen in batches for p in micro_batches(examples, chosen, parts, ranking=ranking) if len(p)]
 

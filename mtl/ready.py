@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,9 +95,14 @@ def get_ready(checked: Checked, processes: Processes, *, bar: bool = True) -> Re
         UserError: The data cannot be used, the encoder not be loaded, or processes have different data.
     """
     run = checked.run
+    gc.collect()  # models of a run before, which Accelerate ties to themselves
     accelerator = processes.together(
         lambda: make_accelerator(run.config.train.precision, run.config.telemetry.trackers)
     )
+    if run.config.train.gradient_checkpointing and accelerator.device.type == "mps":
+        # torch.utils.checkpoint does not restore this device's random state: pytorch issue 194478.
+        told = "would compute wrong gradients on mps, with other dropout masks than in the forward pass"
+        raise UserError.of("train.gradient_checkpointing", told)
     tokenizer = load_tokenizer(checked.encoder, trust_remote_code=run.config.trust_remote_code)
     limit = longest_input(checked, tokenizer)
     splits = processes.main_first(lambda: prepare_splits(checked, tokenizer, limit, bar=bar))

@@ -12,6 +12,8 @@ from pydantic import BaseModel, Field, ValidationError
 from mtl.errors import UserError, counted, printable
 from mtl.taskdef import TaskDef
 
+RESULTS_FILE = "results.json"
+
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Columns aligned by their widest cell, numbers to the right."""
@@ -117,7 +119,7 @@ def read_results(run_dir: Path) -> dict[str, Any]:
     Raises:
         UserError: There is none, or it is damaged.
     """
-    path = run_dir / "results.json"
+    path = run_dir / RESULTS_FILE
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):

@@ -96,20 +96,19 @@ class RunLog:
 
     def step(self, record: Mapping[str, Any]) -> None:
         """Logs one optimizer step: step, task, terms, learning rate and gradient norm."""
-        record = _without_nan(record)
-        self._write({"event": "step", **record})
+        record = self._write("step", record)
         values = {tag.format(task=record["task"]): record.get(name) for name, tag in TAGS.items()}
         values |= {name: record[name] for name in ("learning_rate", "gradient_norm")}
         self._scalars({tag: value for tag, value in values.items() if value is not None}, record["step"])
 
     def evaluation(self, record: Mapping[str, Any]) -> None:
         """Logs one evaluated split: step, task, split, metrics."""
-        self._write({"event": "evaluation", **record})
+        self._write("evaluation", record)
         self._scalars(metric_tags("eval", record["task"], record["split"], record["metrics"]), record["step"])
 
     def gradients(self, record: Mapping[str, Any]) -> None:
         """Logs how the tasks' gradients lie to each other: step, tasks, cosines of each pair, norms."""
-        self._write({"event": "gradients", **record})
+        self._write("gradients", record)
         tasks, cosines, step = record["tasks"], record["cosines"], record["step"]
         values = {f"cosine/{tasks[i]}/{tasks[j]}": cosines[i][j] for i, j in combinations(range(len(tasks)), 2)}
         values |= {f"probe_norm/{task}": norm for task, norm in zip(tasks, record["norms"], strict=True)}
@@ -162,8 +161,11 @@ class RunLog:
             closing.callback(self._board.close)
             closing.callback(self._file.close)
 
-    def _write(self, record: Mapping[str, Any]) -> None:
-        append(self._file, json.dumps(_without_nan(record), allow_nan=False) + "\n")
+    def _write(self, event: str, record: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Appends a record to `metrics.jsonl`; returns it as it stands there."""
+        stored = _without_nan(record)
+        append(self._file, json.dumps({"event": event, **stored}, allow_nan=False) + "\n")
+        return stored
 
     def _scalars(self, values: Mapping[str, float], step: int) -> None:
         for tag, value in values.items():

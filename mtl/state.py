@@ -108,6 +108,8 @@ class Tensors:
         """
         try:
             return self._restore(checkpoint)
+        except torch.OutOfMemoryError:
+            raise
         except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
             reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
             message = f"the checkpoint of step {checkpoint.step:,} is not one of this run ({reason})"

@@ -81,7 +81,8 @@ class StudyConfig(Settings):
             `holdout_rows` (the least number) hold out of runs on the study's tasks, for choices that must not see the
             reported rows.
         step: Which step counts: the `last`, or the `best` by the rows that count, which is optimistic.
-        keep: What stays of a finished run: its `results`, its `best` models, or `all`.
+        keep: What stays of a finished run: its `results`, the models of its `best` steps, the `model` after its last
+            step (from which cells that are added later start), or `all`.
     """
 
     encoder: str
@@ -98,7 +99,7 @@ class StudyConfig(Settings):
     holdout: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
     holdout_rows: Count = 100
     step: Literal["last", "best"] = "last"
-    keep: Literal["results", "best", "all"] = "results"
+    keep: Literal["results", "best", "model", "all"] = "results"
 
 
 @dataclass(frozen=True)

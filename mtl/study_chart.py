@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from mtl.charts import round_step
 from mtl.markup import Html, element, group, style_sheet
 
 WIDTH, LEFT, RIGHT, ROW, HEAD, FOOT, GAP = 860, 176, 280, 26, 30, 26, 14  # pixels
@@ -120,8 +121,6 @@ def nice_ticks(low: float, high: float) -> list[float]:
     size = max(abs(low), abs(high))
     span = high - low if high - low > 1e-9 * max(1.0, size) else 0.1 * max(1.0, size)
     low, high = low - 0.02 * span, high + 0.02 * span
-    rough = (high - low) / TICKS
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
+    step = round_step(high - low, TICKS)
     first, last = math.floor(low / step), math.ceil(high / step)
     return [index * step for index in range(first, last + 1)]

@@ -257,8 +257,9 @@ def test_a_batch_moves_as_a_whole() -> None:
     assert isinstance(batch, Batch)
     assert batch.token_type_ids is None
     assert batch.lists is None
-    for tensor in (batch.input_ids, batch.attention_mask, batch.labels, batch.rows):
+    for tensor in (batch.input_ids, batch.attention_mask, batch.labels):
         assert tensor.device.type == "meta"
+    assert batch.rows.tolist() == [1000, 1001] and batch.lengths.tolist() == [1, 1], "read without waiting for a device"
 
 
 def test_rows_beyond_the_first_chunk_have_their_own_tokens() -> None:

@@ -180,21 +180,23 @@ def test_a_study_goes_on_elsewhere_from_its_summary(
     assert told in capsys.readouterr().err and kept.read_bytes() == before
 
 
+@pytest.mark.parametrize("keep", ["results", "model"])
 def test_weights_stay_for_the_arms_of_a_later_sitting(
-    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    keep: str, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, output = tmp_path / "tiny.yml", tmp_path / "out"
     text = file.read_text().replace("seeds: [1, 2]", "seeds: [1]").partition("contrasts:")[0]
     first = text.partition("  first:\n")[2]
     later = re.sub(r"max_steps: \d+", "max_steps: 5", first)
-    path.write_text(f"{text}  later:\n{later}", encoding="utf-8")
+    path.write_text(f"{text}  later:\n{later}keep: {keep}\n", encoding="utf-8")
     words = ["compare", str(path), "--output", str(output)]
     assert main([*words, "--arms", "first"]) == 0
     (weights,) = output.glob("runs/shared-*/model")
     capsys.readouterr()
     assert main([*words, "--arms", "later"]) == 0
     assert "1 of 4 runs to do" in capsys.readouterr().out
-    assert not weights.exists(), "no arm needs them any more"
+    assert weights.exists() == (keep == "model"), "no arm of the study needs them any more"
+    assert not list(output.glob("runs/*/checkpoints")) and not list(output.glob("runs/*/best"))
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"select": "validation", "step": "last", "runs": {"a/b": {}}}'])

@@ -44,7 +44,15 @@ def make_batch(lengths: tuple[int, ...] = (7, 4, 9), pad_to: int = 0, types: boo
         ids[row, :length] = torch.randint(4, VOCABULARY, (length,), generator=generator)
     mask = torch.stack([(torch.arange(longest) < length).long() for length in lengths])
     token_types = (torch.arange(longest) >= 3).long().expand(len(lengths), -1) if types else None
-    return Batch(ids, mask, token_types, torch.zeros(len(lengths)).long(), torch.arange(len(lengths)), None)
+    return Batch(
+        ids,
+        mask,
+        token_types,
+        torch.zeros(len(lengths)).long(),
+        None,
+        torch.arange(len(lengths)),
+        torch.tensor(lengths),
+    )
 
 
 @pytest.fixture(scope="module", params=sorted(CONFIGS))

@@ -54,7 +54,8 @@ def batch_of(kind: str, rows: int = 4, length: int = 8) -> Batch:
         "regression": torch.linspace(-1, 1, rows),
         "ranking": torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]),
     }[kind]
-    return Batch(ids, torch.ones(rows, length).long(), None, labels, torch.arange(rows), lists)
+    lengths = torch.full((rows,), length)
+    return Batch(ids, torch.ones(rows, length).long(), None, labels, lists, torch.arange(rows), lengths)
 
 
 @pytest.fixture(scope="module")
@@ -303,7 +304,8 @@ def test_micro_batches_sum_to_the_whole_batch(encoder: Path, kind: str) -> None:
             else whole.lists[queries].where(whole.lists[queries] < 0, whole.lists[queries] - rows.start)
         )
         labels = whole.labels[rows if lists is None else queries]
-        return Batch(whole.input_ids[rows], whole.attention_mask[rows], None, labels, whole.rows[rows], lists)
+        ids, mask, lengths = whole.input_ids[rows], whole.attention_mask[rows], whole.lengths[rows]
+        return Batch(ids, mask, None, labels, lists, whole.rows[rows], lengths)
 
     parts = [part(slice(0, 3), slice(0, 1)), part(slice(3, 4), slice(1, 2))]
     share = Share.whole(whole)
@@ -340,7 +342,7 @@ def test_order_of_candidates_changes_nothing(encoder: Path) -> None:
     order = torch.tensor([2, 0, 1, 3])
     permuted = Batch(
         batch.input_ids[order], batch.attention_mask, None, torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]),
-        batch.rows[order], batch.lists,
+        batch.lists, batch.rows[order], batch.lengths,
     )  # fmt: skip
     first, second = run(objective, "r", batch)[1], run(objective, "r", permuted)[1]
     for term in ("loss", "smart"):
