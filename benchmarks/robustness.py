@@ -38,7 +38,7 @@ from mtl.metrics import METRICS
 from mtl.model import build_model
 from mtl.objective import Objective, Share
 from mtl.paired import compare_pairs, describe, spread_ratio
-from mtl.preflight import check_data
+from mtl.reading import check_data
 from mtl.report import number, table
 from mtl.sampling import derive_seed
 from mtl.source import Source, read_rows

@@ -15,8 +15,9 @@ from mtl.export import renew_card
 from mtl.facts import read_facts
 from mtl.files import locked, write_file
 from mtl.phases import run_phase
-from mtl.preflight import RUN_FILE, Checked, Data
+from mtl.preflight import RUN_FILE, Checked
 from mtl.processes import Processes
+from mtl.reading import Data
 from mtl.ready import longest_input
 from mtl.report import RESULTS_FILE, number, table
 from mtl.tokenizer import load_tokenizer

@@ -326,6 +326,24 @@ DATA_COUNTS = {
 }
 
 
+def _seen(name: str, facts: Facts) -> list[str]:
+    """Evaluation rows of a task that stand in training data, of this run or of those before."""
+    lines, config = [], facts.run.config if facts.run else None
+    own = set(facts.run.tasks) if facts.run else set()
+    part = config is not None and (config.train.train_size or config.train.train_fraction or config.train.task_sizes)
+    for leak in facts.provenance.leaks:
+        train, evaluation, rows = leak.get("train"), leak.get("evaluation"), leak.get("rows")
+        if not (isinstance(train, str) and str(evaluation).startswith(f"{name}/") and isinstance(rows, int)):
+            continue
+        here = train.removesuffix("/train") in own
+        if here and config is not None and config.leaks == "drop":
+            continue
+        told = "In the data that training rows were drawn from" if here and part else "Seen in training"
+        kind = leak["kind"] if leak.get("kind") in KINDS else "alike"
+        lines.append(f"- {told}: {Leak(code_span(train), code_span(str(evaluation)), rows, kind)}.")
+    return lines
+
+
 def _limits(name: str, task: TaskDef, facts: Facts) -> list[str]:
     measured = "Nothing was measured but what stands above: no other kinds of text, languages, or groups of people."
     lines = [f"- {measured if facts.metrics else 'How well it does is not known here.'}"]
@@ -333,12 +351,7 @@ def _limits(name: str, task: TaskDef, facts: Facts) -> list[str]:
         lines.append(f"- The best step was chosen by {_deciding(facts)}, so that values there are slightly too good.")
     if facts.intervals:
         lines.append("- The intervals say how values vary with the rows evaluated, not with the seed: this is one run.")
-    if facts.run is None or facts.run.config.leaks != "drop":
-        for leak in facts.provenance.leaks:
-            train, evaluation, rows = leak.get("train"), leak.get("evaluation"), leak.get("rows")
-            if isinstance(train, str) and str(evaluation).startswith(f"{name}/") and isinstance(rows, int):
-                kind = leak["kind"] if leak.get("kind") in KINDS else "alike"
-                lines.append(f"- Seen in training: {Leak(code_span(train), code_span(str(evaluation)), rows, kind)}.")
+    lines += _seen(name, facts)
     if facts.run is not None and facts.run.config.leaks == "ignore":
         lines.append("- Whether evaluation rows stand in training rows was not looked for.")
     lines.append(f"- Longer inputs than {task.max_length} tokens are cut.")

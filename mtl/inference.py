@@ -23,8 +23,8 @@ from mtl.files import write_file
 from mtl.intervals import Interval
 from mtl.precision import autocast, precision_problems, precision_warnings
 from mtl.predictions import Predictions, predictions_file
-from mtl.preflight import Data
 from mtl.push import push
+from mtl.reading import Data
 from mtl.report import interval, number, read_results, table
 from mtl.runrecord import read_provenance
 from mtl.source import Source

@@ -153,13 +153,16 @@ def show_data_notes(checked: Checked, display: Display) -> None:
     """Tells what was found of the data before it was tokenised."""
     for note in checked.data.notes:
         display.say(f"note: {note}")
-    leaks, warn = checked.data.leaks.leaks(), checked.run.config.leaks == "warn"
-    for leak in leaks:
-        if warn:
+    own, warn = False, checked.run.config.leaks == "warn"
+    for leak in checked.data.leaks.leaks():
+        if checked.data.is_before(leak):
+            display.warn(f"{leak}, on which the encoder was trained before")
+        elif warn:
+            own = True
             display.warn(str(leak))
         else:
             display.say(f"note: {leak}")
-    if warn and leaks:
+    if own:
         display.say("note: --leaks drop leaves such training rows out, --leaks ignore does not look for them")
 
 

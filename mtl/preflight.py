@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mtl.checks import Row, SplitSummary, check_split
 from mtl.config import Run, RunConfig, read_run_config, resolve
 from mtl.definitions import TaskDefs, read_task_defs
 from mtl.encoder import ENCODERS, find_encoder, lasting
 from mtl.errors import Problem, UserError, listed, nearest
 from mtl.files import TEMPORARY, entries
 from mtl.heads import FRESH, REUSE, head_note, head_problem
-from mtl.leaks import LeakSearch
-from mtl.recall import digest_of, recall, remember
+from mtl.reading import EMPTY, Data, check_data
 from mtl.settings import Sourced, check
-from mtl.source import Source, locate
 from mtl.taskdef import TaskDef
 from mtl.trackers import telemetry_problems
 
@@ -51,25 +48,6 @@ class Request:
     resume: bool = False
     overwrite: bool = False
     run_dir: Path | None = None
-
-
-@dataclass
-class Data:
-    """What was found of the tasks' data.
-
-    Attributes:
-        sources: Rows of each task's splits.
-        summaries: What reading them found.
-        leaks: Evaluation rows in training rows, if they were searched for.
-        notes: Remarks for the user: of optional splits that are absent, and on the rows of the others.
-        problems: All that is wrong.
-    """
-
-    sources: dict[str, dict[str, Source]] = field(default_factory=dict)
-    summaries: dict[str, dict[str, SplitSummary]] = field(default_factory=dict)
-    leaks: LeakSearch = field(default_factory=LeakSearch)
-    notes: list[str] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -143,11 +121,25 @@ def check_adapt(request: Request, task: str) -> Checked:
     definition = resolved[task].model_dump() if task in resolved else {}
     wrong_head = head_problem(head, task, definition, known) if definition else None
     problems += [Problem("--head", wrong_head)] if wrong_head else []
-    checked = _finish(replace(request, tasks=wanted), definitions if wanted else {}, file, problems, settled)
+    before = _trained_before(run_dir, resolved) if wanted and not problems else {}
+    checked = _finish(replace(request, tasks=wanted), definitions if wanted else {}, file, problems, settled, before)
     if note := head_note(head, task, definition, known):
         checked.data.notes.append(note)
     checked.data.notes += _switched_on(first, file.over(request.typed), checked.run)
     return checked
+
+
+def _trained_before(run_dir: Path, tasks: Mapping[str, TaskDef]) -> dict[str, TaskDef]:
+    """Tasks of the run to start from whose training rows may be evaluation rows here.
+
+    Not those whose training rows are also those of a task here, and none where that run left out what it knew of.
+    """
+    run = read_run(run_dir)
+    same = {name for name, task in run.tasks.items() if name in tasks and task.data == tasks[name].data}
+    if run.config.leaks == "drop" and same == tasks.keys():
+        return {}
+    others = {name: task for name, task in run.tasks.items() if name not in same}
+    return {f"{name} before" if name in tasks else name: task for name, task in others.items()}
 
 
 def _switched_on(first: Sourced, given: Sourced, run: Run) -> list[str]:
@@ -203,7 +195,12 @@ def _settled(request: Request, file: Sourced) -> Sourced:
 
 
 def _finish(
-    request: Request, definitions: Mapping[str, Sourced], file: Sourced, problems: list[Problem], settled: Sourced
+    request: Request,
+    definitions: Mapping[str, Sourced],
+    file: Sourced,
+    problems: list[Problem],
+    settled: Sourced,
+    before: Mapping[str, TaskDef] = EMPTY,
 ) -> Checked:
     config, tasks, found = resolve(definitions, file, request.typed, request.tasks, settled)
     problems += found + check_output(request.output, resume=request.resume, overwrite=request.overwrite)
@@ -225,7 +222,8 @@ def _finish(
         problems += trust_problems(config, file, request.typed) + telemetry_problems(config)
     data_root = directory(request.typed.over(file).data.get("data_root"))
     search = config is not None and config.leaks != "ignore"
-    data = check_data(tasks, data_root, search=search)
+    held_out = config is not None and config.train.holdout is not None
+    data = check_data(tasks, data_root, search=search, held_out=held_out, before=before)
     problems += data.problems
     if problems or config is None:
         raise UserError(problems)
@@ -248,80 +246,6 @@ def directory(data_root: Any) -> str | None:
 
 # What the task definitions of a resolved run already hold.
 _FOLDED: dict[str, Any] = {"defaults": {}, "tasks": {}}
-
-
-def check_data(
-    tasks: Mapping[str, TaskDef],
-    data_root: str | None,
-    splits: Sequence[str] | None = None,
-    *,
-    search: bool = False,
-) -> Data:
-    """Locates and reads every split of every task, each once, or recalls what that found the last time.
-
-    Args:
-        tasks: The tasks.
-        data_root: Local mirror of the hub.
-        splits: Splits to read; all that a task names when None. A split other than `train` and `validation` may be
-            absent unless it stands here.
-        search: Whether to search for evaluation rows in training rows.
-    """
-    data = Data()
-    if data_root is not None and not Path(data_root).is_dir():
-        data.problems.append(Problem("--data-root", f"there is no directory {data_root}"))
-        return data
-    for name, task in tasks.items():
-        data.sources[name], data.summaries[name] = {}, {}
-        for split in splits or ["train", *task.evaluation_splits]:
-            found = locate(task, split, data_root)
-            if isinstance(found, Source):
-                data.sources[name][split] = found
-            elif splits is None and split not in ("train", "validation"):
-                data.notes.append(f"{name}: no {split} split here; it is not evaluated")
-            else:
-                data.problems.append(Problem(found.where, f"{name}.{found.message}"))
-    places = {f"{name}/{split}": (name, split) for name, sources in data.sources.items() for split in sources}
-    try:
-        keys = {place: digest_of(tasks[name], data.sources[name][split]) for place, (name, split) in places.items()}
-    except (UserError, OSError):  # reading them tells why, and what else is wrong
-        keys = {}
-    known = recall(keys, search=search) if keys else None
-    if known is not None:
-        summaries, data.leaks = known
-    else:
-        summaries = _read(tasks, data, places, search=search)
-    for place, (name, split) in places.items():
-        data.summaries[name][split] = summaries[place]
-        data.problems.extend(summaries[place].problems)
-        data.notes += [f"{place}: {remark}" for remark in summaries[place].remarks()]
-    if known is None and keys and not data.problems:
-        remember(keys, summaries, data.leaks if search else None)
-    return data
-
-
-def _read(
-    tasks: Mapping[str, TaskDef], data: Data, places: Mapping[str, tuple[str, str]], *, search: bool
-) -> dict[str, SplitSummary]:
-    """Reads every split once, evaluation rows first, as training rows are held against them."""
-    summaries = {}
-    for place, (name, split) in sorted(places.items(), key=lambda item: item[1][1] == "train"):
-        training = split == "train"
-        watch = _watch(data.leaks, place, training=training) if search else None
-        summaries[place] = check_split(name, tasks[name], data.sources[name][split], watch)
-        if search and training:
-            data.leaks.finish(place)
-    return summaries
-
-
-def _watch(search: LeakSearch, split: str, *, training: bool) -> Callable[[Row], None]:
-    def watch(row: Row) -> None:
-        texts = (row.text_a,) if row.text_b is None else (row.text_a, row.text_b)
-        if training:
-            search.add_training(split, row.position, texts)
-        else:
-            search.add_evaluation(split, texts)
-
-    return watch
 
 
 def check_output(output: Path, *, resume: bool, overwrite: bool) -> list[Problem]:

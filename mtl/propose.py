@@ -261,7 +261,7 @@ def _held_out(table: Table, kind: str, columns: dict[str, Column]) -> tuple[Tabl
                 return _fitting(Table(beside), kind, columns, table.encoding), "beside it"
         except UserError as error:
             remark += f"{word(beside.name)} beside it does not fit, it {word(error.problems[0].message)}; "
-    return table, f"{remark}the training rows: figures mean little until held-out rows replace them"
+    return table, f"{remark}the training rows: train with --set train.holdout=0.1, or name held-out rows here"
 
 
 def _fitting(table: Table, kind: str, columns: dict[str, Column], encoding: str | None) -> Table:

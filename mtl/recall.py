@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,30 +26,37 @@ def digest_of(task: TaskDef, source: Source) -> str:
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
-def _checked_file(keys: Mapping[str, str], *, search: bool) -> Path:
-    digest = hashlib.sha256(json.dumps([list(keys.items()), search]).encode()).hexdigest()
+def _checked_file(keys: Mapping[str, str], watched: Sequence[str]) -> Path:
+    digest = hashlib.sha256(json.dumps([list(keys.items()), list(watched)]).encode()).hexdigest()
     return cache_directory() / "checked" / f"{digest}.json"
 
 
-def recall(keys: Mapping[str, str], *, search: bool) -> tuple[dict[str, SplitSummary], LeakSearch] | None:
-    """What was found the last time that just these splits were read, if nothing was wrong with them."""
+def recall(keys: Mapping[str, str], watched: Sequence[str]) -> tuple[dict[str, SplitSummary], LeakSearch] | None:
+    """What was found the last time that just these splits were read, if nothing was wrong with them.
+
+    Args:
+        keys: `task/split` to its digest.
+        watched: Those among which leaks are searched for.
+    """
     try:
-        stored = json.loads(_checked_file(keys, search=search).read_text(encoding="utf-8"))
+        stored = json.loads(_checked_file(keys, watched).read_text(encoding="utf-8"))
         summaries = {
             place: SplitSummary(facts["rows"], facts["unlabelled"], [], facts)
             for place, facts in stored["facts"].items()
         }
-        leaks = LeakSearch.recalled(stored["leaks"], stored["leaked"]) if search else LeakSearch()
+        leaks = LeakSearch.recalled(stored["leaks"], stored["leaked"]) if watched else LeakSearch()
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return summaries, leaks
 
 
-def remember(keys: Mapping[str, str], summaries: Mapping[str, SplitSummary], leaks: LeakSearch | None) -> None:
+def remember(
+    keys: Mapping[str, str], watched: Sequence[str], summaries: Mapping[str, SplitSummary], leaks: LeakSearch
+) -> None:
     """Keeps what was found, where nothing was wrong."""
     found: dict[str, Any] = {"facts": {place: summary.facts for place, summary in summaries.items()}}
-    if leaks is not None:
+    if watched:
         found["leaks"] = [leak.as_json() for leak in leaks.leaks()]
         found["leaked"] = {split: sorted(rows) for split, rows in leaks.leaked.items()}
     with contextlib.suppress(StorageError):  # it will be found again
-        write_file(_checked_file(keys, search=leaks is not None), json.dumps(found))
+        write_file(_checked_file(keys, watched), json.dumps(found))

@@ -8,8 +8,9 @@ from pathlib import Path
 from mtl.config import Run
 from mtl.errors import Problem, UserError, listed, nearest
 from mtl.files import refuse_links
-from mtl.preflight import RUN_FILE, TASK_FILE, Data, check_data, no_run, read_run, read_task
+from mtl.preflight import RUN_FILE, TASK_FILE, no_run, read_run, read_task
 from mtl.push import check_push
+from mtl.reading import Data, check_data
 from mtl.runrecord import output_problems
 from mtl.source import SUFFIXES
 from mtl.taskdef import NAME, TaskDef

@@ -21,8 +21,9 @@ from mtl.encoder import find_encoder
 from mtl.errors import Problem, UserError, listed, nearest
 from mtl.heads import FRESH, REUSE, head_problem
 from mtl.precedence import contradictions, without_rivals
-from mtl.preflight import check_data, directory
+from mtl.preflight import directory
 from mtl.presets import PRESETS
+from mtl.reading import check_data
 from mtl.settings import KeyPath, Settings, Sourced, check, dotted, read_yaml
 from mtl.taskdef import NAME, Count, TaskDef
 

@@ -14,7 +14,8 @@ from mtl.config import Run
 from mtl.encoder import find_encoder
 from mtl.errors import counted
 from mtl.plan import make_plan
-from mtl.preflight import Checked, check_data
+from mtl.preflight import Checked
+from mtl.reading import check_data
 from mtl.ready import longest_input, make_streams, prepare_splits
 from mtl.report import table
 from mtl.smart import passes
@@ -61,7 +62,8 @@ def study_costs(study: Study) -> dict[str, Cost]:
 def _cost(node: Node) -> Cost:
     run = node.run
     encoder = find_encoder(node.chain()[0].run.config.encoder)
-    data = check_data(run.tasks, run.config.data_root, search=run.config.leaks != "ignore")
+    search, held_out = run.config.leaks != "ignore", run.config.train.holdout is not None
+    data = check_data(run.tasks, run.config.data_root, search=search, held_out=held_out)
     checked = Checked(run, encoder, data)
     tokenizer = load_tokenizer(encoder, trust_remote_code=run.config.trust_remote_code)
     splits = prepare_splits(checked, tokenizer, longest_input(checked, tokenizer))

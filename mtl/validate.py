@@ -11,7 +11,8 @@ from mtl.definitions import read_task_defs
 from mtl.encoder import find_encoder
 from mtl.errors import Problem, UserError, counted
 from mtl.leaks import Leak
-from mtl.preflight import Checked, Request, check_data, directory, read_config, trust_problems
+from mtl.preflight import Checked, Request, directory, read_config, trust_problems
+from mtl.reading import check_data
 from mtl.report import dry_run_text, table
 from mtl.settings import Sourced
 from mtl.taskdef import TaskDef, task_notes
@@ -88,7 +89,9 @@ def validate(request: Request, *, dry_run: bool) -> Findings:
     run, tasks, data_root, findings.errors = _resolved(request)
     if run is not None:
         findings.errors += telemetry_problems(run.config)
-    data = check_data(tasks, data_root, search=run is None or run.config.leaks != "ignore")
+    search = run is None or run.config.leaks != "ignore"
+    held_out = run is not None and run.config.train.holdout is not None
+    data = check_data(tasks, data_root, search=search, held_out=held_out)
     findings.errors = list(dict.fromkeys(findings.errors + data.problems))  # one file may be several splits
     findings.warnings += [Problem("", note) for note in data.notes]
     for name, summaries in data.summaries.items():

@@ -605,3 +605,8 @@ def test_a_fraction_of_a_ranking_is_of_its_queries() -> None:
 def test_without_a_size_all_is_taken() -> None:
     task, examples, _ = PARTS["classification"]
     assert few_shot(task, examples, None, None, 0) is examples
+
+
+def test_small_parts_are_rounded_as_sainte_lague_does() -> None:
+    task, examples, _ = PARTS["classification"]  # 60, 30 and 10 rows
+    assert Counter(few_shot(task, examples, 6, None, 0).labels.tolist()) == {0.0: 3, 1.0: 2, 2.0: 1}

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "mtl"
 LAYERS = (
     ("errors", "launch", "files", "settings", "wording", "metrics", "sampling", "intervals"),
     ("presets", "taskdef", "definitions", "precedence", "config", "heads", "trackers"),
-    ("encoder", "origin", "source", "checks", "predictions", "minhash", "leaks", "recall", "preflight"),
+    ("encoder", "origin", "source", "checks", "predictions", "minhash", "leaks", "recall", "reading", "preflight"),
     ("tokenizer", "data", "parts", "batch", "plan"),
     ("losses", "smart", "proximal", "optimizer"),
     ("dropout", "model", "objective", "architecture", "precision", "shards", "processes", "probe"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from mtl.definitions import complete, read_task_defs
 from mtl.leaks import Leak, LeakSearch, Texts, normalized
 from mtl.minhash import BANDS, HASHES, SIMILAR, bucket_keys, shingles, similarity
 from mtl.parts import without_leaks
-from mtl.preflight import check_data
+from mtl.reading import check_data
 from mtl.taskdef import TaskDef
 
 NORMAL_FORMS = [
@@ -293,3 +294,77 @@ def test_known_overlaps_of_the_real_sets(data_root: Path) -> None:
     assert found["stsb/train", "stsb/validation", "exact"] == 6
     assert found["stsb/train", "stsb/test", "exact"] == 7
     assert 0 < found["mrpc/train", "stsb/validation", "near"] < 20
+
+
+def test_every_training_row_near_a_known_evaluation_row_is_leaked() -> None:
+    """And every evaluation row near a training row that is known to be leaked is counted."""
+    near = [(LONG.replace("dawn", "dawns"),), (LONG.replace("river", "rivers"),)]
+    search = searched({"t": {"train": [(LONG,), *near], "validation": [(LONG,)]}})
+    assert search.leaked == {"t/train": {0, 1, 2}}
+    assert search.leaks() == [Leak("t/train", "t/validation", 1, "exact")]
+    search = searched({"t": {"train": [(LONG,)], "validation": [(LONG,), *near]}})
+    assert search.leaked == {"t/train": {0}}
+    assert search.leaks() == [
+        Leak("t/train", "t/validation", 1, "exact"),
+        Leak("t/train", "t/validation", 2, "near"),
+    ]
+
+
+def definitions_of(folder: Path, texts: Mapping[str, Sequence[str]]) -> Path:
+    """A definition of a task of two labels, named by the folder; its splits hold these texts."""
+    files = {
+        split: str(write_jsonl(folder / f"{split}.jsonl", [{"text": t, "label": i % 2} for i, t in enumerate(rows)]))
+        for split, rows in texts.items()
+    }
+    data = json.dumps({"files": files, "columns": {"text_a": "text"}})
+    path = folder / "tasks.yml"
+    path.write_text(f"{folder.name}: {{type: classification, labels: [x, y], batch_size: 4, data: {data}}}\n")
+    return path
+
+
+def test_adaptation_tells_rows_that_the_encoder_saw_before(
+    tmp_path: Path, encoder_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = definitions_of(tmp_path / "a", {"train": ["one", "two", "three", "four"], "validation": ["five", "one"]})
+    second = definitions_of(tmp_path / "b", {"train": ["six", "seven"], "validation": ["three", "TWO", "eight"]})
+    short = ["--max-steps", "1", "--no-smart", "--no-proximal"]
+    run, new, again = (tmp_path / name for name in ("run", "new", "again"))
+    words = ["train", str(first), "--encoder", str(encoder_dir), "--output", str(run), "--leaks", "drop", *short]
+    assert main(words) == 0
+    for policy in ("warn", "drop"):
+        capsys.readouterr()
+        words = ["adapt", str(run), "--task", "b", "--task-defs", str(second), "--output", str(new), "--overwrite"]
+        assert main([*words, "--leaks", policy, *short]) == 0
+        out, card = capsys.readouterr().out, (new / "best" / "b" / "README.md").read_text()
+        for kind in ("exact", "normalized"):
+            told = f"warning: b/validation: 1 row stands in a/train ({kind}), on which the encoder was trained before"
+            assert told in out and f"- Seen in training: `b/validation`: 1 row stands in `a/train` ({kind})." in card
+        assert "--leaks drop leaves" not in out, "they are not of this run's training rows"
+    assert main(["adapt", str(run), "--task", "a", "--output", str(again), *short]) == 0
+    assert "trained before" not in capsys.readouterr().out, "the run to start from left them out"
+
+    shutil.rmtree(tmp_path / "a")
+    words = ["adapt", str(run), "--task", "b", "--task-defs", str(second), "--output", str(tmp_path / "gone"), *short]
+    assert main(words) == 0
+    assert "note: a/train, which the encoder was trained on, cannot be read" in capsys.readouterr().out
+
+
+def test_a_card_does_not_say_that_rows_were_seen_which_were_not_drawn(tmp_path: Path, encoder_dir: Path) -> None:
+    path = definitions_of(tmp_path / "t", {"train": ["one", "two", "three"], "validation": ["three", "four"]})
+    words = ["train", str(path), "--encoder", str(encoder_dir), "--output", str(tmp_path / "run"), "--max-steps", "1"]
+    assert main([*words, "--train-size", "1", "--no-smart", "--no-proximal"]) == 0
+    card = (tmp_path / "run" / "best" / "t" / "README.md").read_text()
+    told = "`t/validation`: 1 row stands in `t/train` (exact)."
+    assert f"- In the data that training rows were drawn from: {told}" in card and "Seen in training" not in card
+
+
+@pytest.mark.parametrize("policy", ["warn", "drop"])
+def test_held_out_rows_of_a_single_file_are_no_leak(
+    policy: str, tmp_path: Path, encoder_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"a text {number}" for number in "one two three four five six seven eight nine ten".split()]
+    path = definitions_of(tmp_path / "t", {"train": rows, "validation": rows})
+    words = ["train", str(path), "--encoder", str(encoder_dir), "--output", str(tmp_path / "run"), "--max-steps", "1"]
+    assert main([*words, "--leaks", policy, "--set", "train.holdout=0.3", "--no-smart", "--no-proximal"]) == 0
+    assert "stand" not in capsys.readouterr().out
+    assert json.loads((tmp_path / "run" / "provenance.json").read_text())["leaks"] == []

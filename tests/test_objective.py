@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from mtl.batch import Batch, collate
-from mtl.losses import DIVERGENCES
+from mtl.losses import DIVERGENCES, LOSSES
 from mtl.model import MultiTaskModel, build_model, quiet_transformers
-from mtl.objective import Objective, Share, random_state, replayed
+from mtl.objective import Objective, Share, by_example, random_state, replayed
 from mtl.proximal import update_teacher
 from mtl.taskdef import Columns, DataSource, ProximalSettings, SmartSettings, TaskDef
 
@@ -423,3 +423,12 @@ def test_flops_stay_at_the_floor(tmp_path: Path, smart: float, steps: int, proxi
             run(objective, "c", batch_of("classification", rows=4, length=16))
         counts.append(counter.get_total_flops())
     assert counts[1] / counts[0] <= bound
+
+
+@pytest.mark.parametrize("name", ["listwise", "pairwise"])
+def test_the_loss_is_the_one_that_the_task_names(encoder: Path, name: str) -> None:
+    objective = objective_of(encoder, {"r": task("ranking").model_copy(update={"loss": name})}).eval()
+    batch = batch_of("ranking")
+    logits, mask = by_example(objective.model("r", batch), batch)
+    expected = LOSSES[name](logits, batch.labels, mask)[0].detach()  # nothing is relevant to the other query
+    assert float(run(objective, "r", batch)[1]["loss"]) == pytest.approx(float(expected), rel=1e-5)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mtl import preflight
+from mtl import reading
 from mtl.cli import main
 from mtl.preflight import Request, check_train
 
@@ -28,13 +28,13 @@ def definitions(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The splits that are read, one after the other."""
     seen: list[str] = []
-    check_split = preflight.check_split
+    check_split = reading.check_split
 
     def counting(name: str, task: Any, source: Any, watch: Any = None) -> Any:
         seen.append(f"{name}/{source.path.stem}")
         return check_split(name, task, source, watch)
 
-    monkeypatch.setattr(preflight, "check_split", counting)
+    monkeypatch.setattr(reading, "check_split", counting)
     return seen
 
 
@@ -138,7 +138,7 @@ def test_data_without_a_fingerprint_is_told_with_all_else(
     def fingerprint(self: Any) -> str:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(preflight.Source, "fingerprint", fingerprint)
+    monkeypatch.setattr(reading.Source, "fingerprint", fingerprint)
     assert main(["validate", str(definitions)]) == 0, "it is read all the same"
     definitions.write_text(definitions.read_text().replace("type: regression", "type: regresion", 1))
     (definitions.parent / "mood" / "train.jsonl").write_text("no JSON")

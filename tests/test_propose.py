@@ -19,8 +19,8 @@ from mtl import propose as module
 from mtl.config import resolve
 from mtl.definitions import read_task_defs
 from mtl.errors import UserError
-from mtl.preflight import check_data
 from mtl.propose import guessed_encoding, propose, word
+from mtl.reading import check_data
 from mtl.settings import Sourced, parse_yaml
 from mtl.source import Source, read_rows
 from mtl.taskdef import TaskDef
@@ -451,7 +451,7 @@ def test_comments(tmp_path: Path) -> None:
         in proposed
     )
     assert "# not used: author" in proposed
-    assert "the training rows: figures mean little until held-out rows replace them" in proposed
+    assert "the training rows: train with --set train.holdout=0.1, or name held-out rows here" in proposed
     assert "names may stand here instead" in propose(write(path, single([0, 1] * 4)))
     for labels in (["good", "Good", "bad"], ["1", "0", "1.0"]):
         assert "some differ in spelling only" in propose(write(path, single(labels * 4)))

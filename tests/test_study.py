@@ -308,3 +308,28 @@ def test_the_files_of_the_repository_are_read(tmp_path: Path) -> None:
         assert isinstance(source, Sourced)
         config, found = check(StudyConfig, source)
         assert problems + found == [] and config is not None, path
+
+
+def test_fingerprints_follow_every_section_that_results_depend_on(text: str, encoder_dir: Path, tmp_path: Path) -> None:
+    before = {node.fingerprint for node in read(text, tmp_path).nodes}
+    copied = shutil.copytree(encoder_dir, tmp_path / "other")
+    changes = {"encoder": text.replace(f"encoder: {encoder_dir}", f"encoder: {copied}")}
+    for section in (
+        "optimizer: {head_factor: 1.0}",
+        "schedule: {name: constant}",
+        "sampling: {strategy: sqrt}",
+        "evaluation: {every: 2}",
+        "leaks: ignore",
+    ):
+        changes[section] = text.replace("settings:\n", f"settings:\n  {section}\n", 1)
+    for what, changed in changes.items():
+        assert not before & {node.fingerprint for node in read(changed, tmp_path).nodes}, what
+    fresh = text.replace("{train: {epochs: 2}}", "{train: {epochs: 2}, head: fresh}")
+    assert {n.parent is None for n in read(fresh, tmp_path).nodes if n.fingerprint not in before} == {False}
+
+
+def test_adaptation_treats_leaks_as_the_phase_before(text: str, tmp_path: Path) -> None:
+    ignoring = text.replace("defaults: {smart: {epsilon: 1e-4}}", "leaks: ignore, defaults: {smart: {epsilon: 1e-4}}")
+    assert ignoring != text
+    for cell in read(ignoring, tmp_path).cells:
+        assert cell.node.run.config.leaks == ("ignore" if cell.arm == "shared" else "warn"), cell.arm

@@ -710,3 +710,10 @@ def test_damaged_checkpoint_is_passed_over(tmp_path: Path, name: str, damage: st
     assert checkpoint is not None and checkpoint.step == 1
     assert len(damaged) == 1 and "step-0000002" in damaged[0]
     assert np.array_equal(checkpoint.tensors["model"]["w"].numpy(), np.ones(3))
+
+
+def test_optimizers_get_all_their_settings() -> None:
+    for name in OPTIMIZERS:
+        settings = OptimizerSettings(name=name, beta1=0.8, beta2=0.95, epsilon=1e-6)  # type: ignore[arg-type]
+        optimizer = make_optimizer({"encoder.a.weight": torch.ones(2, 3, requires_grad=True)}, settings)
+        assert [(group["betas"], group["eps"]) for group in optimizer.param_groups] == [((0.8, 0.95), 1e-6)]

@@ -1,0 +1,161 @@
+"""Locates and reads all data of a run, each split once, and searches it for evaluation rows in training rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+from mtl.checks import Row, SplitSummary, check_split
+from mtl.errors import Problem, UserError
+from mtl.leaks import Leak, LeakSearch
+from mtl.recall import digest_of, recall, remember
+from mtl.source import Source, locate
+from mtl.taskdef import TaskDef
+
+EMPTY: Mapping[str, TaskDef] = MappingProxyType({})
+
+
+@dataclass
+class Data:
+    """What was found of the tasks' data.
+
+    Attributes:
+        sources: Rows of each task's splits.
+        summaries: What reading them found.
+        leaks: Evaluation rows in training rows, if they were searched for.
+        before: Training splits, `task/split`, of the run that the encoder comes from.
+        notes: Remarks for the user: of optional splits that are absent, and on the rows of the others.
+        problems: All that is wrong.
+    """
+
+    sources: dict[str, dict[str, Source]] = field(default_factory=dict)
+    summaries: dict[str, dict[str, SplitSummary]] = field(default_factory=dict)
+    leaks: LeakSearch = field(default_factory=LeakSearch)
+    before: set[str] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+    def is_before(self, leak: Leak) -> bool:
+        """Whether the encoder saw the rows before this run, which can leave them out no more."""
+        return leak.train in self.before
+
+
+def check_data(
+    tasks: Mapping[str, TaskDef],
+    data_root: str | None,
+    splits: Sequence[str] | None = None,
+    *,
+    search: bool = False,
+    held_out: bool = False,
+    before: Mapping[str, TaskDef] = EMPTY,
+) -> Data:
+    """Locates and reads every split of every task, each once, or recalls what that found the last time.
+
+    Args:
+        tasks: The tasks.
+        data_root: Local mirror of the hub.
+        splits: Splits to read; all that a task names when None. A split other than `train` and `validation` may be
+            absent unless it stands here.
+        search: Whether to search for evaluation rows in training rows.
+        held_out: Whether rows held out of the training data are evaluated: a split that is the training data itself, as
+            of a single file, is not searched for then.
+        before: Tasks that the encoder was trained on before, in whose training rows evaluation rows are searched too.
+    """
+    data = Data()
+    if data_root is not None and not Path(data_root).is_dir():
+        data.problems.append(Problem("--data-root", f"there is no directory {data_root}"))
+        return data
+    for name, task in tasks.items():
+        data.sources[name], data.summaries[name] = {}, {}
+        for split in splits or ["train", *task.evaluation_splits]:
+            found = locate(task, split, data_root)
+            if isinstance(found, Source):
+                data.sources[name][split] = found
+            elif splits is None and split not in ("train", "validation"):
+                data.notes.append(f"{name}: no {split} split here; it is not evaluated")
+            else:
+                data.problems.append(Problem(found.where, f"{name}.{found.message}"))
+    places = [
+        _Place(name, split, tasks[name], source)
+        for name, sources in data.sources.items()
+        for split, source in sources.items()
+    ]
+    earlier = _earlier(before, data_root, data) if search else []
+    try:
+        keys = {str(place): digest_of(place.task, place.source) for place in [*places, *earlier]}
+        unsearched = _training_data_itself(places) if held_out else []
+    except (UserError, OSError):  # reading them tells why, and what else is wrong
+        keys, unsearched = {}, []
+    watched = [str(place) for place in [*places, *earlier] if str(place) not in unsearched] if search else []
+    known = recall(keys, watched) if keys else None
+    if known is not None:
+        summaries, data.leaks = known
+    else:
+        summaries = _read([*places, *earlier], data.leaks, watched)
+    for place in places:
+        summary = summaries[str(place)]
+        data.summaries[place.name][place.split] = summary
+        data.problems.extend(summary.problems)
+        data.notes += [f"{place}: {remark}" for remark in summary.remarks()]
+    if known is None and keys and not data.problems:
+        remember(keys, watched, summaries, data.leaks)
+    return data
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A split of a task."""
+
+    name: str
+    split: str
+    task: TaskDef
+    source: Source
+
+    def __str__(self) -> str:
+        return f"{self.name}/{self.split}"
+
+
+def _earlier(before: Mapping[str, TaskDef], data_root: str | None, data: Data) -> list[_Place]:
+    """Training splits of earlier tasks, which are told where they are no longer there."""
+    places = []
+    for name, task in before.items():
+        found = locate(task, "train", data_root)
+        if isinstance(found, Source):
+            places.append(_Place(name, "train", task, found))
+        else:
+            told = "which the encoder was trained on, cannot be read: evaluation rows are not searched for there"
+            data.notes.append(f"{name}/train, {told}")
+    data.before = {str(place) for place in places}
+    return places
+
+
+def _training_data_itself(places: Sequence[_Place]) -> list[str]:
+    """Evaluation splits whose rows are those that the task trains on."""
+    training = {place.name: place.source.fingerprint() for place in places if place.split == "train"}
+    others = [place for place in places if place.split != "train"]
+    return [str(place) for place in others if place.source.fingerprint() == training.get(place.name)]
+
+
+def _read(places: Sequence[_Place], search: LeakSearch, watched: Sequence[str]) -> dict[str, SplitSummary]:
+    """Reads every split once, evaluation rows first, as training rows are held against them."""
+    summaries = {}
+    for place in sorted(places, key=lambda place: place.split == "train"):
+        training, searched = place.split == "train", str(place) in watched
+        watch = _watch(search, str(place), training=training) if searched else None
+        summaries[str(place)] = check_split(place.name, place.task, place.source, watch)
+        if searched and training:
+            search.finish(str(place))
+    return summaries
+
+
+def _watch(search: LeakSearch, split: str, *, training: bool) -> Callable[[Row], None]:
+    def watch(row: Row) -> None:
+        texts = (row.text_a,) if row.text_b is None else (row.text_a, row.text_b)
+        if training:
+            search.add_training(split, row.position, texts)
+        else:
+            search.add_evaluation(split, texts)
+
+    return watch
