@@ -70,6 +70,7 @@ class Examples:
         unlabelled: Rows left out of the source because they carry no label.
         truncated: Which examples lost tokens to the length limit, (N,).
         dropped: Examples left out because they stand in evaluation rows.
+        unit: What a regression's labels and outputs are divided by in training; see `scale`.
     """
 
     table: pa.Table
@@ -82,6 +83,7 @@ class Examples:
     unlabelled: int
     truncated: npt.NDArray[np.bool_]
     dropped: int = 0
+    unit: float = 1.0
 
     def __len__(self) -> int:
         return len(self.index)

@@ -128,6 +128,8 @@ def _inconsistencies(task: TaskDef) -> Iterable[tuple[KeyPath, str]]:
             )
     if task.loss not in LOSSES_OF[task.type]:
         yield ("loss",), f"loss: {task.loss!r} does not fit {task.type}; allowed: {listed(LOSSES_OF[task.type])}"
+    if task.standardize is not None and task.type != "regression":
+        yield ("standardize",), f"standardize is for regression; this task is {task.type}"
     for section in ("smart", "proximal"):
         divergence = getattr(task, section).divergence
         if divergence not in DIVERGENCES_OF[task.type]:

@@ -59,7 +59,7 @@ def try_steps(checked: Checked) -> tuple[dict[str, Any], list[str]]:
     warnings += architecture_warnings(objective, ready.streams, ready.tokenizer)
     if erased := erased_perturbations(objective, ready.streams, ready.pad_id, accelerator):
         raise UserError(erased)
-    optimizer = make_optimizer(objective.model.named_tensors(), run.config.optimizer)
+    optimizer = make_optimizer(objective.model.named_tensors(), run.config.optimizer, objective.model.units)
     rows, seconds, on_accelerator = [], 0.0, accelerator.device.type != "cpu"
     for row, (name, stream) in zip(plan.rows, ready.streams.items(), strict=True):
         chosen = max((stream[turn] for turn in range(stream.per_pass)), key=lambda c: _padded(stream.examples, c))

@@ -23,6 +23,7 @@ from mtl.batch import Batch
 from mtl.dropout import quicken_attention, quicken_layers
 from mtl.errors import UserError, load_failure
 from mtl.sampling import derive_seed
+from mtl.scale import Scale
 from mtl.taskdef import TaskDef
 
 PROBLEM_TYPES = {
@@ -65,6 +66,7 @@ class MultiTaskModel(nn.Module):
         self.encoder = encoder
         self.heads = nn.ModuleDict({head_key(task): _head_of(model) for task, model in task_models.items()})
         self._task_models = dict(task_models)  # a plain dict, so that shared parameters are not registered again
+        self.units: dict[str, float] = {}  # of parameters, by their `named_tensors`, whose size is not about 1
 
     @property
     def tasks(self) -> list[str]:
@@ -101,6 +103,26 @@ class MultiTaskModel(nn.Module):
         for model in (self.encoder, *self._task_models.values()):
             if getattr(model.config, "pad_token_id", None) is None:
                 model.config.pad_token_id = pad_id
+
+    @torch.no_grad()
+    def scale_output(self, task: str, scale: Scale, *, fresh: bool) -> None:
+        """Readies a regression's last layer for labels of another size; see `scale`.
+
+        Args:
+            task: The task's name.
+            scale: Of its training labels.
+            fresh: Whether its head is new: it begins at their mean then, and at differences of their size.
+        """
+        prefix = f"heads.{task}."
+        name, last = [(n, m) for n, m in self.heads[head_key(task)].named_modules() if isinstance(m, nn.Linear)][-1]
+        if type(last) is nn.Linear:
+            last.__class__ = FullLinear
+        self.units |= {f"{prefix}{name}.{key}": scale.size for key, _ in last.named_parameters()}
+        if fresh:
+            for parameter in last.parameters():
+                parameter.mul_(scale.size)
+            if last.bias is not None:
+                last.bias.add_(scale.mean)
 
     def train(self, mode: bool = True) -> MultiTaskModel:
         super().train(mode)
@@ -155,6 +177,14 @@ class MultiTaskModel(nn.Module):
                     f"{name}: expected the shape {tuple(parameter.shape)}, got {tuple(tensors[name].shape)}"
                 )
             parameter.copy_(tensors[name])
+
+
+class FullLinear(nn.Linear):
+    """A linear layer in float32 also under autocast, whose half precision would round a year to a decade."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        with torch.autocast(input.device.type, enabled=False):
+            return super().forward(input.to(self.weight.dtype))
 
 
 def _perturbed(embedded: Tensor, delta: Tensor) -> Tensor:

@@ -252,9 +252,12 @@ class Objective(nn.Module):
 
 
 def by_example(outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:
-    """Lays a head's outputs out by example: (B, C) as it is; in ranking (B, 1) becomes (Q, G) with its mask."""
+    """Lays a head's outputs out by example: (B, C) as it is; in ranking (B, 1) becomes (Q, G) with its mask.
+
+    Those of a regression are divided by the batch's unit.
+    """
     if batch.lists is None:
-        return outputs, None
+        return (outputs if batch.unit == 1 else outputs / batch.unit), None
     return outputs.squeeze(-1)[batch.lists.clamp(min=0)], batch.lists >= 0
 
 

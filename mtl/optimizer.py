@@ -65,7 +65,9 @@ class DecoupledAdamax(torch.optim.Adamax):
         return super().step(closure)
 
 
-def make_optimizer(parameters: Mapping[str, Tensor], settings: OptimizerSettings) -> torch.optim.Optimizer:
+def make_optimizer(
+    parameters: Mapping[str, Tensor], settings: OptimizerSettings, units: Mapping[str, float] | None = None
+) -> torch.optim.Optimizer:
     """The optimizer over named parameters, in groups of like decay and learning rate.
 
     Biases and normalisation weights (the vectors) do not decay. What stands behind the encoder's layers, the heads and
@@ -74,16 +76,19 @@ def make_optimizer(parameters: Mapping[str, Tensor], settings: OptimizerSettings
     Args:
         parameters: As `MultiTaskModel.named_tensors` names them.
         settings: Section `optimizer`.
+        units: Sizes of parameters that are not about 1, by which they move; see `scale`.
     """
-    groups: dict[tuple[bool, bool], dict[str, Any]] = {}
+    groups: dict[tuple[bool, bool, float], dict[str, Any]] = {}
     for name, parameter in parameters.items():
         behind, decays = name.startswith(BEHIND_THE_LAYERS), parameter.dim() > 1
+        unit = (units or {}).get(name, 1.0)
         options = {
             "params": [],
-            "weight_decay": settings.weight_decay if decays else 0.0,
-            "factor": settings.head_factor if behind else 1.0,
+            "weight_decay": settings.weight_decay / unit if decays else 0.0,
+            "factor": (settings.head_factor if behind else 1.0) * unit,
+            "eps": settings.epsilon / unit,
         }
-        groups.setdefault((behind, decays), options)["params"].append(parameter)
+        groups.setdefault((behind, decays, unit), options)["params"].append(parameter)
     make, more = OPTIMIZERS[settings.name]
     if "fused" in more:
         more = {"fused": next(iter(parameters.values())).device.type in FUSED}

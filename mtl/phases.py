@@ -177,6 +177,11 @@ def remarks(run: Run, splits: Splits, limit: int) -> list[str]:
             if share > 0:
                 longest = min(run.tasks[name].max_length, limit)
                 lines.append(f"{name}/{split}: {share:.1%} of the inputs are truncated to {longest} tokens")
+            if examples.unit != 1:
+                lines.append(
+                    f"{name}: labels have a standard deviation of {examples.unit:.4g}; loss, R_s and D are in units of "
+                    "it, and a fresh head starts at their mean"
+                )
             if examples.unlabelled:
                 lines.append(f"{name}/{split}: {counted(examples.unlabelled, 'row')} without a label left out")
             if examples.dropped:

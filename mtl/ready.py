@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import gc
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -25,9 +27,12 @@ from mtl.probe import Probe
 from mtl.processes import Processes, make_accelerator
 from mtl.rundir import Splits, fingerprints
 from mtl.runlog import Writer
+from mtl.scale import Scale, scale_of
 from mtl.shards import gather, is_sharded, shard
 from mtl.tokenizer import load_config, load_tokenizer, usable_length
 from mtl.trainer import Hooks, Trainer
+
+EMPTY: Mapping[str, Scale] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -107,9 +112,10 @@ def get_ready(checked: Checked, processes: Processes, *, bar: bool = True) -> Re
     limit = longest_input(checked, tokenizer)
     splits = processes.main_first(lambda: prepare_splits(checked, tokenizer, limit, bar=bar))
     processes.require_same(fingerprints(splits), "the data of")
+    scales = own_units(run, splits)
     streams = make_streams(run, splits)
     torch.manual_seed(run.config.train.seed)
-    model = make_model(checked)
+    model = make_model(checked, scales)
     model.pad_with(int(tokenizer.pad_token_id))
     objective = Objective(model, {name: run.regularized(name) for name in run.tasks}, run.config.train.seed)
     whole = copy.deepcopy(model) if SHARDED and processes.is_main else None
@@ -177,14 +183,33 @@ def prepare_splits(checked: Checked, tokenizer: Any, limit: int, *, bar: bool = 
     return splits
 
 
-def make_model(checked: Checked) -> MultiTaskModel:
+def own_units(run: Run, splits: Mapping[str, dict[str, Examples]]) -> dict[str, Scale]:
+    """Has regressions trained in units of their labels' spread where that is far from 1; returns their scales."""
+    found = {}
+    for name, task in run.tasks.items():
+        if task.type != "regression":
+            continue
+        scale = scale_of(splits[name]["train"].labels, task.standardize)
+        if scale != Scale():
+            splits[name]["train"] = replace(splits[name]["train"], unit=scale.size)
+            found[name] = scale
+    return found
+
+
+def make_model(checked: Checked, scales: Mapping[str, Scale] = EMPTY) -> MultiTaskModel:
     """A pretrained encoder with fresh heads; in adaptation the multi-task encoder and, unless fresh, one of its heads.
+
+    Args:
+        checked: The run.
+        scales: Of regressions' training labels, where they are not trained on as they are.
 
     Raises:
         UserError: It cannot be loaded, or cannot compute activations again.
     """
     run = checked.run
     model = _make_model(checked)
+    for name, scale in scales.items():
+        model.scale_output(name, scale, fresh=run.config.phase == "train" or stored_head(run.config.head, name) is None)
     if run.config.train.gradient_checkpointing:
         if not model.encoder.supports_gradient_checkpointing:
             raise UserError.of("train.gradient_checkpointing", "this encoder's architecture does not support it")

@@ -168,6 +168,8 @@ class TaskDef(TrainingSettings):
         data: Where the rows come from.
         labels: Names of the classes, in the order of the logits.
         metrics: Names in `METRICS`; the first one selects the best step.
+        standardize: Whether a regression is trained in units of its labels' standard deviation, from their mean; when
+            null, if they are not of about the size 1, see `scale`. Outputs are in the labels' own units either way.
         adapt: What differs in single-task adaptation, as a partial `TrainingSettings`.
     """
 
@@ -175,6 +177,7 @@ class TaskDef(TrainingSettings):
     data: DataSource
     labels: list[str] = []
     metrics: list[str] = []
+    standardize: bool | None = None
     adapt: dict[str, Any] = {}
     _read_from: Sourced = PrivateAttr(default_factory=Sourced)
 

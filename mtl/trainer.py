@@ -93,7 +93,7 @@ class Trainer:
         self.optimizer: Any
         self.objective: Any
         self.sharded = is_sharded(self.student)
-        optimizer = make_optimizer(self.student.named_tensors(), run.config.optimizer)
+        optimizer = make_optimizer(self.student.named_tensors(), run.config.optimizer, self.student.units)
         if self.sharded:
             self.objective, self.optimizer = objective, accelerator.prepare_optimizer(optimizer)
         else:

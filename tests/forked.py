@@ -143,7 +143,7 @@ def _main(words: Sequence[str]) -> NoReturn:
 
     make_model, shard, shares = ready.make_model, ready.shard, list[float]()
     if "DOUBLE" in os.environ:
-        ready.make_model = lambda checked: make_model(checked).double()
+        ready.make_model = lambda *words: make_model(*words).double()
 
     def shard_and_look(model: Any) -> None:
         shard(model)

@@ -15,7 +15,7 @@ LAYERS = (
     ("errors", "launch", "files", "settings", "wording", "metrics", "sampling", "intervals"),
     ("presets", "taskdef", "definitions", "precedence", "config", "heads", "trackers"),
     ("encoder", "origin", "source", "checks", "predictions", "minhash", "leaks", "recall", "reading", "preflight"),
-    ("tokenizer", "data", "parts", "batch", "plan"),
+    ("tokenizer", "data", "parts", "batch", "plan", "scale"),
     ("losses", "smart", "proximal", "optimizer"),
     ("dropout", "model", "objective", "architecture", "precision", "shards", "processes", "probe"),
     ("evaluate", "aside", "checkpoint", "state", "stop", "report", "display", "runrecord", "rundir", "judged"),

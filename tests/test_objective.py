@@ -229,7 +229,8 @@ def test_noise_depends_on_seed_task_turn_and_row_only(encoder: Path) -> None:
     definitions = {name: task("regression", smart=1.0, steps=0) for name in ("a", "b")}
     objective = objective_of(encoder, definitions).eval()
     whole = batch_of("regression", rows=4)
-    first = replace(whole, **{name: tensor[:2] for name, tensor in vars(whole).items() if isinstance(tensor, Tensor)})
+    two = {name: tensor[:2] for name, tensor in vars(whole).items() if isinstance(tensor, Tensor)}
+    first = replace(whole, **dict[str, Any](two))
     with perturbations_seen(objective) as seen:
         for name, batch, turn in (("a", whole, 0), ("a", first, 0), ("a", whole, 0), ("a", whole, 1), ("b", whole, 0)):
             run(objective, name, batch, turn)
@@ -272,11 +273,12 @@ def test_padding_and_other_rows_do_not_change_r_s(encoder: Path, kind: str, norm
     """In float64: a batch padded further has the same R_s, and R_s of two rows is the mean of each row's own."""
     objective = objective_of(encoder, {kind: task(kind, smart=1.0, norm=norm, steps=2)}, double=True).eval()
     whole = batch_of(kind, rows=2)
-    whole.attention_mask[1, 5:] = 0  # rows of different length
+    whole.attention_mask[1, 5:], whole.lengths[1] = 0, 5  # rows of different length
     more = torch.nn.functional.pad
     padded = replace(whole, input_ids=more(whole.input_ids, (0, 5)), attention_mask=more(whole.attention_mask, (0, 5)))
     rows = [
-        replace(whole, **{name: t[[row]] for name, t in vars(whole).items() if isinstance(t, Tensor)}) for row in (0, 1)
+        replace(whole, **dict[str, Any]({name: t[[row]] for name, t in vars(whole).items() if isinstance(t, Tensor)}))
+        for row in (0, 1)
     ]
     with perturbations_seen(objective) as seen:
         together, apart = run(objective, kind, whole)[1]["smart"], run(objective, kind, padded)[1]["smart"]
