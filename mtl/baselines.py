@@ -96,7 +96,8 @@ def alone_of(checked: Checked, name: str, steps: int, of: int) -> Checked:
 
     sections = {
         "train": config.train.model_copy(update={"max_steps": steps, "tasks_per_step": 1}),
-        "evaluation": config.evaluation.model_copy(update={"every": scaled(config.evaluation.every)}),
+        # Its steps are those that the task got: it does not stop earlier by itself.
+        "evaluation": config.evaluation.model_copy(update={"every": scaled(config.evaluation.every), "patience": None}),
         "checkpoint": config.checkpoint.model_copy(update={"every": scaled(config.checkpoint.every)}),
     }
     run = Run(config.model_copy(update=sections), {name: checked.run.tasks[name]})

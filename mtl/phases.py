@@ -12,6 +12,7 @@ from mtl.architecture import architecture_warnings
 from mtl.batch import BatchStream
 from mtl.checkpoint import load_newest
 from mtl.config import Run
+from mtl.data import Examples
 from mtl.display import Display
 from mtl.errors import Interrupted, StorageError, UserError, counted, listed
 from mtl.evaluate import counts
@@ -182,6 +183,8 @@ def remarks(run: Run, splits: Splits, limit: int) -> list[str]:
                     f"{name}: labels have a standard deviation of {examples.unit:.4g}; loss, R_s and D are in units of "
                     "it, and a fresh head starts at their mean"
                 )
+            if absent := _absent(run, name, split, examples):
+                lines.append(f"{name}/{split}: none of the {counted(len(examples), 'row')} drawn has {absent}")
             if examples.unlabelled:
                 lines.append(f"{name}/{split}: {counted(examples.unlabelled, 'row')} without a label left out")
             if examples.dropped:
@@ -197,6 +200,18 @@ def remarks(run: Run, splits: Splits, limit: int) -> list[str]:
                 what = counted(without, "query", "queries")
                 lines.append(f"{name}/{split}: {what} without a relevant candidate: {effect}")
     return lines
+
+
+def _absent(run: Run, name: str, split: str, examples: Examples) -> str:
+    """Labels that a part has no row of, where it was drawn from more rows; of whole splits that is told elsewhere."""
+    task, train = run.tasks[name], run.config.train
+    drawn = train.holdout or (
+        split == "train" and (train.task_sizes.get(name, train.train_size) or train.train_fraction)
+    )
+    if task.type != "classification" or not drawn:
+        return ""
+    absent = [repr(label) for index, label in enumerate(task.labels) if not (examples.labels == index).any()]
+    return f"the label{'s' if len(absent) > 1 else ''} {listed(absent)}" if absent else ""
 
 
 def _cut_lists(streams: Mapping[str, BatchStream]) -> list[str]:

@@ -284,6 +284,7 @@ def test_baselines(corpus: Path, encoder_dir: Path, tmp_path: Path, capsys: pyte
     output = tmp_path / "run"
     words = ["train", str(corpus), "--encoder", str(encoder_dir), "--output", str(output), "--batch-size", "8"]
     words += ["--max-steps", "13", "--set", "evaluation.every=6", "--no-smart", "--baselines"]
+    words += ["--set", "evaluation.patience=9"]
     assert main([*words, "--tasks", "mood"]) == 2
     assert "this run has one task only" in capsys.readouterr().err and not output.exists()
     assert main(words) == 0
@@ -294,7 +295,8 @@ def test_baselines(corpus: Path, encoder_dir: Path, tmp_path: Path, capsys: pyte
         alone = json.loads((output / "baselines" / task / "results.json").read_text())
         assert alone["finished"] and alone["steps"] == alone["task_steps"][task] == steps
         assert results["single"][task] == alone["tasks"][task]
-        assert read_run(output / "baselines" / task).config.evaluation.every == 2
+        evaluation = read_run(output / "baselines" / task).config.evaluation
+        assert evaluation.every == 2 and evaluation.patience is None, "as many steps, whatever they come to"
         assert "trained alone" in (output / "best" / task / "README.md").read_text()
     together, alone = ((folder / "metrics.jsonl").read_text() for folder in (output, output / "baselines" / "mood"))
     losses = [json.loads(text.splitlines()[0])["loss"] for text in (together, alone)]
@@ -344,10 +346,16 @@ def test_alone_a_task_takes_a_step_for_each_of_its_batches(corpus: Path, encoder
         assert json.loads((output / "baselines" / task / "results.json").read_text())["steps"] == 3
 
 
-def test_held_out_rows_decide_in_place_of_validation(corpus: Path, encoder_dir: Path, tmp_path: Path) -> None:
+def test_held_out_rows_decide_in_place_of_validation(
+    corpus: Path, encoder_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     output = tmp_path / "run"
     words = ["train", str(corpus), "--encoder", str(encoder_dir), "--output", str(output), "--batch-size", "8"]
+    assert main([*words, "--max-steps", "3", "--set", "train.holdout=0.2", "--set", "train.task_sizes.mood=2"]) == 0
+    assert "note: mood/train: none of the 2 rows drawn has the label '" in capsys.readouterr().out
+    words += ["--overwrite"]
     assert main([*words, "--max-steps", "3", "--set", "train.holdout=0.2", "--set", "train.task_sizes.mood=30"]) == 0
+    assert "rows drawn has" not in capsys.readouterr().out
     results = json.loads((output / "results.json").read_text())
     assert {task: list(splits) for task, splits in results["tasks"].items()} == {
         task: ["holdout"] for task in ("mood", "strength", "answer")
