@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,9 @@ class UserError(Exception):
         self.problems = list(dict.fromkeys(problems))
         assert self.problems, "a UserError says what is wrong"
         super().__init__("\n".join(str(problem) for problem in self.problems))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.problems,)  # by itself an exception is pickled as its message
 
     @classmethod
     def of(cls, where: str, message: str) -> UserError:
@@ -58,6 +62,9 @@ class Interrupted(Exception):
     def __init__(self, signal_number: int, message: str) -> None:
         super().__init__(message)
         self.signal_number = signal_number
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.signal_number, str(self))
 
 
 def load_failure(error: Exception) -> str:

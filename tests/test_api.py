@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import pickle
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from transformers import AutoModel, AutoTokenizer
 
 import mtl
 from mtl.cli import main
+from mtl.errors import Problem
 
 BETA = "defaults.proximal.beta_late"  # a tenth of nine steps is one: the teacher would be the student
 SETTINGS = {"train": {"max_steps": 9, "batch_size": 8}, "train.learning_rate": 2e-3, "leaks": "ignore", BETA: 0.9}
@@ -166,6 +168,16 @@ def test_the_command_line_keeps_its_own_words(
     assert main(["train", str(corpus), "--encoder", "./nowhere", "--output", str(trained.path)]) == 2
     error = capsys.readouterr().err
     assert "--encoder: './nowhere'" in error and "--resume continues it, --overwrite replaces it" in error
+
+
+def test_errors_reach_another_process_whole() -> None:
+    problems = [Problem("tasks.yml:3", "is wrong"), Problem("--output", "is a file")]
+    error = pickle.loads(pickle.dumps(mtl.UserError(problems)))
+    assert type(error) is mtl.UserError and error.problems == problems
+    assert str(error) == "tasks.yml:3: is wrong\n--output: is a file"
+    stopped = pickle.loads(pickle.dumps(mtl.Interrupted(15, "stopped by SIGTERM after step 3")))
+    assert type(stopped) is mtl.Interrupted
+    assert (stopped.signal_number, str(stopped)) == (15, "stopped by SIGTERM after step 3")
 
 
 @pytest.mark.parametrize("task", ["mood", "strength", "answer"])
