@@ -126,7 +126,7 @@ def _predict_arguments(parser: Parser) -> None:
 
 
 def _export_arguments(parser: Parser) -> None:
-    parser.add_argument("path", metavar="RUN_OR_EXPORT_DIR", type=Path, help=RUN_OR_EXPORT_HELP)
+    parser.add_argument("path", metavar="RUN_DIR", type=Path, help="directory of a run")
     _add_tasks(parser)
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="each task goes to DIR/TASK")
     parser.add_argument("--overwrite", action="store_true", help="replace earlier exports")

@@ -278,11 +278,12 @@ def export(
         StorageError: Something could not be written, here or on the hub.
     """
     path, run = stored.path, stored.run
+    assert run is not None, "an export is not exported again"
     loaded = load_tasks(stored, trust_remote_code=trust_remote_code)
-    results = read_results(path) if run else {}
+    results = read_results(path)
     rows: list[tuple[Any, ...]] = []
     for name, item in loaded.items():
-        facts = read_facts(name, path, run, results, stored.weights) if run else Facts()
+        facts = read_facts(name, path, run, results, stored.weights)
         save_export(item, name, output / name, facts, verify=True, trust_remote_code=trust_remote_code)
         rows.append((name, *_headline(item.task, facts), str(output / name)))
     say(table(("task", "metric", "value", "baseline", "model"), rows))

@@ -162,7 +162,7 @@ def check_export(
     """Checks what `export` is asked.
 
     Args:
-        path: A run directory; or an export's, of which the card of the new one knows the definition alone.
+        path: A run directory.
         names: Tasks; all when empty.
         output: Where to; each task gets a directory there.
         weights: As for `find_tasks`.
@@ -173,9 +173,11 @@ def check_export(
         The tasks, and each one's repository if they are to be pushed.
 
     Raises:
-        UserError: No such run, export or task, a directory in use, or no access to the hub.
+        UserError: No such run or task, an export in place of a run, a directory in use, or no access to the hub.
     """
     stored = find_tasks(path, names, weights)
+    if stored.run is None:  # its card tells what only the run knows
+        raise UserError.of(str(path), "is an export already: copy the directory, which needs nothing beside it")
     repositories = {} if push_to_hub is None else check_push(push_to_hub, list(stored.tasks))
     used = [name for name in stored.tasks if (output / name).exists()]
     if output.exists() and not output.is_dir():

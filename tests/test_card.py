@@ -183,9 +183,15 @@ def test_adaptation_knows_what_the_encoder_went_through(run_dir: Path, tmp_path:
 # What is not known
 
 
-def test_an_export_exported_again_claims_nothing(exports: Path, tmp_path: Path) -> None:
-    assert main(["export", str(exports / "mood"), "--output", str(tmp_path)]) == 0
-    text = text_of(tmp_path / "mood")
+def test_an_export_is_not_exported_again(exports: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(exports / "mood"), "--output", str(tmp_path / "again")]) == 2
+    told = "is an export already: copy the directory, which needs nothing beside it"
+    assert capsys.readouterr().err == f"error: {exports / 'mood'}: {told}\n"
+    assert not (tmp_path / "again").exists()
+
+
+def test_a_card_claims_nothing_where_nothing_is_known(run_dir: Path) -> None:
+    text = model_card("mood", read_run(run_dir).tasks["mood"], Facts(), 64)
     data = metadata_of(text)
     assert data.eval_results is None and data.license is None
     for title in ("Results", "Training", "Made with"):
