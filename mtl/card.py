@@ -203,7 +203,8 @@ def _results(task: TaskDef, facts: Facts) -> list[str]:
 
 
 def _deciding(facts: Facts) -> str:
-    return "rows held out of the training data" if facts.run and facts.run.config.train.holdout else "`validation`"
+    held_out = facts.run is not None and facts.run.deciding == "holdout"
+    return "rows held out of the training data" if held_out else "`validation`"
 
 
 def _table(task: TaskDef, split: str, values: Mapping[str, Any], facts: Facts) -> list[str]:

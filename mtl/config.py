@@ -206,6 +206,11 @@ class Run:
     config: RunConfig
     tasks: dict[str, TaskDef]
 
+    @property
+    def deciding(self) -> str:
+        """The split that chooses each task's best step: training rows that are held out, where some are."""
+        return "validation" if self.config.train.holdout is None else "holdout"
+
     def regularized(self, name: str) -> TaskDef:
         """The task as it is trained: weights of switched-off regularizers at 0, its own weight scaled."""
         task = self.tasks[name]

@@ -17,7 +17,7 @@ from mtl.drawing import Chart
 from mtl.errors import UserError, counted
 from mtl.files import refuse_links, write_file
 from mtl.html_interaction import interaction
-from mtl.html_task import COUNTS, Place, data_table, results_of, task_section
+from mtl.html_task import COUNTS, Place, data_table, results_of, rows_of, task_section
 from mtl.judged import Judged, compared, judge
 from mtl.markup import Html, element, group, page, style_sheet
 from mtl.metrics import METRICS
@@ -32,7 +32,7 @@ BASELINE_NOTE = "The baseline reads no text: it is the majority class, the mean 
 INTERVAL_NOTE = (
     "Intervals are 95 % bootstrap percentile intervals over the evaluated rows (ranking: queries): how much a value "
     "would vary with other rows of the same kind. They say nothing of other seeds of training or other kinds of text, "
-    "and the best step was chosen on these validation rows, so values there are slightly too good."
+    "and the best step was chosen on these {rows} rows, so values there are slightly too good."
 )
 
 
@@ -112,6 +112,7 @@ def report_page(runs: Sequence[Told]) -> tuple[Html, dict[str, Chart]]:
     several = len(runs) > 1
     title = f"Comparison of {len(runs)} runs" if several else f"Run {runs[0].record.path}"
     names = [f"run {number}: {told.record.path}" for number, told in enumerate(runs, 1)]
+    kinds = dict.fromkeys(rows_of(told.record) for told in runs)
     sections, links = [], []
     if several:
         sections.append(element("section", element("h2", "Comparison"), _comparison(runs), id="comparison"))
@@ -143,7 +144,7 @@ def report_page(runs: Sequence[Told]) -> tuple[Html, dict[str, Chart]]:
                 element("a", "Skip to the results", href="#content", class_="skip"),
                 element("header", element("h1", title), _contents(links)),
                 element("main", sections, id="content", tabindex=-1),
-                element("footer", element("p", INTERVAL_NOTE)),
+                element("footer", element("p", INTERVAL_NOTE.format(rows=" or ".join(kinds)))),
             ),
             lang="en",
         )
@@ -255,7 +256,7 @@ def _sampling(record: RunRecord, place: Place) -> Html:
 def _tasks(told: Told, place: Place) -> Html:
     parts = []
     for index, name in enumerate(told.record.tasks, 1):
-        found = told.judged[name].get("validation", "it was not evaluated")
+        found = told.judged[name].get(told.record.deciding, "it was not evaluated")
         own = Place(f"{place.id}-{index}", place.level + 1, [])
         parts.append(task_section(told.record, name, found, own))
         place.charts += [

@@ -24,6 +24,7 @@ LONGEST_TEXT = 600  # characters of an example's text
 # What a split's metrics hold beside metrics.
 COUNTS = {"n": "rows", "queries": "queries", "queries_without_relevant": "of them without a relevant candidate"}
 RANKS = 10  # shown one by one
+DECIDING = {"validation": "validation", "holdout": "held-out training"}  # split to what its rows are called
 
 # Terms of the regularizers: charts of one or more of them, with the label of each and of the axis.
 TELEMETRY: tuple[tuple[str, str, dict[str, str], str, bool], ...] = (
@@ -82,13 +83,18 @@ def task_section(record: RunRecord, name: str, judged: Judged | str, place: Plac
         element("p", ", ".join(fact for fact in facts if fact), class_="facts"),
         _learning(record, name, place),
         _regularizers(record, name, place),
-        place.heading("What it predicts on validation", below=1),
+        place.heading(f"What it predicts on {rows_of(record)} rows", below=1),
         element("p", f"Not shown: {judged}.", class_="note")
         if isinstance(judged, str)
         else _predicted(name, judged, place),
-        _examples(judged, place) if isinstance(judged, Judged) else None,
+        _examples(judged, rows_of(record), place) if isinstance(judged, Judged) else None,
         id=place.id,
     )
+
+
+def rows_of(record: RunRecord) -> str:
+    """What the rows are called on which a run's best steps were chosen."""
+    return DECIDING.get(record.deciding, record.deciding)
 
 
 def thinned(points: Points) -> Points:
@@ -120,17 +126,17 @@ def _learning(record: RunRecord, name: str, place: Place) -> Html:
             Series(f"mean of {window} around", smoothed(loss, window), 0),
         ]
         charts.append(line_chart("loss", f"{name}: training loss", series, y_label="loss", steps=steps))
-    splits = record.log.metrics.get(name, {})
-    metric = _selecting(record, name, splits.get("validation", {}))
+    splits, deciding = record.log.metrics.get(name, {}), record.deciding
+    metric = _selecting(record, name, splits.get(deciding, {}))
     if metric is not None:
         series = [
             Series(split, values[metric], i, dots=len(values[metric]) < 40)
             for i, (split, values) in enumerate(splits.items())
             if metric in values
         ]
-        guess = record.results.get("baselines", {}).get(name, {}).get("validation", {}).get(metric)
+        guess = record.results.get("baselines", {}).get(name, {}).get(deciding, {}).get(metric)
         best_step = record.results.get("best_steps", {}).get(name)
-        best = next((point for point in splits["validation"][metric] if point[0] == best_step), None)
+        best = next((point for point in splits[deciding][metric] if point[0] == best_step), None)
         chart = line_chart(
             "metric",
             f"{name}: {metric} at each evaluation",
@@ -235,14 +241,14 @@ def _confusion_table(judged: Judged) -> Html:
     return element("div", table, class_="scroll", role="region", aria_label="Confusion matrix", tabindex=0)
 
 
-def _examples(judged: Judged, place: Place) -> Html | None:
+def _examples(judged: Judged, kind: str, place: Place) -> Html | None:
     """The hardest examples with their texts."""
     found = hardest(judged)
     if not found:
         return None
     rows = texts(judged, {row for example in found for row in example.rows})
     return group(
-        place.heading(f"The {len(found)} hardest validation examples", below=1),
+        place.heading(f"The {len(found)} hardest {kind} examples", below=1),
         element("ol", [element("li", _example(example, rows, judged)) for example in found], class_="hard"),
     )
 

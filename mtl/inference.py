@@ -285,13 +285,13 @@ def export(
     for name, item in loaded.items():
         facts = read_facts(name, path, run, results, stored.weights)
         save_export(item, name, output / name, facts, verify=True, trust_remote_code=trust_remote_code)
-        rows.append((name, *_headline(item.task, facts), str(output / name)))
+        rows.append((name, *_headline(item.task, facts, run.deciding), str(output / name)))
     say(table(("task", "metric", "value", "baseline", "model"), rows))
     for name, repository in repositories.items():
         say(f"pushed: {push(output / name, repository, name)}")
 
 
-def _headline(task: TaskDef, facts: Facts) -> list[str]:
+def _headline(task: TaskDef, facts: Facts, split: str) -> list[str]:
     metric = task.metrics[0]
     parts = (facts.metrics, facts.baselines)
-    return [metric, *(number(values.get("validation", {}).get(metric)) for values in parts)]
+    return [metric, *(number(values.get(split, {}).get(metric)) for values in parts)]

@@ -55,26 +55,35 @@ def judge(record: RunRecord, name: str, split: str, data_root: str | None) -> Ju
     """
     if record.run is None or name not in record.run.tasks:
         return "the run's task definitions are missing"
-    task = record.run.tasks[name]
-    if split not in task.evaluation_splits:
+    task, origin = record.run.tasks[name], _origin(record, split)
+    if origin == split and split not in task.evaluation_splits:
         return "the run's task definitions know no such split"
     path = predictions_file(record.path, name, split)
     if not path.is_file():
         return f"there are no predictions ({path.name})"
     predictions = read_predictions(path, task)
     try:
-        source = locate(task, split, data_root or record.run.config.data_root)
+        source = locate(task, origin, data_root or record.run.config.data_root)
         if not isinstance(source, Source):
             return f"the data is not there: {source}"
-        before = record.provenance.contents.get(f"{name}/{split}")
+        before = record.provenance.contents.get(f"{name}/{origin}")
         if before is not None and source.fingerprint() != before:
             return f"the data is not what the run was evaluated on: {source} has changed"
         rows, labels, groups = _read_labels(name, task, source)
+        if origin != split:  # a part of these rows
+            chosen = np.isin(rows, predictions.rows)
+            rows, labels, groups = rows[chosen], labels[chosen], np.unique(groups[chosen], return_inverse=True)[1]
     except (UserError, OSError) as error:
         return f"the data cannot be read: {error}"
     if not np.array_equal(rows, predictions.rows):
         return f"the data has other rows than the predictions: {source}"
     return Judged(task, source, predictions, labels, groups if task.type == "ranking" else None)
+
+
+def _origin(record: RunRecord, split: str) -> str:
+    """The split of the data that a split of a run is read from: what was held out are training rows."""
+    held_out = record.run is not None and record.run.config.train.holdout is not None and split == "holdout"
+    return "train" if held_out else split
 
 
 def _read_labels(name: str, task: TaskDef, source: Source) -> tuple[Ints, Floats, Ints]:
@@ -193,11 +202,13 @@ def compared(first: RunRecord, second: RunRecord, name: str, split: str, judged:
     Returns:
         Metric to `Difference`, second less first; or the reason in words.
     """
-    place = f"{name}/{split}"
     for one in judged:
         if isinstance(one, str):
             return one
-    prints = [(r.provenance.contents.get(place), r.provenance.data.get(place)) for r in (first, second)]
+    prints = [
+        (r.provenance.contents.get(f"{name}/{_origin(r, split)}"), r.provenance.data.get(f"{name}/{split}"))
+        for r in (first, second)
+    ]
     if not any(a is not None and a == b for a, b in zip(*prints, strict=True)):
         unknown = any(pair == (None, None) for pair in prints)
         return "no fingerprint of the data was kept" if unknown else "the runs were evaluated on different data"

@@ -113,6 +113,13 @@ class RunRecord:
         """Names of the tasks that have results, in the order of the run."""
         return list(self.results["tasks"])
 
+    @property
+    def deciding(self) -> str:
+        """The split that chose each task's best step; where the configuration is missing, the first of the results."""
+        if self.run is not None:
+            return self.run.deciding
+        return next((split for splits in self.results["tasks"].values() for split in splits), "validation")
+
 
 def read_record(run_dir: Path) -> RunRecord:
     """Reads a run directory.

@@ -296,7 +296,7 @@ class Trainer:
             metric = self.run.tasks[name].metrics[0]
             for split, metrics in splits.items():
                 self.writer.evaluation({"step": step, "task": name, "split": split, "metrics": metrics})
-            deciding = next(iter(splits))  # the held-out part of the training data where there is one
+            deciding = self.run.deciding
             value = splits[deciding][metric]
             if not math.isfinite(value):
                 raise NonFiniteError(

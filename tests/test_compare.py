@@ -23,6 +23,7 @@ from mtl.errors import StorageError
 from mtl.ledger import Ledger, failure
 from mtl.paired import compare_pairs, describe
 from mtl.preflight import read_run
+from mtl.report import number
 from mtl.study import Node, read_study
 
 STUDY = """\
@@ -362,3 +363,6 @@ def test_held_out_rows_decide_in_place_of_validation(
     }
     assert results["data"]["mood"]["train"]["rows"] == 30 and results["data"]["mood"]["holdout"]["rows"] == 18
     assert results["data"]["strength"]["train"]["rows"] == 64 and results["tasks"]["answer"]["holdout"]["queries"] == 4
+    assert main(["export", str(output), "--task", "mood", "--output", str(tmp_path / "exports")]) == 0
+    values = [number(results[key]["mood"]["holdout"]["accuracy"]) for key in ("tasks", "baselines")]
+    assert ["mood", "accuracy", *values] in [line.split()[:4] for line in capsys.readouterr().out.splitlines()]

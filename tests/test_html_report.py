@@ -101,6 +101,12 @@ def other(corpus: Path, encoder_dir: Path, tmp_path_factory: pytest.TempPathFact
     return train(corpus, encoder_dir, tmp_path_factory.mktemp("reports") / "two", "--seed", "7", "--no-smart")
 
 
+@pytest.fixture(scope="module")
+def held_out(corpus: Path, encoder_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    more = ["--set", "train.holdout=0.2"]
+    return train(corpus, encoder_dir, tmp_path_factory.mktemp("reports") / "three", *more)
+
+
 @pytest.fixture
 def copy(run_dir: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(run_dir, tmp_path / "run"))
@@ -137,11 +143,29 @@ def test_numbers_are_those_of_the_results(run_dir: Path, tmp_path: Path, capsys:
     assert "Finished after 12 of 12 steps." in page.text
 
 
-def test_predictions_beside_the_truth(run_dir: Path, corpus: Path, tmp_path: Path) -> None:
-    page = read(write_report([run_dir], tmp_path / "r.html"))
+@pytest.mark.parametrize(
+    ("fixture", "split", "source", "rows_are"),
+    [
+        ("run_dir", "validation", "validation", "validation"),
+        ("held_out", "holdout", "train", "held-out training"),
+    ],
+)
+def test_predictions_beside_the_truth(
+    fixture: str, split: str, source: str, rows_are: str, request: pytest.FixtureRequest, corpus: Path, tmp_path: Path
+) -> None:
+    run: Path = request.getfixturevalue(fixture)
+    page, results = read(write_report([run], tmp_path / "r.html")), results_of(run)
+
+    def judged(task: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        records, rows = (
+            lines(run / "predictions" / f"{task}.{split}.jsonl"),
+            lines(corpus.parent / task / f"{source}.jsonl"),
+        )
+        return records, [rows[record["row"]] for record in records]
+
     labels = ["bad", "neutral", "good"]
-    records = lines(run_dir / "predictions" / "mood.validation.jsonl")
-    rows = lines(corpus.parent / "mood" / "validation.jsonl")
+    records, rows = judged("mood")
+    assert len(records) == results["tasks"]["mood"][split]["n"]
     counts = np.zeros((3, 3), dtype=int)
     for record, row in zip(records, rows, strict=True):
         counts[labels.index(row["mood"]), labels.index(record["label"])] += 1
@@ -151,20 +175,37 @@ def test_predictions_beside_the_truth(run_dir: Path, corpus: Path, tmp_path: Pat
     hardest = min(zip(records, rows, strict=True), key=lambda pair: pair[0]["probabilities"][pair[1]["mood"]])
     assert f"true: {hardest[1]['mood']} ({hardest[0]['probabilities'][hardest[1]['mood']]:.1%})" in page.text
     assert hardest[1]["text"] in page.text
-    values = [row["value"] for row in lines(run_dir / "predictions" / "strength.validation.jsonl")]
-    scores = [row["score"] for row in lines(corpus.parent / "strength" / "validation.jsonl")]
-    worst = max(abs(value - score) for value, score in zip(values, scores, strict=True))
-    assert f"off by: {worst:.4g}" in page.text
+    pairs = [(record["value"], row["score"]) for record, row in zip(*judged("strength"), strict=True)]
+    assert f"off by: {max(abs(value - score) for value, score in pairs):.4g}" in page.text
     text = (tmp_path / "r.html").read_text()
-    assert text.count('class="fill cloud"') == 24  # a dot for each row of the regression
-    ranks = [row["rank"] for row in lines(run_dir / "predictions" / "answer.validation.jsonl")]
-    answers = lines(corpus.parent / "answer" / "validation.jsonl")
+    assert text.count('class="fill cloud"') == len(pairs)  # a dot for each row of the regression
     first: dict[str, int] = {}
-    for rank, row in zip(ranks, answers, strict=True):
-        if row["relevant"]:
-            first[row["id"]] = min(rank, first.get(row["id"], 99))
+    for record, row in zip(*judged("answer"), strict=True):
+        first[row["id"]] = min(record["rank"] if row["relevant"] else 99, first.get(row["id"], 99))
     told = "; ".join(f"{rank}: {list(first.values()).count(rank)}" for rank in range(1, 11))
-    assert f"{told}; &gt;10: 0; none: 0." in text
+    assert f"{told}; &gt;10: 0; none: {list(first.values()).count(99)}." in text
+    for task, metric in zip(TASKS, ("accuracy", "pearson", "mrr"), strict=True):
+        guess = short(results["baselines"][task][split][metric])
+        assert f"{task}: {metric} at each evaluation" in text and f"; baseline: {guess}" in text
+    assert page.text.count(f"What it predicts on {rows_are} rows") == 3 and "Not shown" not in page.text
+    assert page.text.count(f"hardest {rows_are} examples") == 3
+    assert f"the best step was chosen on these {rows_are} rows" in page.text
+
+
+def test_held_out_rows_of_two_runs_are_compared_by_the_data_that_they_are_of(
+    run_dir: Path, held_out: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(held_out, tmp_path / "copy"))
+    provenance = json.loads((copy / "provenance.json").read_text())
+    provenance["data"] = dict.fromkeys(provenance["data"], "of another encoder")
+    (copy / "provenance.json").write_text(json.dumps(provenance))
+    page = read(write_report([held_out, copy], tmp_path / "r.html"))
+    assert ["mood", "holdout", "accuracy", "run 2 − run 1", "+0.0000"] in [row[:5] for row in page.rows]
+    (copy / "run.yml").unlink()
+    page = read(write_report([run_dir, copy], tmp_path / "r.html"))
+    assert "mood/validation, runs 1 and 2: run 2 did not evaluate it" in page.text
+    assert "chosen on these validation or held-out training rows" in page.text
+    assert "Not shown: the run's task definitions are missing." in page.text
 
 
 def test_the_same_runs_give_the_same_bytes(run_dir: Path, other: Path, tmp_path: Path) -> None:
