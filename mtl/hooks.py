@@ -110,6 +110,8 @@ class RunHooks:
 
     def report(self, step: int, metrics: Mapping[str, Any], state: TrainState) -> None:
         self.display.evaluation(step, self.plan.steps, metrics, state.best, self.run.tasks)
+        if early := state.stopped_early(self.plan.steps, self.run.config.evaluation.patience):
+            self.display.say(early)
         self.store_results(state)
 
     def intervals(self) -> dict[str, dict[str, Any]]:

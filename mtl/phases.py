@@ -109,14 +109,16 @@ def _train(
         processes.require_same({"newest checkpoint": step}, f"{output}, which all machines have to share")
     for line in damaged:
         hooks.display.warn(f"passed over a damaged checkpoint: {line}")
+    state = TrainState() if checkpoint is None else TrainState.stored(checkpoint)
     if resume:
         found = "no checkpoint: starting from the first step"
-        if checkpoint is not None and checkpoint.step >= ready.plan.steps:
-            found = f"all {counted(ready.plan.steps, 'step')} are done: there is nothing left to train"
+        steps, patience = ready.plan.steps, ready.run.config.evaluation.patience
+        if state.is_done(steps, patience):
+            over = state.stopped_early(steps, patience) or f"all {counted(steps, 'step')} are done"
+            found = f"{over}; there is nothing left to train"
         elif checkpoint is not None:
             found = f"resuming after step {checkpoint.step:,}"
         hooks.display.say(found)
-    state = TrainState() if checkpoint is None else TrainState.stored(checkpoint)
     continued = f"continue with{resume_command(command)}"
     try:
         with contextlib.closing(_log(ready, output, state)) as log:

@@ -12,7 +12,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor
 
 from mtl.checkpoint import Checkpoint
-from mtl.errors import UserError
+from mtl.errors import UserError, counted
 from mtl.model import MultiTaskModel
 from mtl.processes import Processes
 from mtl.sampling import derive_seed
@@ -46,6 +46,13 @@ class TrainState:
     def is_done(self, steps: int, patience: int | None) -> bool:
         """Whether a run of so many steps, or evaluations without a better score, is over."""
         return self.step >= steps or (patience is not None and self.stale >= patience)
+
+    def stopped_early(self, steps: int, patience: int | None) -> str | None:
+        """Why a run of so many steps was over before the last of them, if it was."""
+        if self.step >= steps or not self.is_done(steps, patience):
+            return None
+        without = f"no task had a better value in {counted(self.stale, 'evaluation')} (evaluation.patience)"
+        return f"stopped at step {self.step:,} of {steps:,}: {without}"
 
     @classmethod
     def stored(cls, checkpoint: Checkpoint) -> TrainState:

@@ -501,7 +501,7 @@ def test_gradient_checkpointing_computes_activations_again(
 
 
 def test_early_stopping_counts_evaluations_without_a_better_task(
-    corpus: Path, encoder_dir: Path, tmp_path: Path
+    corpus: Path, encoder_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "run"
     options = ["--learning-rate", "1e-12", "--set", "evaluation.every=1", "--set", "evaluation.patience=3"]
@@ -509,9 +509,14 @@ def test_early_stopping_counts_evaluations_without_a_better_task(
     results = json.loads((output / "results.json").read_text())
     last_better = max(results["best_steps"].values())
     assert results["steps"] == last_better + 3 < results["planned_steps"]
+    without = "no task had a better value in 3 evaluations (evaluation.patience)"
+    told = f"stopped at step {last_better + 3} of 12: {without}"
+    assert capsys.readouterr().out.splitlines().count(told) == 1
     before = (output / "metrics.jsonl").read_bytes()
     assert main(["train", "--output", str(output), "--resume"]) == 0  # what has stopped stays stopped
     assert (output / "metrics.jsonl").read_bytes() == before
+    printed = capsys.readouterr().out.splitlines()
+    assert f"{told}; there is nothing left to train" in printed and not any("resuming" in line for line in printed)
 
 
 def test_same_seed_same_run_other_seed_another(corpus: Path, encoder_dir: Path, tmp_path: Path) -> None:
