@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from mtl.checks import Row, RowChecker
 from mtl.errors import UserError
-from mtl.files import cache_directory, storing, sync
+from mtl.files import cache_directory, caching, sync
 from mtl.source import Source, read_rows
 from mtl.taskdef import TaskDef
 from mtl.tokenizer import TYPES, tokenizer_fingerprint
@@ -165,12 +165,15 @@ def prepare(
     }
     fingerprint = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     folder = cache_directory() / "prepared" / fingerprint
-    if not folder.is_dir():
-        with storing(folder):
+    with caching(folder, "read"):
+        known = folder.is_dir()
+    if not known:
+        with caching(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
         with tokenisers as tokenise:
             _build(folder, _shown(checker, source, rows, bar), checker, tokenise)
-    return _open(folder, fingerprint)
+    with caching(folder, "read"):
+        return _open(folder, fingerprint)
 
 
 Chunk = tuple[list[Row], list[int]]  # rows, and the number of each row's query
@@ -228,7 +231,7 @@ def _shown(checker: RowChecker, source: Source, total: int | None, bar: bool) ->
 def _used_once(rows: Iterator[Row], checker: RowChecker, tokenisers: AbstractContextManager[Tokenise]) -> Examples:
     """A split in a file without a name, which is gone with the examples; it has no fingerprint."""
     folder = cache_directory()
-    with storing(folder), tokenisers as tokenise:
+    with caching(folder), tokenisers as tokenise:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".building-", dir=folder) as temporary:
             _write(Path(temporary), rows, checker, tokenise)
@@ -237,14 +240,16 @@ def _used_once(rows: Iterator[Row], checker: RowChecker, tokenisers: AbstractCon
 
 def _build(folder: Path, rows: Iterator[Row], checker: RowChecker, tokenise: Tokenise) -> None:
     """Writes a prepared split under a temporary name and renames it, so that the name stands for a whole one only."""
-    with storing(folder):
+    with caching(folder):
         temporary = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
+        new = temporary / folder.name  # with the permissions that the user gives, as the cache may be shared
         try:
-            _write(temporary, rows, checker, tokenise)
-            for path in temporary.iterdir():
+            new.mkdir()
+            _write(new, rows, checker, tokenise)
+            for path in new.iterdir():
                 sync(path)  # or the name might outlive the content when the machine stops
             try:
-                temporary.rename(folder)
+                new.rename(folder)
             except OSError:
                 if not folder.is_dir():  # another process was first: its result is the same
                     raise
@@ -252,14 +257,14 @@ def _build(folder: Path, rows: Iterator[Row], checker: RowChecker, tokenise: Tok
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write(temporary: Path, rows: Iterator[Row], checker: RowChecker, tokenise: Tokenise) -> None:
-    with pa.OSFile(str(temporary / "examples.arrow"), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
+def _write(folder: Path, rows: Iterator[Row], checker: RowChecker, tokenise: Tokenise) -> None:
+    with pa.OSFile(str(folder / "examples.arrow"), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
         for batch in tokenise(_chunks(rows)):
             writer.write_batch(batch)
     if checker.findings.faults:
         raise UserError(checker.findings.problems())
     assert writer.stats.num_record_batches == -(-(checker.rows - checker.unlabelled) // CHUNK), "rows went missing"
-    (temporary / "info.json").write_text(json.dumps({"rows": checker.rows, "unlabelled": checker.unlabelled}))
+    (folder / "info.json").write_text(json.dumps({"rows": checker.rows, "unlabelled": checker.unlabelled}))
 
 
 def _chunks(rows: Iterator[Row]) -> Iterator[Chunk]:

@@ -27,10 +27,28 @@ LOCK_FILE = ".lock"
 
 
 def cache_directory() -> Path:
-    """`$MTL_CACHE`, or `mtl` in the user's cache directory."""
-    if "MTL_CACHE" in os.environ:
-        return Path(os.environ["MTL_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mtl"
+    """`$MTL_CACHE`, or `mtl` in the user's cache directory; a variable that is empty counts as unset."""
+    if own := os.environ.get("MTL_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mtl"
+
+
+@contextlib.contextmanager
+def caching(path: Path, done: str = "written") -> Iterator[None]:
+    """Tells what fails inside as a failure to use a path of the cache, which can be kept elsewhere.
+
+    Args:
+        path: What is used.
+        done: What is done to it.
+
+    Raises:
+        StorageError: It is another user's, the disk is full, ….
+    """
+    try:
+        yield
+    except OSError as error:
+        remedy = "set $MTL_CACHE to another directory for the cache"
+        raise StorageError(f"{path} cannot be {done}: {_reason(error)}; {remedy}") from error
 
 
 @contextlib.contextmanager

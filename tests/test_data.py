@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import shutil
+import stat
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ from mtl import data
 from mtl.checks import Row
 from mtl.data import CHUNK, Examples, encode, prepare
 from mtl.definitions import complete
-from mtl.errors import UserError
+from mtl.errors import StorageError, UserError
 from mtl.parts import few_shot, hold_out, repeated
 from mtl.settings import Sourced
 from mtl.source import Source
@@ -96,6 +99,40 @@ def test_the_cache_lies_where_the_environment_says(monkeypatch: pytest.MonkeyPat
     assert data.cache_directory() == Path("/c/mtl")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert data.cache_directory() == Path.home() / ".cache" / "mtl"
+    for name in ("MTL_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, "")
+    assert data.cache_directory() == Path.home() / ".cache" / "mtl"
+
+
+def test_a_cache_that_cannot_be_written_or_read_is_told_with_the_remedy(
+    cache: Path, tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remedy = re.escape("; set $MTL_CACHE to another directory for the cache") + "$"
+    source = source_of(tmp_path, make_rows(5))
+    found = cache / prepare("t", make_task(), source, tokenizer, 24).fingerprint
+
+    def of_another_user(path: str) -> None:
+        raise PermissionError(errno.EACCES, "Failed to open local file")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(data.pa, "memory_map", of_another_user)
+        with pytest.raises(StorageError, match=f"^{found} cannot be read: Permission denied{remedy}"):
+            prepare("t", make_task(), source, tokenizer, 24)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MTL_CACHE", str(tmp_path / "file"))
+    for labelled, place in ((True, tmp_path / "file" / "prepared" / found.name), (False, tmp_path / "file")):
+        with pytest.raises(StorageError, match=f"^{place} cannot be written: .*{remedy}"):
+            prepare("t", make_task(), source, tokenizer, 24, labelled=labelled)
+
+
+def test_others_may_read_the_cache_where_the_user_lets_them(cache: Path, tmp_path: Path, tokenizer: Any) -> None:
+    before = os.umask(0o027)
+    try:
+        found = cache / prepare("t", make_task(), source_of(tmp_path, make_rows(5)), tokenizer, 24).fingerprint
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(found.stat().st_mode) == 0o750
+    assert {stat.S_IMODE(path.stat().st_mode) for path in found.iterdir()} == {0o640}
 
 
 @pytest.mark.parametrize("chunk", [1000, 7])
