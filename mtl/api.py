@@ -19,7 +19,7 @@ from mtl.launch import PROCESSES
 from mtl.preflight import Checked, Request, check_adapt, check_train
 from mtl.settings import Sourced
 from mtl.use import Model, load, names_of
-from mtl.wording import Folder, words_of
+from mtl.wording import Folder, in_python, words_of
 
 Definitions: TypeAlias = "TaskDefs | Sequence[TaskDefs]"
 
@@ -146,7 +146,7 @@ def adapt(
 
 def _typed(settings: Mapping[str, Any] | Sourced | None, **named: Any) -> Sourced:
     """Settings, with what has an argument of its own over them."""
-    base = settings if isinstance(settings, Sourced) else from_mapping(settings or {})
+    base = settings if isinstance(settings, Sourced) else from_mapping({} if settings is None else settings)
     own = {key: value if value is True else os.fspath(value) for key, value in named.items() if value is not None}
     return Sourced(own, {(key,): key for key in own}).over(base)
 
@@ -187,4 +187,4 @@ def _checked(check: Callable[[], Checked]) -> Checked:
 
 
 def _display(verbose: bool) -> Display:
-    return Display("normal" if verbose else "silent")
+    return Display("normal" if verbose else "silent", words=in_python)

@@ -228,8 +228,11 @@ def from_mapping(settings: Mapping[str, Any]) -> Sourced:
     """Turns a program's settings, by dotted key (`train.max_steps`) or nested, into settings with places.
 
     Raises:
-        UserError: A value is not plain data, or two exclude each other.
+        UserError: It is no mapping, a value is not plain data, or two exclude each other.
     """
+    if not isinstance(settings, Mapping):
+        example = "a mapping, such as {'train.max_steps': 100}"
+        raise UserError.of("settings", f"is of the type {type(settings).__name__}; expected {example}")
     result, problems = Sourced(), list[Problem]()
     for key, value in settings.items():
         place = f"settings[{key!r}]"

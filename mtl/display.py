@@ -25,14 +25,17 @@ class Display:
         level: `silent` shows nothing, `quiet` warnings and the final table, `normal` also the plan, notes, evaluations
             and the bar, `verbose` also a line each time the log is written.
         write: Where lines go.
+        words: What puts them into the words of who asked.
 
     Attributes:
         warnings: All warnings, shown or not.
     """
 
-    def __init__(self, level: Level = "normal", write: Callable[[str], None] = print) -> None:
+    def __init__(
+        self, level: Level = "normal", write: Callable[[str], None] = print, words: Callable[[str], str] = str
+    ) -> None:
         self.level, self.warnings = level, list[str]()
-        self._write = write
+        self._write, self._words = write, words
         self._bar: Any = None
         self._losses: dict[str, tuple[float, int]] = {}  # task to its smoothed loss, and of how many values
         self._before: Mapping[str, Any] = {}  # the last evaluation
@@ -45,10 +48,10 @@ class Display:
         if self.shows(level):
             if self._bar is not None and not self._bar.disable:
                 self._bar.clear()
-            self._write(line)
+            self._write(self._words(line))
 
     def warn(self, line: str) -> None:
-        self.warnings.append(line)
+        self.warnings.append(self._words(line))
         self.say(f"warning: {line}", "quiet")
 
     def bar(self, steps: int, done: int) -> Any:

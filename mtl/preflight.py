@@ -145,7 +145,7 @@ def _trained_before(run_dir: Path, tasks: Mapping[str, TaskDef]) -> dict[str, Ta
 def _switched_on(first: Sourced, given: Sourced, run: Run) -> list[str]:
     """Regularizers that a run to start from was trained without, and that nobody asked for."""
     return [
-        f"{term} is on, as by default, though the run to start from was trained with --no-{name}; the same flag here "
+        f"{term} is on, as by default, though the run to start from was trained with --no-{name}; the same here "
         "switches it off"
         for name, term in (("smart", "R_s"), ("proximal", "D"))
         if first.child("train", name).data is False

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
-from mtl.errors import Problem, UserError
+from mtl.errors import NonFiniteError, Problem, UserError
 
 Folder: TypeAlias = "str | os.PathLike[str]"
 
@@ -35,8 +35,9 @@ FLAGS = {
 }
 ARGUMENTS = (
     *("encoder", "data_root", "head", "output", "task", "tasks", "task_defs", "config", "resume", "overwrite"),
-    "trust_remote_code",
+    *("trust_remote_code", "baselines"),
 )
+VALUES = ("drop", "warn", "ignore", "fp32", "bf16")  # that stand behind a flag in messages
 SWITCHES = ("--resume", "--overwrite", "--trust-remote-code")
 
 
@@ -48,15 +49,29 @@ def words_of(command: Sequence[str] | None) -> Iterator[None]:
     except UserError as error:
         if command is not None:
             raise
-        problems = [Problem(_spoken(p.where, ""), _spoken(p.message, "=True")) for p in error.problems]
+        problems = [Problem(in_python(p.where, ""), in_python(p.message)) for p in error.problems]
         raise UserError(problems) from error.__cause__
+    except NonFiniteError as error:
+        if command is not None:
+            raise
+        raise NonFiniteError(in_python(str(error))) from error.__cause__
 
 
-def _spoken(text: str, value: str) -> str:
+def in_python(text: str, switched_on: str = "=True") -> str:
+    """A text with a program's words for flags: `resume=True`, `settings['train.smart'] = False`.
+
+    Args:
+        text: In the words of the command line.
+        switched_on: What follows a switch.
+    """
+
     def word(match: re.Match[str]) -> str:
-        name = match[1].replace("-", "_")
+        name, value = match[1].replace("-", "_"), match[2]
         if name in ARGUMENTS:
-            return name + (value if match[0] in SWITCHES else "")
-        return f"settings[{FLAGS[name]!r}]" if name in FLAGS else match[0]
+            return name + (switched_on if f"--{match[1]}" in SWITCHES else "") + (f" {value}" if value else "")
+        off = name.removeprefix("no_") != name
+        key = FLAGS.get(name.removeprefix("no_"))
+        set_to = " = False" if off else f" = {value!r}" if value else ""
+        return match[0] if key is None else f"settings[{key!r}]{set_to}"
 
-    return re.sub(r"--([a-z]+(?:-[a-z]+)*)", word, text)
+    return re.sub(rf"(?<!\w)--([a-z]+(?:-[a-z]+)*)(?: ({'|'.join(VALUES)})\b)?", word, text)

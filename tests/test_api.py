@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import pickle
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from transformers import AutoModel, AutoTokenizer
 import mtl
 from mtl.cli import main
 from mtl.errors import Problem
+from mtl.wording import in_python, words_of
 
 BETA = "defaults.proximal.beta_late"  # a tenth of nine steps is one: the teacher would be the student
 SETTINGS = {"train": {"max_steps": 9, "batch_size": 8}, "train.learning_rate": 2e-3, "leaks": "ignore", BETA: 0.9}
@@ -114,10 +116,14 @@ def test_nothing_is_printed_unless_asked_for(
     mtl.train(corpus, output=tmp_path / "verbose", verbose=True, **options)
     printed = capfd.readouterr().out
     assert "3 steps; an epoch is" in printed and "best/mood" in printed
+    assert "note: settings['leaks'] = 'drop' leaves such training rows out, settings['leaks'] = 'ignore' " in printed
+    assert not re.search("--[a-z]", printed)
     assert all(f"warning: {warning}\n" in printed for warning in silent.warnings)
 
 
-def test_what_is_wrong_is_one_error_in_pythons_words(corpus: Path, tmp_path: Path, trained: mtl.Trained) -> None:
+def test_what_is_wrong_is_one_error_in_pythons_words(
+    corpus: Path, encoder_dir: Path, tmp_path: Path, trained: mtl.Trained
+) -> None:
     definitions = {
         "mood": {"type": "clasification", "lables": ["a", "b"], "data": {"hub": "a/b", "columns": {"text_a": {1, 2}}}},
         "bad name": {},
@@ -160,6 +166,36 @@ def test_what_is_wrong_is_one_error_in_pythons_words(corpus: Path, tmp_path: Pat
     with pytest.raises(mtl.UserError, match=r"^overwrite: not together with resume=True; leave one of them out"):
         mtl.train(corpus, output=trained.path, resume=True, overwrite=True)
     assert (trained.path / "results.json").is_file()
+    with pytest.raises(mtl.UserError, match=r"^settings: is of the type list; expected a mapping, such as \{'train"):
+        mtl.train(corpus, output=tmp_path / "x", settings=["a"])  # type: ignore[arg-type]
+    with pytest.raises(mtl.UserError, match=r"^baselines: trains each task of several alone"):
+        mtl.train(corpus, output=tmp_path / "x", encoder=str(encoder_dir), tasks=["mood"], baselines=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("continue it with --resume", "continue it with resume=True"),
+        (
+            "trained with --no-smart; --proximal",
+            "trained with settings['train.smart'] = False; settings['train.proximal']",
+        ),
+        (
+            "use --precision fp32 or --no-proximal",
+            "use settings['train.precision'] = 'fp32' or settings['train.proximal'] = False",
+        ),
+        ("a lower --learning-rate", "a lower settings['train.learning_rate']"),
+        ("runs/one--output/best, --head drop", "runs/one--output/best, head drop"),
+        ("--use_fsdp --no-such ----", "--use_fsdp --no-such ----"),
+    ],
+)
+def test_flags_are_told_in_pythons_words(words: str, told: str) -> None:
+    assert in_python(words) == told
+    for error in (mtl.UserError.of("", words), mtl.NonFiniteError(words)):
+        with pytest.raises(type(error), match=f"^{re.escape(told)}$"), words_of(None):
+            raise error
+        with pytest.raises(type(error), match=f"^{re.escape(words)}$"), words_of(["train"]):
+            raise error
 
 
 def test_the_command_line_keeps_its_own_words(
