@@ -246,6 +246,9 @@ class SplitSummary:
         for label, number in labels.items():
             if number > IMBALANCE * sum(labels.values()):
                 yield f"{number / sum(labels.values()):.0%} of the rows have the label {label!r}"
+        lowest = self.facts.get("minimum")  # of labels that are numbers
+        if lowest is not None and lowest == self.facts["maximum"]:
+            yield f"all rows have the label {lowest:g}"
 
 
 class Tally:

@@ -634,3 +634,20 @@ def test_training_tells_of_the_data_what_validate_does(
     assert sorted(notes) == sorted(expected)  # once, also where each task is trained alone afterwards
     assert main([*words, str(tmp_path / "quiet"), "--leaks", "ignore", "--quiet"]) == 0
     assert "row has" not in capsys.readouterr().out
+
+
+def test_labels_that_are_all_the_same_number_are_told(
+    encoder_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split, labels in (("train", [2.5] * 6), ("validation", [2.5, 1.0])):
+        rows = [{"text": f"the {split} film {number}", "label": label} for number, label in enumerate(labels)]
+        write_jsonl(tmp_path / f"{split}.jsonl", rows)
+    files = {split: f"{split}.jsonl" for split in ("train", "validation")}
+    task = {"type": "regression", "data": {"files": files, "columns": {"text_a": "text"}}, "metrics": ["mse"]}
+    (tmp_path / "tasks.yml").write_text(json.dumps({"t": task}))
+    told = "t/train: all rows have the label 2.5"
+    assert main(["validate", str(tmp_path / "tasks.yml"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["warnings"] == [told]
+    words = ["train", str(tmp_path / "tasks.yml"), "--encoder", str(encoder_dir), "--max-steps", "1"]
+    assert main([*words, "--output", str(tmp_path / "run")]) == 0
+    assert f"note: {told}\n" in capsys.readouterr().out
