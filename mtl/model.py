@@ -113,8 +113,11 @@ class MultiTaskModel(nn.Module):
             scale: Of its training labels.
             fresh: Whether its head is new: it begins at their mean then, and at differences of their size.
         """
-        prefix = f"heads.{task}."
-        name, last = [(n, m) for n, m in self.heads[head_key(task)].named_modules() if isinstance(m, nn.Linear)][-1]
+        layers = self.heads[head_key(task)].named_modules()
+        linear = [(name, layer) for name, layer in layers if isinstance(layer, nn.Linear) and layer.out_features == 1]
+        if not linear:  # a head of another kind starts and moves as it is
+            return
+        prefix, (name, last) = f"heads.{task}.", linear[-1]
         if type(last) is nn.Linear:
             last.__class__ = FullLinear
         self.units |= {f"{prefix}{name}.{key}": scale.size for key, _ in last.named_parameters()}

@@ -94,10 +94,15 @@ def start_directory(
 
 
 def origin_of(checked: Checked) -> Origin | None:
-    """Where the run's encoder comes from; in adaptation, what the run that trained it knows, if it knows it."""
-    if checked.run.config.phase == "train":
-        return find_origin(checked.run.config.encoder, checked.encoder)
-    before = Path(checked.encoder).parent
+    """Where the run's encoder comes from; of another run's encoder, what that run knows, if it knows it."""
+    folder = Path(checked.encoder)
+    adapts = checked.run.config.phase == "adapt"
+    known = _known_to(folder.parent) if adapts or folder.name in ("model", "teacher") else None
+    return known if adapts or known else find_origin(checked.run.config.encoder, checked.encoder)
+
+
+def _known_to(before: Path) -> Origin | None:
+    """Where the encoder that a run has trained comes from."""
     try:
         provenance, results = read_provenance(before), read_results(before)
     except UserError:

@@ -22,7 +22,7 @@ from mtl.card import code_span, model_card
 from mtl.cli import main
 from mtl.config import Run, RunConfig
 from mtl.facts import Facts, read_facts
-from mtl.origin import Licence, Origin, find_origin, licence_of
+from mtl.origin import Licence, Origin, Phase, find_origin, licence_of
 from mtl.preflight import read_run
 from mtl.runrecord import Provenance, read_provenance
 from mtl.taskdef import TaskDef
@@ -392,6 +392,15 @@ def test_the_card_of_a_run_reads_its_provenance(run_dir: Path) -> None:
     found = read_provenance(run_dir)
     assert found is not None and found.origin is not None
     assert found.origin.licence == Licence(id="apache-2.0") and found.origin.phases == []
+
+
+def test_an_encoder_that_a_run_trained_is_told_as_such(run_dir: Path, corpus: Path, tmp_path: Path) -> None:
+    words = ["train", str(corpus), "--tasks", "mood", "--encoder", str(run_dir / "model"), "--max-steps", "1"]
+    assert main([*words, "--no-smart", "--no-proximal", "--output", str(tmp_path / "run")]) == 0
+    before, found = read_provenance(run_dir), read_provenance(tmp_path / "run")
+    assert before is not None and before.origin is not None and found is not None
+    phase = Phase(tasks=["mood", "strength", "answer", "alike", "size"], steps=10)
+    assert found.origin == before.origin.model_copy(update={"phases": [phase]})
 
 
 # The examples
