@@ -6,7 +6,7 @@ import copy
 import gc
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from types import MappingProxyType
+from itertools import count
 from typing import Any
 
 import torch
@@ -32,7 +32,7 @@ from mtl.shards import gather, is_sharded, shard
 from mtl.tokenizer import load_config, load_tokenizer, usable_length
 from mtl.trainer import Hooks, Trainer
 
-EMPTY: Mapping[str, Scale] = MappingProxyType({})
+_RUNS = count()  # of this process
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,8 @@ def get_ready(checked: Checked, processes: Processes, *, bar: bool = True) -> Re
         UserError: The data cannot be used, the encoder not be loaded, or processes have different data.
     """
     run = checked.run
-    gc.collect()  # models of a run before, which Accelerate ties to themselves
+    if next(_RUNS):  # not before the first, which it would keep waiting
+        gc.collect()  # models of the run before, which Accelerate ties to themselves
     accelerator = processes.together(
         lambda: make_accelerator(run.config.train.precision, run.config.telemetry.trackers)
     )
@@ -196,7 +197,7 @@ def own_units(run: Run, splits: Mapping[str, dict[str, Examples]]) -> dict[str, 
     return found
 
 
-def make_model(checked: Checked, scales: Mapping[str, Scale] = EMPTY) -> MultiTaskModel:
+def make_model(checked: Checked, scales: Mapping[str, Scale]) -> MultiTaskModel:
     """A pretrained encoder with fresh heads; in adaptation the multi-task encoder and, unless fresh, one of its heads.
 
     Args:

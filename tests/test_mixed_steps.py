@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,13 @@ def test_teacher_follows_by_the_mean_momentum_of_the_tasks_that_move_it(
     settings += ["train.smart=false", "tasks.strength.proximal.inner_steps=2", "tasks.answer.proximal.weight=0"]
     nothing: Any = Nothing()
     trainer: Trainer = make_ready(corpus, encoder_dir, tmp_path, *settings).trainer(nothing, nothing)
+    require_momenta(trainer, (0.5, (0.5 + 0.75) / 2, 0.5))
+
+
+def require_momenta(trainer: Trainer, betas: Sequence[float]) -> None:
+    """That the teacher follows by these momenta in the first steps."""
     assert trainer.teacher is not None
-    for step, beta in enumerate((0.5, (0.5 + 0.75) / 2, 0.5)):
+    for step, beta in enumerate(betas):
         before = {name: tensor.clone() for name, tensor in trainer.teacher.named_tensors().items()}
         trainer.step(step)
         after = trainer.student.named_tensors()
