@@ -23,7 +23,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from mtl.metrics import METRICS, TaskType, as_values, compute, ratios
+from mtl.metrics import METRICS, TaskType, as_scores, as_values, compute, ratios
 from mtl.sampling import derive_seed
 
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -84,7 +84,11 @@ def replicates(
     if not np.isfinite(outputs).all():
         return {name: np.full(number, math.nan) for name in names}
     if task_type == "classification":
-        return _of_classes(names, outputs.argmax(axis=1), labels.astype(np.int64), number)
+        of_scores = [name for name in names if METRICS[name].of_scores]
+        counted = [name for name in names if name not in of_scores]
+        classes = labels.astype(np.int64)
+        found = _of_classes(counted, outputs.argmax(axis=1), classes, number) if counted else {}
+        return found | (_of_scores(of_scores, as_scores(outputs), classes, number) if of_scores else {})
     true = labels.astype(np.float64)
     if task_type == "regression":
         values = as_values(outputs.reshape(len(labels)))
@@ -203,6 +207,37 @@ CLASSIFICATION: dict[str, Callable[[Floats], Floats]] = {
     "precision": lambda counts: _of_one(counts, (1,)),
     "recall": lambda counts: _of_one(counts, (2,)),
 }
+
+
+# Two classes, ranked by score: positive and all rows of every distinct score in a resample, ascending, each (B, S).
+
+
+def _of_scores(names: Sequence[str], scores: Floats, labels: Ints, number: int) -> dict[str, Floats]:
+    kinds, kind = np.unique(scores, return_inverse=True)  # (S,), (n,)
+    cells = 2 * len(kinds)
+    cell = 2 * kind + labels  # (n,)
+    found: dict[str, list[Floats]] = {name: [] for name in names}
+    for block in resamples(len(labels), number, cells=cells):
+        numbered = cell[block] + cells * np.arange(len(block))[:, None]
+        counts = np.bincount(numbered.ravel(), minlength=cells * len(block)).reshape(-1, len(kinds), 2)
+        for name in names:
+            found[name].append(SCORES[name](counts[..., 1].astype(np.float64), counts.sum(axis=2, dtype=np.float64)))
+    return {name: np.concatenate(values) for name, values in found.items()}
+
+
+def _roc_auc(positive: Floats, rows: Floats) -> Floats:
+    negative = rows - positive
+    below = np.cumsum(negative, axis=1) - negative / 2  # of the same score half
+    pairs = positive.sum(axis=1) * negative.sum(axis=1)
+    return np.where(pairs > 0, ratios((positive * below).sum(axis=1), pairs), 0.5)
+
+
+def _average_precision(positive: Floats, rows: Floats) -> Floats:
+    hits, taken = (np.cumsum(side[:, ::-1], axis=1) for side in (positive, rows))  # from the greatest score
+    return ratios((positive[:, ::-1] * ratios(hits, taken)).sum(axis=1), hits[:, -1])
+
+
+SCORES: dict[str, Callable[[Floats, Floats], Floats]] = {"roc_auc": _roc_auc, "average_precision": _average_precision}
 
 
 # Regression and ranking: means of a value per row or query, and correlations of what is drawn.

@@ -30,6 +30,7 @@ class Metric:
     task_type: TaskType
     higher_is_better: bool
     binary_only: bool = False  # the task must have exactly two labels
+    of_scores: bool = False  # classification: predictions are scores of the positive class, label index 1
     per_query: Callable[..., np.ndarray] | None = None  # ranking: what it is the mean of, (Q,); NaN does not count
 
 
@@ -90,6 +91,47 @@ def macro_f1(predictions: np.ndarray, labels: np.ndarray) -> float:
     from sklearn.metrics import f1_score
 
     return f1_score(labels, predictions, average="macro", zero_division=0)
+
+
+# Two classes, ranked by score: predictions float (n,), labels int (n,), 1 is positive. No threshold is chosen.
+
+
+def as_scores(outputs: np.ndarray) -> np.ndarray:
+    """How far the second of two classes is ahead of the first, in float64, (n,).
+
+    Raises:
+        ValueError: `outputs` are not (n, 2).
+    """
+    import numpy as np
+
+    if outputs.shape[1:] != (2,):
+        raise ValueError(f"expected the outputs of two classes, (n, 2), got {outputs.shape}")
+    first, second = outputs.astype(np.float64).T
+    return second - first
+
+
+def roc_auc(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Share of pairs of a positive and a negative row in which the positive one scores higher, ties counting half.
+
+    0.5, as for a constant score, where there is no such pair.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    if (labels == labels[0]).all():
+        return 0.5
+    return roc_auc_score(labels, scores)
+
+
+def average_precision_of_rows(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Σ_k (recall_k - recall_{k-1}) precision_k over the distinct scores, greatest first; 0.0 without a positive row.
+
+    Source: `sklearn.metrics.average_precision_score`, which does not interpolate.
+    """
+    from sklearn.metrics import average_precision_score
+
+    if not labels.any():  # scikit-learn says 0.0 as well, but warns
+        return 0.0
+    return average_precision_score(labels, scores)
 
 
 # Regression: predictions float (n,), labels float (n,).
@@ -281,7 +323,8 @@ def compute(
     Args:
         names: keys of `METRICS`, all of this task type.
         task_type: classification, regression or ranking.
-        outputs: logits (n, C) for classification, of which the greatest is predicted; (n,) or (n, 1) otherwise.
+        outputs: logits (n, C) for classification, of which the greatest is predicted, or probabilities; (n,) or (n, 1)
+            otherwise.
         labels: (n,) class indices, target values or graded relevance.
         groups: (n,) query ids; ranking only.
 
@@ -306,11 +349,15 @@ def compute(
         return dict.fromkeys(names, math.nan)
     if classification:
         predictions = outputs.argmax(axis=1)
+        scores = as_scores(outputs) if any(METRICS[name].of_scores for name in names) else predictions
     else:  # float64, so that a float32 model loses no digits in the sums
         predictions, labels = outputs.reshape(rows), labels.astype(np.float64)
         predictions = predictions.astype(np.float64) if ranking else as_values(predictions)
-    columns = (predictions, labels, groups) if ranking else (predictions, labels)
-    return {name: float(METRICS[name].function(*columns)) for name in names}
+    columns = (labels, groups) if ranking else (labels,)
+    return {
+        name: float(row.function(scores if row.of_scores else predictions, *columns))
+        for name, row in ((name, METRICS[name]) for name in names)
+    }
 
 
 def baseline(
@@ -330,7 +377,7 @@ def baseline(
     import numpy as np
 
     if task_type == "classification":
-        counts = np.bincount(train_labels)  # (C,)
+        counts = np.bincount(train_labels, minlength=2)  # (C,)
         return compute(names, task_type, np.tile(counts, (len(labels), 1)), labels)
     if task_type == "regression":
         return compute(names, task_type, np.full(len(labels), train_labels.mean()), labels)
@@ -356,6 +403,10 @@ METRICS: dict[str, Metric] = {
     "f1": Metric(f1, "classification", higher_is_better=True, binary_only=True),
     "precision": Metric(precision, "classification", higher_is_better=True, binary_only=True),
     "recall": Metric(recall, "classification", higher_is_better=True, binary_only=True),
+    "roc_auc": Metric(roc_auc, "classification", higher_is_better=True, binary_only=True, of_scores=True),
+    "average_precision": Metric(
+        average_precision_of_rows, "classification", higher_is_better=True, binary_only=True, of_scores=True
+    ),
     "pearson": Metric(pearson, "regression", higher_is_better=True),
     "spearman": Metric(spearman, "regression", higher_is_better=True),
     "mse": Metric(mean_squared_error, "regression", higher_is_better=False),

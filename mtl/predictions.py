@@ -26,8 +26,7 @@ class Predictions:
 
     Attributes:
         rows: Position of each row in its source, ascending, (N,).
-        outputs: Probabilities (N, C), values or scores (N,): what `metrics.compute` takes, which asks of logits only
-            which is the greatest.
+        outputs: Probabilities (N, C), values or scores (N,): what `metrics.compute` takes.
     """
 
     rows: npt.NDArray[np.int64]

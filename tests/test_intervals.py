@@ -10,7 +10,7 @@ from reference.intervals import percentile
 from reference.intervals import replicates as naive_replicates
 
 from mtl import intervals as module
-from mtl.intervals import CLASSIFICATION, REGRESSION, differences, intervals, replicates, resamples
+from mtl.intervals import CLASSIFICATION, REGRESSION, SCORES, differences, intervals, replicates, resamples
 from mtl.metrics import METRICS, compute
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -46,6 +46,7 @@ CASES: dict[str, list[Data]] = {
         (np.eye(2)[np.zeros(5, dtype=int)], np.array([0, 0, 1, 0, 1]), None),  # one class predicted
         (np.eye(2)[[0, 0, 0]], np.array([0, 0, 0]), None),  # one class altogether
         (np.eye(2)[[1]], np.array([1]), None),  # one row
+        (values(2)[0][:, None] * np.array([-0.5, 0.5]), classes(4, rows=17)[1], None),  # scores with ties
     ],
     "many classes": [classes(2, number=5), classes(3, rows=40, number=11)],
     "regression": [
@@ -75,7 +76,8 @@ def test_every_metric_has_its_vectorised_form() -> None:
         kind: {name for name, metric in METRICS.items() if metric.task_type == kind}
         for kind in ("classification", "regression", "ranking")
     }
-    assert of_type["classification"] == set(CLASSIFICATION)
+    assert of_type["classification"] == set(CLASSIFICATION) | set(SCORES)
+    assert {name for name, metric in METRICS.items() if metric.of_scores} == set(SCORES)
     assert of_type["regression"] == set(REGRESSION)
     assert of_type["ranking"] == {name for name, metric in METRICS.items() if metric.per_query is not None}
 

@@ -25,6 +25,9 @@ BINARY = (np.repeat([1, 1, 0, 0], [3, 1, 2, 4]), np.repeat([1, 0, 1, 0], [3, 1, 
 # Three classes. True (row) by predicted (column): 0: [2, 1, 0], 1: [0, 1, 1], 2: [0, 0, 3].
 THREE = (np.array([0, 0, 1, 1, 2, 2, 2, 2]), np.array([0, 0, 0, 1, 1, 2, 2, 2]))
 
+# Positive and negative rows by score, from the greatest: 4 (+), 3 (- and +), 2 (-), 1 (+). Of 3 · 2 pairs 3 + 1/2 are right.
+SCORED = (np.array([3.0, 1.0, 4.0, 2.0, 3.0]), np.array([0, 1, 1, 0, 1]))
+
 # Deviations from the means 3 and 4: predictions -2 -1 1 2, labels -2 -3 1 4. Errors: -1 1 -1 -3.
 LINE = (np.array([1.0, 2.0, 4.0, 5.0]), np.array([2.0, 1.0, 5.0, 8.0]))
 
@@ -50,6 +53,8 @@ CASES: dict[str, list[tuple[tuple[np.ndarray, ...], float]]] = {
     "f1": [(BINARY, 2 * 3 / (2 * 3 + 1 + 2))],
     "precision": [(BINARY, 3 / (3 + 1))],
     "recall": [(BINARY, 3 / (3 + 2))],
+    "roc_auc": [(SCORED, (2 + 3 / 2 + 0) / (3 * 2))],
+    "average_precision": [(SCORED, (1 / 1 + 2 / 3 + 3 / 5) / 3)],
     "pearson": [(LINE, (4 + 3 + 1 + 8) / sqrt((4 + 1 + 1 + 4) * (4 + 9 + 1 + 16)))],
     "spearman": [
         (LINE, 1 - 6 * (1 + 1) / (4 * (4**2 - 1))),
@@ -106,10 +111,10 @@ def test_declared_direction_prefers_the_truth(name: str) -> None:
 
 def test_exactly_the_metrics_of_the_positive_class_need_two_labels() -> None:
     binary_only = {name for name, metric in METRICS.items() if metric.binary_only}
-    assert binary_only == {"f1", "precision", "recall"}
+    assert binary_only == {"f1", "precision", "recall", "roc_auc", "average_precision"}
     for name in binary_only:
-        with pytest.raises(ValueError, match="multiclass"):
-            METRICS[name].function(*THREE)
+        with pytest.raises(ValueError, match=r"multiclass|two classes"):
+            compute([name], "classification", np.eye(3)[THREE[0]], THREE[1])
 
 
 # Ranking
@@ -225,6 +230,13 @@ def test_classes_that_are_missing(predictions: list[int], labels: list[int], exp
     assert {name: METRICS[name].function(*columns) for name in expected} == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize(("label", "auc", "precision"), [(0, 0.5, 0.0), (1, 0.5, 1.0)])
+def test_rows_of_one_class_cannot_be_ranked(label: int, auc: float, precision: float) -> None:
+    scores, labels = np.array([0.5, -1.0]), np.array([label, label])
+    assert METRICS["roc_auc"].function(scores, labels) == auc
+    assert METRICS["average_precision"].function(scores, labels) == precision
+
+
 # compute
 
 
@@ -236,6 +248,19 @@ def test_compute_takes_the_greatest_logit_and_keeps_the_order_of_names() -> None
     assert list(result) == names
     assert all(type(value) is float for value in result.values())
     assert result == {name: METRICS[name].function(*THREE) for name in names}
+
+
+@pytest.mark.parametrize("shift", [0.0, 100.0], ids=["logits", "far from 0"])
+def test_compute_ranks_two_classes_by_how_far_the_second_is_ahead(shift: float) -> None:
+    scores, labels = SCORED
+    logits = np.stack([shift - scores / 2, shift + scores / 2], axis=1).astype(np.float32)
+    names = ["average_precision", "accuracy", "roc_auc"]
+    result = compute(names, "classification", logits, labels)
+    assert list(result) == names
+    expected = {"roc_auc": CASES["roc_auc"][0][1], "accuracy": 3 / 5}  # all five are predicted to be positive
+    assert result == pytest.approx(expected | {"average_precision": CASES["average_precision"][0][1]}, rel=1e-12)
+    probabilities = 1 / (1 + np.exp(np.stack([scores, -scores], axis=1)))
+    assert compute(names, "classification", probabilities, labels) == compute(names, "classification", logits, labels)
 
 
 @pytest.mark.parametrize("name", ["pearson", "spearman", "mse", "rmse", "mae"])
@@ -290,6 +315,15 @@ def test_baseline_of_classification_is_the_most_frequent_training_label() -> Non
     result = baseline("classification", ["accuracy", "balanced_accuracy", "mcc"], train, labels)
     assert result == {"accuracy": 1 / 4, "balanced_accuracy": (0 + 1) / 2, "mcc": 0.0}
     assert baseline("classification", ["accuracy"], np.array([2, 1, 1, 2]), labels) == {"accuracy": 1 / 4}
+
+
+def test_baseline_of_ranked_rows_puts_none_before_another() -> None:
+    names, labels = ["roc_auc", "average_precision"], np.array([1, 0, 0, 0])
+    for train in ([0, 0, 1], [0, 0], [1, 1]):
+        assert baseline("classification", names, np.array(train), labels) == {
+            "roc_auc": 1 / 2,
+            "average_precision": 1 / 4,
+        }
 
 
 def test_baseline_of_regression_is_the_training_mean() -> None:
