@@ -15,7 +15,7 @@ WRONG_INPUT = 2
 SHELLS = ("bash", "zsh", "fish")
 TASK_DEFS_HELP = "YAML files with task definitions"
 ENCODER_HELP = "hub id, directory, or pkg:PACKAGE/SUBDIR"
-RUN_OR_EXPORT_HELP = "directory of a run, or of one exported task"
+RUN_OR_EXPORT_HELP = "directory of a run, of one exported task, or of several"
 TRUST_HELP = "let the encoder run its own code"
 
 

@@ -23,8 +23,8 @@ class Stored:
     """Trained tasks as they lie on disk.
 
     Attributes:
-        path: Directory of the run or export.
-        run: The run; None of an export.
+        path: Directory of the run or export, or of several exports.
+        run: The run; None of exports.
         weights: Which weights of a run these are.
         tasks: Task name to definition.
         folders: Task name to its standalone model; empty where one directory holds them all.
@@ -40,10 +40,10 @@ class Stored:
 
 
 def find_tasks(path: Path, names: list[str], weights: str) -> Stored:
-    """Finds tasks of a run or an export.
+    """Finds tasks of a run or of exports.
 
     Args:
-        path: A run directory or an export's.
+        path: A run directory, an export's, or one that holds exports, as `export` writes it.
         names: Tasks; all when empty.
         weights: Of a run, `best` (each task's best step), `final` (the shared model after the last step) or `teacher`
             (the slow average that the proximal term pulls towards, after the last step).
@@ -51,12 +51,12 @@ def find_tasks(path: Path, names: list[str], weights: str) -> Stored:
     Raises:
         UserError: The directory is neither, or a task is not in it.
     """
-    if (path / TASK_FILE).is_file():
+    if exports := _exports(path):
         if weights != "best":
             raise UserError.of(str(path), f"is an export: it has the weights that were exported, and no {weights} ones")
-        tasks = read_task(path / TASK_FILE)
-        _require(names, list(tasks), path)
-        return Stored(path, None, weights, tasks, dict.fromkeys(tasks, path))
+        _require(names, list(exports), path)
+        tasks = {name: exports[name][0] for name in names or exports}
+        return Stored(path, None, weights, tasks, {name: exports[name][1] for name in tasks})
     run = run_of(path)
     if run is None:
         raise UserError.of(str(path), no_run(path))
@@ -72,6 +72,24 @@ def find_tasks(path: Path, names: list[str], weights: str) -> Stored:
         reason = ", or ran without the proximal term" if weights == "teacher" else "; continue it with --resume"
         raise UserError.of(str(path), f"has no {weights} weights: the run is not finished{reason}")
     return Stored(path, run, weights, tasks, {}, shared)
+
+
+def _exports(path: Path) -> dict[str, tuple[TaskDef, Path]]:
+    """Task name to definition and folder of the export that a directory is, or of those in it unless it is a run.
+
+    Raises:
+        UserError: A damaged `task.yml`, or several exports of one name.
+    """
+    if (path / RUN_FILE).is_file():
+        return {}
+    files = [path / TASK_FILE] if (path / TASK_FILE).is_file() else sorted(path.glob(f"*/{TASK_FILE}"))
+    found: dict[str, tuple[TaskDef, Path]] = {}
+    for file in files:
+        for name, task in read_task(file).items():
+            if name in found:
+                raise UserError.of(str(path), f"holds {name!r} twice, in {found[name][1]} and {file.parent}: name one")
+            found[name] = task, file.parent
+    return found
 
 
 def run_of(path: Path) -> Run | None:
@@ -177,7 +195,7 @@ def check_export(
     """
     stored = find_tasks(path, names, weights)
     if stored.run is None:  # its card tells what only the run knows
-        raise UserError.of(str(path), "is an export already: copy the directory, which needs nothing beside it")
+        raise UserError.of(str(path), "is exported already: copy the directory, which needs nothing beside it")
     repositories = {} if push_to_hub is None else check_push(push_to_hub, list(stored.tasks))
     used = [name for name in stored.tasks if (output / name).exists()]
     if output.exists() and not output.is_dir():

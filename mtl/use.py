@@ -5,7 +5,7 @@ Legend: N texts, D width of the encoder.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -35,7 +35,7 @@ def load(
     """Loads what was trained, for use.
 
     Args:
-        path: Directory of a run or an export.
+        path: Directory of a run, of an export, or of several exports.
         weights: Of a run, `best` (each task's best step), `final` (the shared model after the last step) or `teacher`
             (the proximal term's slow average).
         tasks: Tasks to load; all by default.
@@ -83,10 +83,10 @@ class Model:
         Args:
             task: The task's name.
             texts: Texts, for pairs (text, text). In ranking (query, candidate), where pairs with the same query are
-                ranked together, or (query, [candidate, …]).
+                ranked together, or (query, [candidate, …]), where there may be no candidate.
 
         Returns:
-            One record per text, in their order: `row` (its position) and, in classification, `label` and
+            One record per text or pair, in their order: `row` (its position) and, in classification, `label` and
             `probabilities`, in regression `value`, in ranking `score` and `rank`.
 
         Raises:
@@ -155,6 +155,9 @@ class Model:
                 self._shared = load_encoder(self.path, trust_remote_code=self._trust_remote_code)
             if self._shared is not None:
                 return self._shared
+            if len(self._loaded) > 1:
+                told = f"exports have an encoder each: name the task; loaded are: {listed(list(self._loaded))}"
+                raise UserError.of("task", told)
         item = next(iter(self._loaded.values())) if task is None else self._item(task)
         return item.model.base_model, item.tokenizer
 
@@ -218,9 +221,9 @@ def _rows(task: TaskDef, texts: Texts) -> list[Row]:
     rows: list[Row] = []
     problems: list[Problem] = []
     for index, item in enumerate(_in_order(texts)):
-        found = list(_parts(task, item, index))
-        parts = [text for *texts, _ in found for text in texts[: 1 + task.is_pair]]
-        if found and all(isinstance(text, str) for text in parts):
+        found = _parts(task, item, index)
+        parts = [text for *texts, _ in found or () for text in texts[: 1 + task.is_pair]]
+        if found is not None and all(isinstance(text, str) for text in parts):
             problems += [Problem(f"texts[{index}]", fault) for fault in map(text_fault, parts) if fault]
             rows += [Row(len(rows) + place, a, b, None, group) for place, (a, b, group) in enumerate(found)]
         else:
@@ -230,17 +233,19 @@ def _rows(task: TaskDef, texts: Texts) -> list[Row]:
     return rows
 
 
-def _parts(task: TaskDef, item: Any, index: int) -> Iterator[tuple[Any, Any, str | None]]:
-    """First text, second text and group of each row that an item stands for; none where its shape is wrong."""
+def _parts(task: TaskDef, item: Any, index: int) -> list[tuple[Any, Any, str | None]] | None:
+    """First text, second text and group of each row that an item stands for; None where its shape is wrong."""
     parts = item if isinstance(item, (tuple, list)) else (item,)
-    if not task.is_pair and len(parts) == 1:
-        yield item, None, None
-    elif task.is_pair and len(parts) == 2:
-        ranking, (first, second) = task.type == "ranking", parts
-        if ranking and isinstance(second, (tuple, list)):
-            yield from ((first, candidate, f"list {index}") for candidate in second)
-        else:
-            yield first, second, f"query {first}" if ranking else None
+    if len(parts) != 1 + task.is_pair:
+        return None
+    if not task.is_pair:
+        return [(item, None, None)]
+    first, second = parts
+    if task.type != "ranking":
+        return [(first, second, None)]
+    if isinstance(first, str) and isinstance(second, (tuple, list)):
+        return [(first, candidate, f"list {index}") for candidate in second]
+    return [(first, second, f"query {first}")]
 
 
 def _shape(task: TaskDef) -> str:

@@ -237,6 +237,9 @@ def test_a_query_with_its_candidates_is_ranked_by_itself(model: mtl.Model) -> No
     pairs = model.predict("answer", [("why is it?", candidate) for candidate in candidates])
     assert [record["rank"] for record in pairs] == [record["rank"] for record in listed[:3]]
     np.testing.assert_allclose([r["score"] for r in pairs], [r["score"] for r in listed[:3]], atol=1e-6)
+    some = model.predict("answer", [("why is it?", []), ("why is it?", candidates[:2]), ("who?", ())])
+    assert [(r["row"], r["rank"]) for r in some] == [(row, r["rank"]) for row, r in enumerate(listed[3:])]
+    assert model.predict("answer", [("why is it?", [])]) == []
 
 
 @pytest.mark.parametrize(
@@ -248,7 +251,7 @@ def test_a_query_with_its_candidates_is_ranked_by_itself(model: mtl.Model) -> No
         ("strength", ["alone"], r"texts\[0\]: is 'alone'; expected \(text, text\)"),
         ("strength", [("a", ["b"])], r"expected \(text, text\)"),
         ("strength", [("a", None)], r"expected \(text, text\)"),
-        ("answer", [("q", [])], r"expected \(query, candidate\) or \(query, \[candidate, …\]\)"),
+        ("answer", [(5, [])], r"expected \(query, candidate\) or \(query, \[candidate, …\]\)"),
         ("answer", [("q", ["a", 3])], r"expected \(query, candidate\)"),
         ("mod", ["a"], "task: there is no task 'mod'; loaded are: mood, strength, answer; did you mean 'mood'?"),
         ("mood", [1] * 9, "texts: 4 more like these"),

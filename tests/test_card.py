@@ -185,7 +185,7 @@ def test_adaptation_knows_what_the_encoder_went_through(run_dir: Path, tmp_path:
 
 def test_an_export_is_not_exported_again(exports: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", str(exports / "mood"), "--output", str(tmp_path / "again")]) == 2
-    told = "is an export already: copy the directory, which needs nothing beside it"
+    told = "is exported already: copy the directory, which needs nothing beside it"
     assert capsys.readouterr().err == f"error: {exports / 'mood'}: {told}\n"
     assert not (tmp_path / "again").exists()
 

@@ -17,6 +17,7 @@ from conftest import write_jsonl
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
+import mtl
 from mtl.cli import main
 from mtl.intervals import intervals
 from mtl.preflight import read_run
@@ -140,12 +141,12 @@ def test_predictions_keep_order_and_agree_between_run_and_export(
     unlabelled = [{k: v for k, v in row.items() if k not in ("mood", "score", "relevant")} for row in rows]
     file = write_jsonl(tmp_path / "input.jsonl", unlabelled)
     outputs = []
-    for number, source in enumerate((run_dir, exports / task)):
+    for number, source in enumerate((run_dir, exports / task, exports)):
         target = tmp_path / f"{number}.jsonl"
         assert main(["predict", str(source), "--task", task, "--input", str(file), "--output", str(target)]) == 0
         outputs.append(read(target))
     assert [record["row"] for record in outputs[0]] == list(range(len(rows)))
-    assert outputs[0] == outputs[1]
+    assert outputs[0] == outputs[1] == outputs[2]
     if task == "mood":
         for record in outputs[0]:
             assert sum(record["probabilities"].values()) == pytest.approx(1, abs=1e-5)
@@ -473,6 +474,44 @@ def test_report_compares_runs(
     assert "accuracy" in capsys.readouterr().out
     assert main(["report", str(tmp_path)]) == 2
     assert "results.json" in capsys.readouterr().err
+
+
+def test_a_directory_of_exports_is_used_like_a_run(
+    run_dir: Path, exports: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(exports), "--output", str(tmp_path / "exports.json")]) == 0
+    assert main(["evaluate", str(run_dir), "--output", str(tmp_path / "run.json")]) == 0
+    of_exports, of_run = (json.loads((tmp_path / f"{name}.json").read_text())["tasks"] for name in ("exports", "run"))
+    assert list(of_exports) == sorted(TASKS)  # of a directory there is no other order
+    assert all(of_exports[name]["validation"] == pytest.approx(of_run[name]["validation"], abs=1e-6) for name in TASKS)
+
+    model = mtl.load(exports)
+    assert list(model.tasks) == sorted(TASKS)
+    assert (model.embed(["a film"], task="mood") == mtl.load(exports / "mood").embed(["a film"])).all()
+    with pytest.raises(mtl.UserError, match="task: exports have an encoder each: name the task"):
+        model.embed(["a film"])
+
+    capsys.readouterr()
+    predict = [
+        "predict",
+        "--input",
+        str(corpus.parent / "mood/validation.jsonl"),
+        "--output",
+        str(tmp_path / "p.jsonl"),
+    ]
+    twice = Path(shutil.copytree(exports, tmp_path / "twice"))
+    shutil.copytree(exports / "mood", twice / "other")
+    for words, told in (
+        ([str(exports)], f"--task: name one of the tasks, or several with commas: {', '.join(sorted(TASKS))}"),
+        (
+            [str(exports), "--task", "mod"],
+            f"has no task 'mod'; it has: {', '.join(sorted(TASKS))}; did you mean 'mood'?",
+        ),
+        ([str(exports), "--task", "mood", "--weights", "final"], "it has the weights that were exported"),
+        ([str(twice), "--task", "mood"], f"{twice}: holds 'mood' twice, in {twice / 'mood'} and {twice / 'other'}"),
+    ):
+        assert main([*predict, *words]) == 2
+        assert told in capsys.readouterr().err
 
 
 def test_export_refuses_to_overwrite(run_dir: Path, exports: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,7 +25,7 @@ BINARY = (np.repeat([1, 1, 0, 0], [3, 1, 2, 4]), np.repeat([1, 0, 1, 0], [3, 1, 
 # Three classes. True (row) by predicted (column): 0: [2, 1, 0], 1: [0, 1, 1], 2: [0, 0, 3].
 THREE = (np.array([0, 0, 1, 1, 2, 2, 2, 2]), np.array([0, 0, 0, 1, 1, 2, 2, 2]))
 
-# Positive and negative rows by score, from the greatest: 4 (+), 3 (- and +), 2 (-), 1 (+). Of 3 · 2 pairs 3 + 1/2 are right.
+# Rows by score, from the greatest: 4 positive, 3 one of each, 2 negative, 1 positive: of 3 · 2 pairs 2 + 3/2 are right.
 SCORED = (np.array([3.0, 1.0, 4.0, 2.0, 3.0]), np.array([0, 1, 1, 0, 1]))
 
 # Deviations from the means 3 and 4: predictions -2 -1 1 2, labels -2 -3 1 4. Errors: -1 1 -1 -3.
