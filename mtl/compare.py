@@ -23,6 +23,7 @@ from mtl.summary import store_summary, summary_text
 
 Say = Callable[[str], None]
 POLL = 0.1  # seconds
+WARNINGS = 10  # of its runs that a study shows
 
 
 def compare(
@@ -74,6 +75,11 @@ def compare(
         finally:
             outcomes = gather_outcomes(study, ledger, earlier)
             say(summary_text(store_summary(study, outcomes, folder, summary), folder))
+    warnings = ledger.warnings(study.nodes)
+    for line, number in warnings.most_common(WARNINGS):
+        say(f"warning: in {counted(number, 'run')}: {line}")
+    if len(warnings) > WARNINGS:
+        say(f"warning: {len(warnings) - WARNINGS:,} more in the logs in {folder / 'runs'}")
     if uncounted := earlier.keys() - {outcome_key(cell) for cell in study.cells}:
         say(f"note: {counted(len(uncounted), 'outcome')} of other cells in {summary}: not counted, not removed")
     if strangers := ledger.strangers(study.nodes):

@@ -15,6 +15,7 @@ from mtl.taskdef import TaskDef
 Level = Literal["silent", "quiet", "normal", "verbose"]
 LEVELS: tuple[Level, ...] = ("silent", "quiet", "normal", "verbose")
 
+WARNING = "warning: "  # how such a line begins
 SMOOTHING = 0.1  # share of the newest value in a smoothed loss; the first ten values are averaged
 
 
@@ -52,7 +53,7 @@ class Display:
 
     def warn(self, line: str) -> None:
         self.warnings.append(self._words(line))
-        self.say(f"warning: {line}", "quiet")
+        self.say(f"{WARNING}{line}", "quiet")
 
     def bar(self, steps: int, done: int) -> Any:
         """The progress bar with the time left; there is none unless stderr is a terminal."""

@@ -20,9 +20,10 @@ from mtl.data import Examples, Ints
 from mtl.errors import UserError
 from mtl.files import new_file
 from mtl.intervals import Interval, intervals
-from mtl.metrics import baseline, candidate_ranks, compute
+from mtl.metrics import baseline, compute
 from mtl.predictions import Predictions
 from mtl.processes import Processes
+from mtl.ranking_metrics import candidate_ranks
 from mtl.shards import is_sharded
 from mtl.taskdef import TaskDef
 

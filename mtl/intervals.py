@@ -23,7 +23,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from mtl.metrics import METRICS, TaskType, as_scores, as_values, compute, ratios
+from mtl.metrics import METRICS, TaskType, as_scores, as_values, compute
+from mtl.ranking_metrics import ratios
 from mtl.sampling import derive_seed
 
 Floats: TypeAlias = npt.NDArray[np.float64]

@@ -15,8 +15,8 @@ import numpy.typing as npt
 from mtl.checks import Row, RowChecker
 from mtl.errors import UserError
 from mtl.intervals import Difference, differences, intervals
-from mtl.metrics import candidate_ranks, first_relevant_rank
 from mtl.predictions import Predictions, predictions_file, read_predictions
+from mtl.ranking_metrics import candidate_ranks, first_relevant_rank
 from mtl.runrecord import RunRecord
 from mtl.source import Source, locate, read_rows
 from mtl.taskdef import TaskDef

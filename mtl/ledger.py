@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mtl.display import WARNING
 from mtl.errors import UserError
 from mtl.files import entries, remove, storing, write_file
 from mtl.preflight import RUN_FILE
@@ -114,6 +117,15 @@ class Ledger:
     def log(self, node: Node) -> Path:
         """The file that a run prints to."""
         return _beside(self.run_dir(node), ".log")
+
+    def warnings(self, nodes: Iterable[Node]) -> Counter[str]:
+        """What runs warned of in their logs, and how many of them did."""
+        found: Counter[str] = Counter()
+        for node in nodes:
+            with suppress(OSError):
+                lines = self.log(node).read_text(encoding="utf-8", errors="replace").splitlines()
+                found.update({line.removeprefix(WARNING) for line in lines if line.startswith(WARNING)})
+        return found
 
     def drop_weights(self, node: Node, keep: str) -> None:
         """Removes what a study does not keep of a finished run."""

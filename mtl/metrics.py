@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
+from mtl.ranking_metrics import answerable, average_precision, ndcg, precision_at, reciprocal_rank
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -122,7 +124,7 @@ def roc_auc(scores: np.ndarray, labels: np.ndarray) -> float:
     return roc_auc_score(labels, scores)
 
 
-def average_precision_of_rows(scores: np.ndarray, labels: np.ndarray) -> float:
+def precision_recall_area(scores: np.ndarray, labels: np.ndarray) -> float:
     """Σ_k (recall_k - recall_{k-1}) precision_k over the distinct scores, greatest first; 0.0 without a positive row.
 
     Source: `sklearn.metrics.average_precision_score`, which does not interpolate.
@@ -190,116 +192,7 @@ def mean_absolute_error(predictions: np.ndarray, labels: np.ndarray) -> float:
     return metrics.mean_absolute_error(labels, predictions)
 
 
-# Ranking: scores float (n,), relevance float (n,) graded with > 0 relevant, groups int (n,). Rows in any order; queries
-# ascending. A metric is the mean over the queries of one of these.
-# Values are those of trec_eval 9, which counts a query without a relevant candidate as 0 (its change log, 2006-04-05);
-# those of `answerable` leave such a query out, as published figures of WikiQA usually do.
-
-
-def _order(scores: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sort the rows of every query as trec_eval does.
-
-    By score, highest first; among equal scores the later row comes first (trec_eval: the greater document id).
-
-    Returns:
-        order, ranks, queries, each (n,): a row's position in `scores`, its rank within the query (from 1) and the index
-        of its query (0 .. Q-1, ascending).
-    """
-    import numpy as np
-
-    queries = np.unique(groups, return_inverse=True)[1]
-    rows = np.arange(len(scores))
-    order = np.lexsort((-rows, -scores, queries))  # the last key sorts first
-    queries = queries[order]
-    return order, rows - np.searchsorted(queries, queries) + 1, queries
-
-
-def _ranked(scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Gains, ranks and queries in `_order`, each (n,); a gain is a row's relevance, at least 0."""
-    import numpy as np
-
-    order, ranks, queries = _order(scores, groups)
-    return np.maximum(relevance, 0)[order], ranks, queries
-
-
-def candidate_ranks(scores: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Rank of every row among its query's as the metrics count, from 1; of equal scores the later is first, (n,)."""
-    import numpy as np
-
-    order, ranks, _ = _order(scores, groups)
-    found = np.empty_like(ranks)
-    found[order] = ranks
-    return found
-
-
-def ratios(values: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """values / whole, 0 where the whole is 0; both of one shape."""
-    import numpy as np
-
-    return np.divide(values, whole, out=np.zeros_like(values), where=whole > 0)
-
-
-def average_precision(scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """1/R Σ_{i relevant} (relevant in top r_i) / r_i of every query, R of them in it, (Q,)."""
-    import numpy as np
-
-    gains, ranks, queries = _ranked(scores, relevance, groups)
-    relevant = gains > 0
-    totals = np.bincount(queries, weights=relevant)  # (Q,)
-    found = np.cumsum(relevant) - (np.cumsum(totals) - totals)[queries]  # relevant candidates down to this rank
-    return ratios(np.bincount(queries, weights=relevant * found / ranks), totals)
-
-
-def first_relevant_rank(scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Rank of the first relevant candidate of every query, 0 where there is none, (Q,)."""
-    import numpy as np
-
-    gains, ranks, queries = _ranked(scores, relevance, groups)
-    found, first = np.unique(queries[gains > 0], return_index=True)
-    result = np.zeros(queries[-1] + 1, dtype=np.int64)
-    result[found] = ranks[gains > 0][first]
-    return result
-
-
-def reciprocal_rank(scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """1 / rank of the first relevant candidate of every query, (Q,)."""
-    import numpy as np
-
-    ranks = first_relevant_rank(scores, relevance, groups)
-    return ratios(np.ones(len(ranks)), ranks)
-
-
-def ndcg(scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray, *, k: int) -> np.ndarray:
-    """DCG@k / ideal DCG@k of every query, with DCG@k = Σ_{r <= k} gain_r / log2(r + 1) and gain = relevance, (Q,).
-
-    The ideal order is that of all candidates of the query, cut at k. Gains are linear, not 2^relevance - 1.
-    Source: Järvelin & Kekäläinen 2002, with the discount of trec_eval `ndcg_cut`.
-    """
-    import numpy as np
-
-    def dcg(order_by: np.ndarray) -> np.ndarray:
-        gains, ranks, queries = _ranked(order_by, relevance, groups)
-        return np.bincount(queries, weights=gains * (ranks <= k) / np.log2(ranks + 1))  # (Q,)
-
-    return ratios(dcg(scores), dcg(relevance))
-
-
-def precision_at(scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray, *, k: int) -> np.ndarray:
-    """(Relevant in top k) / k of every query, also where there are fewer than k candidates; trec_eval `P`, (Q,)."""
-    import numpy as np
-
-    gains, ranks, queries = _ranked(scores, relevance, groups)
-    return np.bincount(queries, weights=(gains > 0) & (ranks <= k)) / k
-
-
-def answerable(
-    per_query: Callable[..., np.ndarray], scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray
-) -> np.ndarray:
-    """A metric of every query that has a relevant candidate, NaN of the others, (Q,)."""
-    import numpy as np
-
-    found = first_relevant_rank(scores, relevance, groups) > 0
-    return np.where(found, per_query(scores, relevance, groups), np.nan)
+# Ranking: the mean over queries of one of `mtl.ranking_metrics`.
 
 
 def _mean(per_query: Callable[..., np.ndarray], *columns: np.ndarray) -> float:
@@ -405,7 +298,7 @@ METRICS: dict[str, Metric] = {
     "recall": Metric(recall, "classification", higher_is_better=True, binary_only=True),
     "roc_auc": Metric(roc_auc, "classification", higher_is_better=True, binary_only=True, of_scores=True),
     "average_precision": Metric(
-        average_precision_of_rows, "classification", higher_is_better=True, binary_only=True, of_scores=True
+        precision_recall_area, "classification", higher_is_better=True, binary_only=True, of_scores=True
     ),
     "pearson": Metric(pearson, "regression", higher_is_better=True),
     "spearman": Metric(spearman, "regression", higher_is_better=True),

@@ -135,6 +135,17 @@ def test_a_study_is_run_kept_and_changed(file: Path, capsys: pytest.CaptureFixtu
     assert main(["report", "--output", str(report), *[str(ledger.run_dir(cell.node)) for cell in study.cells]]) == 0
     assert report.is_file()
 
+    assert any(line.startswith("warning: in 6 runs: mood/validation: ") for line in printed.splitlines()), "leaks"
+    for run, node in enumerate(study.nodes[:2]):
+        with ledger.log(node).open("a", encoding="utf-8") as log:
+            log.write("warning: odd\nwarning: odd\n" + "".join(f"warning: run {run}, {n}\n" for n in range(6)))
+    capsys.readouterr()
+    assert compare(file, "--summary-only") == 0
+    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+    assert "warning: in 2 runs: odd" in shown and "warning: in 1 run: run 0, 0" in shown
+    more = len(ledger.warnings(study.nodes)) - 10
+    assert shown[10:] == [f"warning: {more} more in the logs in {file.parent / 'out' / 'runs'}"]
+
     file.write_text(file.read_text().replace("max_steps: 6", "max_steps: 7"), encoding="utf-8")
     assert compare(file) == 0
     after = stamps(file)

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "mtl"
 
 # Data flows one way. A module may import from earlier rows, and from earlier places of its own row.
 LAYERS = (
-    ("errors", "launch", "files", "settings", "wording", "metrics", "sampling", "intervals"),
+    ("errors", "launch", "files", "settings", "wording", "ranking_metrics", "metrics", "sampling", "intervals"),
     ("presets", "taskdef", "definitions", "precedence", "config", "heads", "trackers"),
     ("encoder", "origin", "source", "checks", "predictions", "minhash", "leaks", "recall", "reading", "preflight"),
     ("tokenizer", "data", "parts", "batch", "plan", "scale"),
