@@ -27,7 +27,7 @@ from mtl.processes import Processes
 from mtl.ready import Ready, get_ready
 from mtl.report import plan_table, results_table
 from mtl.rundir import Splits, resume_command, start_directory
-from mtl.runlog import RunLog, Silence, Writer
+from mtl.runlog import NoLog, RunLog
 from mtl.state import TrainState, separate_dropout
 from mtl.stop import StopSignal
 from mtl.taskdef import task_notes
@@ -138,10 +138,10 @@ def _train(
     return trainer.state
 
 
-def _log(ready: Ready, output: Path, state: TrainState) -> Writer:
+def _log(ready: Ready, output: Path, state: TrainState) -> NoLog:
     """The log of this process; trackers are told of nothing where nothing is left to do."""
     if not ready.processes.is_main:
-        return Silence()
+        return NoLog()
     config, trackers = ready.run.config, None
     with contextlib.ExitStack() as failed:
         if config.telemetry.trackers and not state.is_done(ready.plan.steps, config.evaluation.patience):

@@ -9,15 +9,15 @@ import os
 from collections.abc import Mapping
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from mtl.errors import UserError
 from mtl.files import append, storing
 from mtl.heat_map import heat_chart
 from mtl.pictures import pixels
+from mtl.runrecord import METRICS_FILE
 from mtl.trackers import Scalar, Trackers
 
-METRICS_FILE = "metrics.jsonl"
 BOARD = "tensorboard"
 LAST = ".hparams"  # ends the name of the event file that describes a finished run
 # How a step's terms are laid out in TensorBoard.
@@ -35,24 +35,8 @@ TAGS = {
 }
 
 
-class Writer(Protocol):
-    """What the trainer needs of a log; tests hand in a list-like one."""
-
-    def step(self, record: Mapping[str, Any]) -> None: ...
-
-    def evaluation(self, record: Mapping[str, Any]) -> None: ...
-
-    def gradients(self, record: Mapping[str, Any]) -> None: ...
-
-    def finished(self, hyperparameters: Mapping[str, Scalar], best: Mapping[str, Any], step: int) -> None: ...
-
-    def position(self) -> int: ...
-
-    def close(self) -> None: ...
-
-
-class Silence:
-    """The log of a process that writes none."""
+class NoLog:
+    """What the trainer needs of a log, written nowhere: that of a process beside the main one."""
 
     def step(self, record: Mapping[str, Any]) -> None: ...
 
@@ -68,7 +52,7 @@ class Silence:
     def close(self) -> None: ...
 
 
-class RunLog:
+class RunLog(NoLog):
     """Appends records to the run's log files; a resumed run drops what was logged after its checkpoint.
 
     Args:
