@@ -92,20 +92,25 @@ class RowChecker:
         self.ignored_numbers = {_number(value) for value in task.data.unlabelled} - {None}
 
     def check(self, rows: Iterator[tuple[str, dict[str, Any]]]) -> Iterator[Row]:
-        """Yields the good rows; stops at a missing column, which every row would repeat.
+        """Yields the good rows. Where a column is missing there are none, and only labels are checked.
 
         A column is missing where the definition names it, but for rows to predict, which have to fit the definition.
         """
+        complete = True
         for place, cells in rows:
-            if self.rows == 0 and not self._has_columns(place, cells):
+            if self.rows == 0:
+                complete = self._has_columns(place, cells)
+            if not complete and (not self.labelled or self.columns.get("label") not in cells):
                 return
             index = self.rows
             self.rows += 1
             for column, kinds in self.kinds.items():
                 kinds.add(type(cells.get(column)))
-            row = self._row(index, place, cells)
+            row = self._row(index, place, cells) if complete else None
             if row is not None:
                 yield row
+            elif not complete:
+                self._label(place, cells)
 
     def _has_columns(self, place: str, cells: dict[str, Any]) -> bool:
         missing = {role: column for role, column in self.columns.items() if column not in cells}

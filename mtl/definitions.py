@@ -104,8 +104,13 @@ def complete(name: str, source: Sourced) -> tuple[TaskDef | None, list[Problem]]
     )
     found = [(path, message) for path, message in _inconsistencies(task) if path[0] not in wrong]
     problems += [Problem(source.place(path), f"{name}.{message}") for path, message in found]
-    readable = all(path[0] not in ("data", "labels") for path, _ in found)  # else its rows would be found wrong as well
-    return task.read_from(source) if readable else None, problems
+    paths = [path for path, _ in found]
+    lost = {path[2] for path in paths if path[:2] == ("data", "splits") and len(path) == 3}  # the others are read
+    unreadable = any(path[0] == "data" and path[2:] not in {(split,) for split in lost} for path in paths)
+    if unreadable or "train" in lost or (("labels",) in paths and len(task.labels) < 2):
+        return None, problems  # its rows would be found wrong as well
+    kept = {split: target for split, target in task.data.splits.items() if split not in lost}
+    return task.model_copy(update={"data": task.data.model_copy(update={"splits": kept})}).read_from(source), problems
 
 
 def _with_divergence(settings: Any, task_type: str) -> Any:
@@ -159,6 +164,15 @@ def _is_codec(name: str) -> bool:
     return True
 
 
+def missing_split(task: TaskDef, split: str) -> Iterable[tuple[KeyPath, str]]:
+    """Yields (path, message) if a definition names no such split."""
+    data = task.data
+    if split not in data.splits:
+        key = "files" if data.files is not None and data.splits == {name: name for name in data.files} else "splits"
+        has = f"it has: {listed(list(data.splits))}{nearest(split, data.splits)}"
+        yield ("data", key), f"data.{key} has no {split!r}; {has}"
+
+
 def _data_problems(task: TaskDef) -> Iterable[tuple[KeyPath, str]]:
     data = task.data
     if (data.hub is None) == (data.files is None):
@@ -175,14 +189,7 @@ def _data_problems(task: TaskDef) -> Iterable[tuple[KeyPath, str]]:
                 ("data", "splits", split),
                 f"data.splits.{split}: 'files' has no {target!r}{nearest(target, data.files)}",
             )
-    from_files = data.files is not None and data.splits == {split: split for split in data.files}
-    for split in ("train", "validation"):
-        if split not in data.splits:
-            key = "files" if from_files else "splits"
-            yield (
-                ("data", key),
-                f"data.{key} has no {split!r}; it has: {listed(list(data.splits))}{nearest(split, data.splits)}",
-            )
+    yield from missing_split(task, "train")
     if task.type == "ranking" and data.columns.group is None:
         yield ("data", "columns"), "data.columns.group is missing: ranking needs the column that holds the query's id"
     if task.type != "ranking" and data.columns.group is not None:

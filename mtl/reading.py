@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from mtl.checks import Row, SplitSummary, check_split
+from mtl.definitions import missing_split
 from mtl.errors import Problem, UserError
 from mtl.leaks import Leak, LeakSearch
 from mtl.recall import digest_of, recall, remember
@@ -59,8 +60,8 @@ def check_data(
         splits: Splits to read; all that a task names when None. A split other than `train` and `validation` may be
             absent unless it stands here.
         search: Whether to search for evaluation rows in training rows.
-        held_out: Whether rows held out of the training data are evaluated: a split that is the training data itself, as
-            of a single file, is not searched for then.
+        held_out: Whether rows held out of the training data are evaluated: no task needs validation data then, and a
+            split that is the training data itself, as of a single file, is not searched for.
         before: Tasks that the encoder was trained on before, in whose training rows evaluation rows are searched too.
     """
     data = Data()
@@ -69,6 +70,10 @@ def check_data(
         return data
     for name, task in tasks.items():
         data.sources[name], data.summaries[name] = {}, {}
+        if splits is None and not held_out:
+            for path, message in missing_split(task, "validation"):
+                hint = "; or take rows out of the training data: --set train.holdout=0.1"
+                data.problems.append(Problem(task.place(*map(str, path)), f"{name}.{message}{hint}"))
         for split in splits or ["train", *task.evaluation_splits]:
             found = locate(task, split, data_root)
             if isinstance(found, Source):

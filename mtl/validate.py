@@ -158,7 +158,7 @@ def prepare_all(request: Request) -> str:
         encoder = find_encoder(request.typed.data["encoder"])
     except UserError as error:
         problems += error.problems
-    data = check_data(tasks, data_root)
+    data = check_data(tasks, data_root, held_out=run is not None and run.config.train.holdout is not None)
     if run is None or problems + data.problems:
         raise UserError(problems + data.problems)
     from mtl.data import prepare

@@ -139,7 +139,7 @@ CASES: dict[str, tuple[dict[str, Edit], str, str]] = {
     "no validation data": (
         definition(", validation: dev.csv", ""),
         "tasks.yml:6",
-        "mood.data.files has no 'validation'",
+        "mood.data.files has no 'validation'; it has: train; or take rows out of the training data: --set train.hold",
     ),
     "neither hub nor files": (
         definition("    files: {train: train.csv, validation: dev.csv}\n", "    splits: {train: a, validation: b}\n"),
@@ -469,6 +469,31 @@ def test_broken(case: str, command: str, tmp_path: Path, encoder_dir: Path, caps
     follow_ups = {"search.tsv": 0, "tasks.yml": 3}
     assert len(errors) <= 1 + follow_ups.get(where.partition(":")[0], 1), "one fault, and what follows from it"
     assert not (tmp_path / "run").exists()
+
+
+TOGETHER = {
+    "a missing column": (definition("text_a: text", "text_a: txt"), "no column 'txt'"),
+    "a missing split": (
+        column_key("splits: {train: train, validation: dv}"),
+        "'files' has no 'dv'",
+    ),
+    "no validation data": (definition(", validation: dev.csv", ""), "mood.data.files has no 'validation'"),
+    "a label twice": (definition("[bad, good]", "[bad, good, bad]"), "labels: 'bad' stands there twice"),
+}
+
+
+@pytest.mark.parametrize("case", TOGETHER)
+def test_unknown_labels_are_told_beside_other_faults_of_the_task(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edits, message = TOGETHER[case]
+    file = write(tmp_path, edits)
+    (tmp_path / "train.csv").write_text("text,mood\nit is good,god\nit is bad,bad\n")
+    assert main(["validate", str(file)]) == 2
+    errors = [line for line in capsys.readouterr().out.splitlines() if line.startswith("error: ")]
+    assert sum(message in line for line in errors) >= 1, errors
+    assert sum("train.csv:2: unknown label 'god'" in line for line in errors) == 1, errors
+    assert not any("unknown label 'bad'" in line or "holds nothing" in line for line in errors), "nothing that is right"
 
 
 WORDS = st.sampled_from(

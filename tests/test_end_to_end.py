@@ -210,11 +210,11 @@ def test_export_loads_where_nothing_of_ours_is(
     assert "# " + task in (exports / task / "README.md").read_text()
 
 
-def test_ranking_export_loads_in_cross_encoder(exports: Path, corpus: Path) -> None:
+def test_ranking_export_gives_its_scores_in_cross_encoder(exports: Path, corpus: Path) -> None:
     cross_encoder = pytest.importorskip("sentence_transformers").CrossEncoder
     rows = read(corpus.parent / "answer" / "validation.jsonl")[:6]
     model = cross_encoder(str(exports / "answer"), device="cpu")
-    scores = model.predict([(row["question"], row["candidate"]) for row in rows], activation_fn=torch.nn.Identity())
+    scores = model.predict([(row["question"], row["candidate"]) for row in rows])
     native = AutoModelForSequenceClassification.from_pretrained(exports / "answer").eval()
     tokenizer = AutoTokenizer.from_pretrained(exports / "answer")
     inputs = tokenizer(

@@ -214,11 +214,6 @@ INCONSISTENT: dict[str, tuple[str, int, str]] = {
         5,
         "t.data.splits has no 'train'; it has: validation",
     ),
-    "no validation split": (
-        CLASSIFICATION.replace("hub: owner/set", "files: {train: a.csv}"),
-        3,
-        "t.data.files has no 'validation'; it has: train",
-    ),
     "ranking without groups": (
         RANKING.replace(", group: id", ""),
         4,
