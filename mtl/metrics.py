@@ -11,7 +11,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from mtl.ranking_metrics import answerable, average_precision, ndcg, precision_at, reciprocal_rank
+from mtl.ranking_metrics import (
+    answerable,
+    average_precision,
+    expected_average_precision,
+    expected_ndcg,
+    expected_precision_at,
+    expected_reciprocal_rank,
+    ndcg,
+    precision_at,
+    reciprocal_rank,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,7 +31,6 @@ if TYPE_CHECKING:
 TaskType = Literal["classification", "regression", "ranking"]
 
 ROUNDING = 4  # spread, in units in the last place, up to which predictions count as constant
-RANDOM_ORDERS = 100  # random orders averaged by the ranking baseline
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +43,7 @@ class Metric:
     binary_only: bool = False  # the task must have exactly two labels
     of_scores: bool = False  # classification: predictions are scores of the positive class, label index 1
     per_query: Callable[..., np.ndarray] | None = None  # ranking: the values averaged, (Q,), without NaN
+    expected: Callable[..., np.ndarray] | None = None  # ranking: those of a random order, of (relevance, groups)
 
 
 # Classification: predictions int (n,), labels int (n,), both indices into the task's `labels`.
@@ -205,8 +215,9 @@ def _mean(per_query: Callable[..., np.ndarray], *columns: np.ndarray) -> float:
     return float(counted.mean()) if len(counted) else 0.0
 
 
-def _ranking(per_query: Callable[..., np.ndarray]) -> Metric:
-    return Metric(partial(_mean, per_query), "ranking", higher_is_better=True, per_query=per_query)
+def _ranking(per_query: Callable[..., np.ndarray], expected: Callable[..., np.ndarray]) -> Metric:
+    mean = partial(_mean, per_query)
+    return Metric(mean, "ranking", higher_is_better=True, per_query=per_query, expected=expected)
 
 
 def compute(
@@ -264,7 +275,7 @@ def baseline(
     """Score the best guess that ignores the text.
 
     Classification: always the most frequent training label (the lowest index in case of a tie). Regression: always the
-    mean of the training labels. Ranking: the expectation of a random order, estimated from `RANDOM_ORDERS` seeded ones.
+    mean of the training labels. Ranking: the expectation of a random order.
 
     Arguments and result are those of `compute`, except that `train_labels`, of any length and unused for ranking,
     replace the outputs.
@@ -276,9 +287,13 @@ def baseline(
         return compute(names, task_type, np.tile(counts, (len(labels), 1)), labels)
     if task_type == "regression":
         return compute(names, task_type, np.full(len(labels), train_labels.mean()), labels)
-    generator = np.random.default_rng(0)
-    orders = [compute(names, task_type, generator.random(len(labels)), labels, groups) for _ in range(RANDOM_ORDERS)]
-    return {name: math.fsum(order[name] for order in orders) / RANDOM_ORDERS for name in names}
+    assert groups is not None
+    found = {}
+    for name in names:
+        expected = METRICS[name].expected
+        assert expected is not None
+        found[name] = _mean(expected, labels.astype(np.float64), groups)
+    return found
 
 
 def is_better(name: str, value: float, best: float | None) -> bool:
@@ -307,16 +322,16 @@ METRICS: dict[str, Metric] = {
     "mse": Metric(mean_squared_error, "regression", higher_is_better=False),
     "rmse": Metric(root_mean_squared_error, "regression", higher_is_better=False),
     "mae": Metric(mean_absolute_error, "regression", higher_is_better=False),
-    "map": _ranking(average_precision),
-    "mrr": _ranking(reciprocal_rank),
-    "ndcg@1": _ranking(partial(ndcg, k=1)),
-    "ndcg@5": _ranking(partial(ndcg, k=5)),
-    "ndcg@10": _ranking(partial(ndcg, k=10)),
-    "p@1": _ranking(partial(precision_at, k=1)),
+    "map": _ranking(average_precision, expected_average_precision),
+    "mrr": _ranking(reciprocal_rank, expected_reciprocal_rank),
+    "ndcg@1": _ranking(partial(ndcg, k=1), partial(expected_ndcg, k=1)),
+    "ndcg@5": _ranking(partial(ndcg, k=5), partial(expected_ndcg, k=5)),
+    "ndcg@10": _ranking(partial(ndcg, k=10), partial(expected_ndcg, k=10)),
+    "p@1": _ranking(partial(precision_at, k=1), partial(expected_precision_at, k=1)),
 }
 ANSWERABLE = "_answerable"
 METRICS |= {  # the same, averaged only over queries that have a relevant candidate
-    f"{name}{ANSWERABLE}": _ranking(partial(answerable, row.per_query))
+    f"{name}{ANSWERABLE}": _ranking(partial(answerable, row.per_query), partial(answerable, row.expected))
     for name, row in METRICS.items()
-    if row.per_query
+    if row.per_query and row.expected
 }

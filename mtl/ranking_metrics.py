@@ -93,6 +93,13 @@ def reciprocal_rank(scores: np.ndarray, relevance: np.ndarray, groups: np.ndarra
     return ratios(np.ones(len(ranks)), ranks)
 
 
+def _dcg(order_by: np.ndarray, relevance: np.ndarray, groups: np.ndarray, k: int) -> np.ndarray:
+    import numpy as np
+
+    gains, ranks, queries = _ranked(order_by, relevance, groups)
+    return np.bincount(queries, weights=gains * (ranks <= k) / np.log2(ranks + 1))  # (Q,)
+
+
 def ndcg(scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray, *, k: int) -> np.ndarray:
     """NDCG@k of every query, (Q,): DCG@k / ideal DCG@k, where DCG@k = Σ_{r <= k} gain_r / log2(r + 1).
 
@@ -100,13 +107,7 @@ def ndcg(scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray, *, k: in
     itself), not 2^relevance - 1.
     Source: Järvelin & Kekäläinen 2002, with the discount of trec_eval `ndcg_cut`.
     """
-    import numpy as np
-
-    def dcg(order_by: np.ndarray) -> np.ndarray:
-        gains, ranks, queries = _ranked(order_by, relevance, groups)
-        return np.bincount(queries, weights=gains * (ranks <= k) / np.log2(ranks + 1))  # (Q,)
-
-    return ratios(dcg(scores), dcg(relevance))
+    return ratios(_dcg(scores, relevance, groups, k), _dcg(relevance, relevance, groups, k))
 
 
 def precision_at(scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray, *, k: int) -> np.ndarray:
@@ -120,11 +121,69 @@ def precision_at(scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray, 
     return np.bincount(queries, weights=(gains > 0) & (ranks <= k)) / k
 
 
-def answerable(
-    per_query: Callable[..., np.ndarray], scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray
-) -> np.ndarray:
-    """A per-query metric, with NaN for queries without a relevant candidate, (Q,)."""
+# The expectation of each metric under a random order of a query's N candidates, R of them relevant.
+
+
+def _sizes(relevance: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """N and R of every query, each (Q,)."""
     import numpy as np
 
-    found = first_relevant_rank(scores, relevance, groups) > 0
-    return np.where(found, per_query(scores, relevance, groups), np.nan)
+    queries = np.unique(groups, return_inverse=True)[1]
+    return np.bincount(queries).astype(np.float64), np.bincount(queries, weights=relevance > 0)
+
+
+def expected_average_precision(relevance: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """(H + (N - H) (R - 1)/(N - 1)) / N with H = Σ_{r <= N} 1/r, 0 without a relevant candidate, (Q,).
+
+    The candidate at rank r is relevant with probability R/N, and each before it then with (R - 1)/(N - 1).
+    """
+    import numpy as np
+
+    candidates, relevant = _sizes(relevance, groups)
+    harmonic = np.cumsum(1 / np.arange(1, candidates.max() + 1))[candidates.astype(int) - 1]
+    others = ratios((candidates - harmonic) * (relevant - 1), candidates - 1)
+    return np.where(relevant > 0, (harmonic + others) / candidates, 0.0)
+
+
+def expected_reciprocal_rank(relevance: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Σ_r 1/r R/(N - r + 1) Π_{s < r} (1 - R/(N - s + 1)), 0 without a relevant candidate, (Q,)."""
+    import numpy as np
+
+    candidates, relevant = _sizes(relevance, groups)
+    value, none_before = np.zeros(len(candidates)), np.ones(len(candidates))
+    for rank in range(1, int(candidates.max()) + 1):
+        found = np.minimum(ratios(relevant, np.maximum(candidates - rank + 1, 0)), 1.0)
+        value += none_before * found / rank
+        none_before = none_before * (1 - found)
+    return value
+
+
+def expected_ndcg(relevance: np.ndarray, groups: np.ndarray, *, k: int) -> np.ndarray:
+    """mean gain Σ_{r <= min(k, N)} 1/log2(r + 1) / ideal DCG@k, (Q,)."""
+    import numpy as np
+
+    candidates, _ = _sizes(relevance, groups)
+    gains, _, queries = _ranked(relevance, relevance, groups)
+    mean = np.bincount(queries, weights=gains) / candidates
+    discounts = np.cumsum(1 / np.log2(np.arange(2, k + 2)))[np.minimum(candidates, k).astype(int) - 1]
+    return ratios(mean * discounts, _dcg(relevance, relevance, groups, k))
+
+
+def expected_precision_at(relevance: np.ndarray, groups: np.ndarray, *, k: int) -> np.ndarray:
+    """R/N min(k, N)/k, (Q,)."""
+    import numpy as np
+
+    candidates, relevant = _sizes(relevance, groups)
+    return relevant / candidates * np.minimum(candidates, k) / k
+
+
+def answerable(per_query: Callable[..., np.ndarray], *columns: np.ndarray) -> np.ndarray:
+    """A per-query metric, or its expectation, with NaN for queries without a relevant candidate, (Q,).
+
+    Args:
+        per_query: The metric.
+        columns: Its arguments, the last two of which are `relevance` and `groups`.
+    """
+    import numpy as np
+
+    return np.where(_sizes(*columns[-2:])[1] > 0, per_query(*columns), np.nan)

@@ -25,7 +25,7 @@ from mtl.objective import Objective
 from mtl.optimizer import make_optimizer
 from mtl.probe import Probe
 
-FULL = "CUDA out of memory. Tried to allocate 2.00 GiB."
+FULL = "CUDA out of memory. Tried to allocate 2.00 GiB"
 
 
 def no_room(*words: Any, **keys: Any) -> Any:
