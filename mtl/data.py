@@ -96,7 +96,7 @@ class Examples:
 
     @cached_property
     def _views(self) -> dict[str, list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]]:
-        """Offsets and values of each record batch by column, cached: one Arrow view per row costs more than its copy."""
+        """Offsets and values of each record batch by column, cached: an Arrow view per row costs more than its copy."""
         return {
             column: [(part.offsets.to_numpy(), part.values.to_numpy()) for part in self.table.column(column).chunks]
             for column in ("input_ids", "token_type_ids")
@@ -239,7 +239,7 @@ def _used_once(rows: Iterator[Row], checker: RowChecker, tokenisers: AbstractCon
 
 
 def _build(folder: Path, rows: Iterator[Row], checker: RowChecker, tokenise: Tokenise) -> None:
-    """Write a prepared split under a temporary name, then rename it, so that the final name only holds complete splits."""
+    """Write a prepared split under a temporary name and rename it, so that the final name only holds complete ones."""
     with caching(folder):
         temporary = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
         new = temporary / folder.name  # mkdir applies the user's umask, as the cache may be shared
