@@ -1,8 +1,6 @@
 """Checks of an encoder's architecture: outputs independent of padding and of other rows, and perturbable embeddings.
 
-Most architectures pass. The others would otherwise train silently on something else than was asked for.
-
-Legend: B rows, T tokens, D width of the word embedding.
+Most architectures pass. Without the checks, the others would silently train on something else than was asked for.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ class MultiTaskModel(nn.Module):
         return self._task_models[task]
 
     def pad_with(self, pad_id: int) -> None:
-        """Set the padding id in configurations that have none: some architectures need it to find the last real token."""
+        """Set the padding id in configurations without one: some architectures find the last real token by it."""
         for model in (self.encoder, *self._task_models.values()):
             if getattr(model.config, "pad_token_id", None) is None:
                 model.config.pad_token_id = pad_id

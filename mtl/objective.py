@@ -107,7 +107,7 @@ class Objective(nn.Module):
     """Student, teacher and the objectives of all tasks.
 
     Args:
-        model: The student before training; the RMS of its word embeddings, which relative radii refer to, is fixed here.
+        model: The student before training; the RMS of its word embeddings, for relative radii, is measured once here.
         tasks: Task name to its definition, with weight 0 for regularizers that are switched off.
         seed: The run's seed.
     """
@@ -166,7 +166,7 @@ class Objective(nn.Module):
         return passes(settings.steps, smart=on, perturbed=settings.epsilon > 0, proximal=proximal) / 3
 
     def unit(self, task: str) -> float:
-        """Factor of the task's radius, noise and step size: the RMS of the word embeddings, or 1 if they are absolute."""
+        """Factor of the task's radius, noise and step size: the RMS of the word embeddings, or 1 for absolute ones."""
         return self.embedding_rms if self.tasks[task].smart.unit == "embedding_rms" else 1.0
 
     def task_loss(self, definition: TaskDef, batch: Batch, outputs: Tensor) -> Tensor:

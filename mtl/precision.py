@@ -1,7 +1,4 @@
-"""Half precision: whether a device supports it, and whether perturbations survive it in a given encoder.
-
-Legend: B rows, T tokens, D width of the word embedding.
-"""
+"""Half precision: whether a device supports it, and whether perturbations survive it in a given encoder."""
 
 from __future__ import annotations
 

@@ -11,10 +11,10 @@ from mtl.taskdef import ProximalSettings
 
 
 def momentum(step: int, total_steps: int, settings: ProximalSettings) -> float:
-    """β of the teacher's update after a step: `beta_early` for the first `switch` fraction of the run, then `beta_late`.
+    """β of the teacher's update after a step: `beta_early` in the first `switch` fraction of the run, then `beta_late`.
 
-    If that one is not set, β = max(0, 1 − S/(w·T)): the weights of the last w·T steps then make up about 1 − 1/e of the
-    teacher.
+    If that setting is None, β = max(0, 1 − S/(w·T)): the weights of the last w·T steps then make up about 1 − 1/e of
+    the teacher.
 
     Args:
         step: Number of the step just done, from 1.

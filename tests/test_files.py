@@ -424,7 +424,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_taken(
     path.write_bytes(path.read_bytes()[:-1])
     assert main(["train", "--output", str(output), "--resume"]) == 0
     out = capsys.readouterr().out
-    assert f"warning: passed over a damaged checkpoint: {path} is not what was written" in out
+    assert f"warning: passed over a damaged checkpoint: {path} has changed since it was written" in out
     assert "resuming after step 6" in out
     for name in ("results.json", "metrics.jsonl", "model/model.safetensors"):
         assert (output / name).read_bytes() == (run_dir / name).read_bytes(), name
