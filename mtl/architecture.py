@@ -59,7 +59,7 @@ def architecture_warnings(objective: Objective, streams: Mapping[str, BatchStrea
             raise UserError.of("--encoder", message)
     finally:
         model.train(training)
-    return [f"outputs of {kind} depend on how far a batch is padded, and so on its other rows"] if mixes else []
+    return [f"outputs of {kind} depend on how far a batch is padded, thus on its other rows"] if mixes else []
 
 
 def _first_outputs(model: MultiTaskModel, name: str, batch: Batch) -> Tensor:

@@ -1,8 +1,8 @@
 """Backups of the best models that the newest checkpoint refers to, kept until the next checkpoint.
 
-A best model that is replaced after the newest checkpoint is still needed if the run dies and is resumed from it.
-The resumed run may round differently, for example with another number of processes, and then never reaches the step
-that the replacement belongs to: the backup is restored instead.
+A best model that is replaced after the newest checkpoint is still needed if the run dies and is resumed from it: the
+resumed run may round differently, for example with another number of processes, and then never have the model that was
+the replacement. Its backup is restored instead.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ def save_checkpoint(root: Path, checkpoint: Checkpoint, keep_last: int) -> Path:
 
 
 def checkpoint_directories(root: Path) -> list[Path]:
-    """All complete checkpoints, newest first."""
+    """All checkpoints under their final names, newest first."""
     found = root.iterdir() if root.is_dir() else ()
     return sorted(
         (path for path in found if NAME.fullmatch(path.name)),

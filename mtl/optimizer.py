@@ -49,7 +49,7 @@ class DecoupledAdamax(torch.optim.Adamax):
     """Adamax with decoupled weight decay (arXiv 1711.05101): w ← w (1 − lr · decay) before the step.
 
     PyTorch's Adamax adds the decay to the gradient. After division by the running maximum of the gradient, this is a
-    step of the full learning rate for every weight whose gradient is 0, such as embeddings of words that do not occur.
+    step of the full learning rate for every weight without a gradient, such as embeddings of words that do not occur.
     """
 
     def __init__(self, params: Any, **options: Any) -> None:

@@ -63,10 +63,10 @@ class Probe:
         return every is not None and step % every == 0
 
     def measure(self) -> dict[str, Any]:
-        """Measure the cosines between the tasks' gradients now; every process has to call this.
+        """Measure the tasks' gradients; every process has to call this, and only the main one gets valid values.
 
         Returns:
-            Names of the tasks (`tasks`), cosine of each pair (`cosines`, (K, K)), None if a gradient is 0 or not
+            Names of the tasks (`tasks`), the cosine of each pair (`cosines`, (K, K)), None if a gradient is 0 or not
             finite, and the norms of the gradients (`norms`, (K,)), None if not finite.
         """
         model, names = self.objective.model, list(self._rows)

@@ -44,7 +44,7 @@ def make_accelerator(precision: PrecisionName, trackers: Sequence[str] = ()) -> 
     """
     if problems := shard_problems(precision):
         raise UserError(problems)
-    # Accelerate can shard one model only, but there may be a teacher, so `shards` does it. Transformers reads this
+    # Accelerate shards one model only, but there may be a teacher, so `shards` does it. Transformers reads this
     # variable too, and would load weights in the main process only.
     os.environ["ACCELERATE_USE_FSDP"] = "false"
     AcceleratorState._reset_state()  # a singleton, and an earlier run may have had another precision
@@ -54,7 +54,7 @@ def make_accelerator(precision: PrecisionName, trackers: Sequence[str] = ()) -> 
         mixed_precision="no" if precision == "fp32" else precision,
         kwargs_handlers=[together, InitProcessGroupKwargs(timeout=PATIENCE)],
         log_with=list(trackers) or None,
-        project_config=ProjectConfiguration(logging_dir="."),  # where Aim keeps all runs; other trackers ignore it
+        project_config=ProjectConfiguration(logging_dir="."),  # where Aim keeps all runs; others have their own place
     )
     if problems := precision_problems(precision, accelerator.device):
         raise UserError(problems)
