@@ -16,7 +16,7 @@ from mtl.data import Examples, Ints
 from mtl.sampling import derive_seed
 
 POOL = 200  # batches whose examples are sorted together: enough to save padding, few enough to keep them random
-POOLS = 4  # minimum pools per pass; with one, a small data set would have the same batches in every pass
+POOLS = 4  # minimum pools per pass; with one, a small data set would have nearly the same batches in every pass
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from mtl.shards import gather, is_sharded, shard
 from mtl.tokenizer import load_config, load_tokenizer, usable_length
 from mtl.trainer import Hooks, Trainer
 
-_RUNS = count()  # of this process
+_RUNS = count()  # runs of this process so far
 
 
 @dataclass(frozen=True)

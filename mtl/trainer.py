@@ -266,9 +266,9 @@ class Trainer:
         keys = [
             (place, key) for place, r in enumerate(records) for key, value in r.items() if isinstance(value, Tensor)
         ]
-        exact = torch.float32 if self.accelerator.device.type == "mps" else torch.float64  # which mps does not have
+        exact = torch.float32 if self.accelerator.device.type == "mps" else torch.float64  # mps has no float64
         tensors = [records[place][key].detach().to(exact).reshape(()) for place, key in keys]
-        # The norm is that of the exchanged gradient, the same in every process, so it is not summed.
+        # The norm is that of the exchanged gradient, the same in every process: divided, it sums to itself.
         parts = [
             t / self.processes.count if key == "gradient_norm" else t for t, (_, key) in zip(tensors, keys, strict=True)
         ]
