@@ -76,7 +76,7 @@ def judge(record: RunRecord, name: str, split: str, data_root: str | None) -> Ju
     except (UserError, OSError) as error:
         return f"the data cannot be read: {error}"
     if not np.array_equal(rows, predictions.rows):
-        return f"the rows of the data are not those of the predictions: {source}"
+        return f"the data has other rows than the predictions: {source}"
     return Judged(task, source, predictions, labels, groups if task.type == "ranking" else None)
 
 

@@ -270,7 +270,7 @@ def build_model(
 def _pretrained_head(
     loaded: PreTrainedModel, config: Any, fresh: set[str], *, trust_remote_code: bool
 ) -> dict[str, Tensor]:
-    """Parameters of a head's layers that the checkpoint holds completely and do not depend on the labels."""
+    """Parameters of head layers that the checkpoint holds completely and that do not depend on the labels."""
     layers = [
         {f"{name}.{key}": tensor for key, tensor in child.named_parameters()}
         for name, child in loaded.named_children()
