@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,9 +31,8 @@ def train_baselines(
 ) -> dict[str, Any]:
     """Trains each task of a finished run alone, in `output/baselines/TASK`, and puts the outcome into its results.
 
-    A single run has the settings, seed, training rows and order of the task's batches of the run; its steps,
-    and the steps between evaluations and checkpoints, are the task's share of the run's. Finished ones are kept, begun
-    ones continued.
+    A single run has the settings, seed, training rows and order of the task's batches of the run, as many steps as the
+    task got, and not more evaluations to choose the best step from. Finished ones are kept, begun ones continued.
 
     Args:
         checked: The run, as it was trained.
@@ -57,8 +57,10 @@ def train_baselines(
             continue
         folder = output / FOLDER / name
         display.say(f"\n{name} alone, {steps:,} steps: {folder}")
-        alone = alone_of(checked, name, steps, results["steps"])
-        results_alone = run_phase(alone, folder, resume=name in begun, command=command, display=display)
+        alone = alone_of(checked, name, steps, results["steps"], results["evaluate_every"])
+        results_alone = run_phase(
+            alone, folder, resume=name in begun, command=command, display=display, quiet_data=True
+        )
         single[name] = results_alone["tasks"][name]
     outcome = {**results, "single": single}
     trust = checked.run.config.trust_remote_code
@@ -86,19 +88,27 @@ def require_several(checked: Checked) -> None:
         raise UserError.of("--baselines", "trains each task of several alone; this run has one task only")
 
 
-def alone_of(checked: Checked, name: str, steps: int, of: int) -> Checked:
-    """The run of one task alone: a step for each of its batches in a run of `of` steps."""
+def alone_of(checked: Checked, name: str, steps: int, of: int, evaluate_every: int) -> Checked:
+    """The run of one task alone: a step for each of its batches in a run of `of` steps, evaluated as often.
+
+    Args:
+        checked: The run of all tasks.
+        name: The task.
+        steps: Its batches there.
+        of: Steps of that run.
+        evaluate_every: Steps between its evaluations.
+    """
     config = checked.run.config
-    share = steps / of
 
-    def scaled(every: int | None) -> int | None:
-        return None if every is None else max(1, round(every * share))
+    def as_often(every: int) -> int:
+        return math.ceil(steps / math.ceil(of / every))
 
+    save_every = config.checkpoint.every
     sections = {
         "train": config.train.model_copy(update={"max_steps": steps, "tasks_per_step": 1}),
         # Its steps are those that the task got: it does not stop earlier by itself.
-        "evaluation": config.evaluation.model_copy(update={"every": scaled(config.evaluation.every), "patience": None}),
-        "checkpoint": config.checkpoint.model_copy(update={"every": scaled(config.checkpoint.every)}),
+        "evaluation": config.evaluation.model_copy(update={"every": as_often(evaluate_every), "patience": None}),
+        "checkpoint": config.checkpoint.model_copy(update={"every": save_every and as_often(save_every)}),
     }
     run = Run(config.model_copy(update=sections), {name: checked.run.tasks[name]})
     # The rows that leak into any task's evaluation stay left out: both see the same training data.

@@ -42,6 +42,7 @@ def run_phase(
     command: Sequence[str] | None = None,
     overwrite: bool = False,
     display: Display | None = None,
+    quiet_data: bool = False,
 ) -> dict[str, Any]:
     """Train or resume a run, and complete its directory.
 
@@ -52,6 +53,7 @@ def run_phase(
         command: The command line, for the record; None if called from Python.
         overwrite: Whether an earlier run in the directory may be replaced.
         display: Console output; by default that of the command line.
+        quiet_data: Whether notes about the data, leaks among them, have been shown before.
 
     Returns:
         The contents of `results.json`.
@@ -64,7 +66,8 @@ def run_phase(
     """
     processes = Processes.current()
     display = (display or Display()) if processes.is_main else Display("silent")
-    show_data_notes(checked, display)
+    if not quiet_data:
+        show_data_notes(checked, display)
     ready = get_ready(checked, processes, bar=display.shows("normal"))
     display.say(plan_table(ready.plan.rows, ready.plan.steps, ready.plan.epoch_steps))
     for line in remarks(ready.run, ready.splits, ready.limit) + _cut_lists(ready.streams):
