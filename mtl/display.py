@@ -26,7 +26,8 @@ class Display:
 
     Args:
         level: `silent` shows nothing, `quiet` warnings and the final table, `normal` also the plan, notes, evaluations
-            and the bar, `verbose` also a line each time the log is written.
+            and the bar (without a terminal, a line of progress every `PAUSE` seconds), `verbose` also a line each time
+            the log is written.
         write: Function that prints a line.
         words: Function that adapts a line to the caller; see `wording`.
         clock: Function that returns the time in seconds, from any fixed moment.
@@ -64,7 +65,7 @@ class Display:
         self.say(f"{WARNING}{line}", "quiet")
 
     def bar(self, steps: int, done: int) -> Any:
-        """Create the progress bar with the remaining time, which is hidden unless stderr is a terminal."""
+        """Create the progress bar with the remaining time; it is hidden below `normal` and unless stderr is a terminal."""
         hidden = None if self.shows("normal") else True
         options: dict[str, Any] = {"unit": "step", "file": sys.stderr, "dynamic_ncols": True, "disable": hidden}
         self._bar = tqdm(total=steps, initial=done, **options)
