@@ -65,7 +65,7 @@ class Display:
         self.say(f"{WARNING}{line}", "quiet")
 
     def bar(self, steps: int, done: int) -> Any:
-        """Create the progress bar with the remaining time; it is hidden below `normal` and unless stderr is a terminal."""
+        """Create the progress bar with the remaining time, hidden below `normal` and unless stderr is a terminal."""
         hidden = None if self.shows("normal") else True
         options: dict[str, Any] = {"unit": "step", "file": sys.stderr, "dynamic_ncols": True, "disable": hidden}
         self._bar = tqdm(total=steps, initial=done, **options)
