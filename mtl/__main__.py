@@ -1,4 +1,4 @@
-"""`python -m mtl` is the command line too; studies start their runs by it."""
+"""The command line as `python -m mtl`, with which studies start their runs."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The words of the command line: its commands and their flags, and what is said of wrong ones."""
+"""Commands and flags of the command line, and the messages for wrong usage."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ SHELLS = ("bash", "zsh", "fish")
 TASK_DEFS_HELP = "YAML files with task definitions"
 ENCODER_HELP = "hub id, directory, or pkg:PACKAGE/SUBDIR"
 RUN_OR_EXPORT_HELP = "directory of a run, of one exported task, or of several"
-TRUST_HELP = "let the encoder run its own code"
+TRUST_HELP = "allow the encoder to run its own code"
 
 
 class Parser(argparse.ArgumentParser):
-    """Wrong usage is one message and status 2."""
+    """Argument parser that reports wrong usage in one message, with exit status 2."""
 
     def error(self, message: str) -> NoReturn:
-        message = re.sub(r"^argument (\S+): ", r"\1: ", message)  # as all other messages name a flag
+        message = re.sub(r"^argument (\S+): ", r"\1: ", message)  # the form of all other messages
         message = re.sub(r"invalid int value: (.*)", r"expected a whole number, got \1", message)
         message = re.sub(r"invalid float value: (.*)", r"expected a number, got \1", message)
-        message = re.sub(r"not allowed with argument (.*)", r"not together with \1; leave one of them out", message)
+        message = re.sub(r"not allowed with argument (.*)", r"cannot be combined with \1; remove one of them", message)
         if match := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
             allowed = re.findall(r"[\w-]+", match[2])
             told = f"got {match[1]!r}; allowed: {listed(allowed, 40)}{nearest(match[1], allowed)}"
@@ -36,14 +36,14 @@ class Parser(argparse.ArgumentParser):
 
 
 class CommandParser(Parser):
-    """A misspelt flag is told before one that is missing because of it."""
+    """Parser of one command; reports a misspelt flag rather than a required one that is missing because of it."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         flags = self.flags()
         for word in args:
             flag = word.partition("=")[0]
             if word.startswith("--") and not any(known.startswith(flag) for known in flags):
-                self.error(f"{flag}: there is no such flag here{self._meant(flag)}")
+                self.error(f"{flag}: unknown flag{self._meant(flag)}")
         return super().parse_known_args(args, namespace)
 
     def flags(self) -> list[str]:
@@ -59,9 +59,9 @@ class CommandParser(Parser):
 
 
 def make_parser(program: str = "run_mtl.py") -> Parser:
-    """The parser of all commands."""
+    """Create the parser of all commands."""
     description = "Multi-task learning: one shared encoder, one standalone model per task."
-    parser = Parser(prog=program, description=description, epilog=f"{program} COMMAND --help tells of its flags.")
+    parser = Parser(prog=program, description=description, epilog=f"{program} COMMAND --help lists its flags.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=CommandParser)
     for name, (add_arguments, help_text) in ARGUMENTS.items():
         command = commands.add_parser(name, help=help_text, description=help_text)
@@ -80,7 +80,7 @@ def _train_arguments(parser: Parser) -> None:
         "--tasks", metavar="A,B", type=_names, default=[], help="tasks to train, in order (default: all)"
     )
     parser.add_argument(
-        "--baselines", action="store_true", help="then train each task alone, for the steps it got, and compare"
+        "--baselines", action="store_true", help="then train each task alone, for as many steps as it got, and compare"
     )
     _add_run_options(parser)
 
@@ -94,7 +94,7 @@ def _adapt_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--head",
         metavar="reuse|fresh|TASK",
-        help="start from the run's head of the task (default where it has one), a fresh one, or that of another task",
+        help="start from the run's head for the task (default if it has one), a fresh one, or that of another task",
     )
     _add_run_options(parser)
 
@@ -102,7 +102,7 @@ def _adapt_arguments(parser: Parser) -> None:
 def _evaluate_arguments(parser: Parser) -> None:
     parser.add_argument("path", metavar="RUN_OR_EXPORT_DIR", type=Path, help=RUN_OR_EXPORT_HELP)
     _add_tasks(parser)
-    parser.add_argument("--split", default="validation", metavar="S", help="of the data (default: validation)")
+    parser.add_argument("--split", default="validation", metavar="S", help="split of the data (default: validation)")
     parser.add_argument("--data-root", metavar="DIR", help="local mirror of the hub (default: the run's)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="also write the metrics as JSON")
     _add_precision(parser)
@@ -111,14 +111,14 @@ def _evaluate_arguments(parser: Parser) -> None:
 
 def _predict_arguments(parser: Parser) -> None:
     parser.add_argument("path", metavar="RUN_OR_EXPORT_DIR", type=Path, help=RUN_OR_EXPORT_HELP)
-    several = "several with commas encode each row once with --weights final; may be left out where there is only one"
+    several = "several, separated by commas, encode each row once with --weights final; optional if there is only one"
     parser.add_argument("--task", metavar="T[,T]", type=_names, default=[], help=several)
     parser.add_argument(
         "--input",
         required=True,
         type=Path,
         metavar="FILE",
-        help="csv, tsv, jsonl or parquet, encoded as the data of the task",
+        help="csv, tsv, jsonl or parquet, in the encoding of the task's data",
     )
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="predictions, as JSON lines")
     _add_precision(parser)
@@ -149,7 +149,7 @@ def _prepare_arguments(parser: Parser) -> None:
     parser.add_argument("--encoder", required=True, metavar="E", help=ENCODER_HELP)
     parser.add_argument("--tasks", metavar="A,B", type=_names, default=[], help="tasks to prepare (default: all)")
     parser.add_argument("--data-root", metavar="DIR", help="local mirror of the hub")
-    length = "tokens of one input, of every task (default: the definition's, else 512)"
+    length = "maximum tokens per input, for every task (default: the definition's, else 512)"
     parser.add_argument("--max-length", type=int, metavar="N", help=length)
     parser.add_argument("--num-proc", type=int, metavar="N", help="processes that tokenise (default: 1)")
     parser.add_argument("--trust-remote-code", action="store_const", const=True, help=TRUST_HELP)
@@ -168,7 +168,7 @@ def _schema_arguments(parser: Parser) -> None:
 
 def _completion_arguments(parser: Parser) -> None:
     parser.add_argument("shell", choices=SHELLS, metavar="SHELL", help=", ".join(SHELLS))
-    parser.add_argument("--program", metavar="NAME", default="run-mtl", help="what is typed (default: run-mtl)")
+    parser.add_argument("--program", metavar="NAME", default="run-mtl", help="name of the command (default: run-mtl)")
 
 
 def _report_arguments(parser: Parser) -> None:
@@ -182,7 +182,7 @@ def _report_arguments(parser: Parser) -> None:
 def _compare_arguments(parser: Parser) -> None:
     parser.add_argument("study", metavar="STUDY.yml", type=Path, help="arms, seeds, tasks and training sizes")
     parser.add_argument("--output", type=Path, metavar="DIR", help="directory of the study (default: runs/STUDY)")
-    parser.add_argument("--data-root", metavar="DIR", help="local mirror of the hub, over the study's")
+    parser.add_argument("--data-root", metavar="DIR", help="local mirror of the hub (default: the study's)")
     parser.add_argument("--jobs", type=_count, default=1, metavar="N", help="runs at a time (default: 1)")
     parser.add_argument("--arms", type=_names, default=[], metavar="A,B", help="arms to run now (default: all)")
     parser.add_argument(
@@ -216,23 +216,23 @@ def _add_run_options(parser: Parser) -> None:
 
 
 def _add_settings(parser: Parser) -> None:
-    """The settings of a run, each by its flag; a test holds the defaults in their help against the configuration's."""
-    over = "win over --config, the task definitions and, in `adapt`, the run's of the task; defaults are of what these "
-    over += "do not say"
+    """Add the flags of a run's settings; a test compares the defaults in their help with those of the configuration."""
+    over = "override --config, the task definitions and, in `adapt`, the run's settings of the task; defaults apply "
+    over += "where none of these sets a value"
     training = parser.add_argument_group("training", over)
     length = training.add_mutually_exclusive_group()
     length.add_argument("--epochs", type=int, metavar="N", help="passes over the data (default: 5)")
     length.add_argument("--max-steps", type=int, metavar="N", help="optimizer steps, instead of --epochs")
-    training.add_argument("--learning-rate", type=float, metavar="X", help="peak, of every task (default: 5e-05)")
-    rows = "rows of one optimizer step, of every task (default: 32)"
+    training.add_argument("--learning-rate", type=float, metavar="X", help="peak, for every task (default: 5e-05)")
+    rows = "rows per optimizer step, for every task (default: 32)"
     training.add_argument("--batch-size", type=int, metavar="N", help=rows)
     training.add_argument(
-        "--max-length", type=int, metavar="N", help="tokens of one input, of every task (default: 512)"
+        "--max-length", type=int, metavar="N", help="maximum tokens per input, for every task (default: 512)"
     )
-    samplers = "who gets the steps: round_robin (default), proportional, sqrt, temperature or annealed"
+    samplers = "how tasks are sampled: round_robin (default), proportional, sqrt, temperature or annealed"
     training.add_argument("--sampler", metavar="S", help=samplers)
     training.add_argument("--precision", metavar="P", help="fp32 (default), bf16 or fp16 (on a GPU)")
-    training.add_argument("--seed", type=int, metavar="N", help="of all that is drawn (default: 42)")
+    training.add_argument("--seed", type=int, metavar="N", help="seed of all random draws (default: 42)")
     for name, term in (("smart", "adversarial smoothness term R_s"), ("proximal", "proximal term D")):
         text = f"no {term} in any task"
         training.add_argument(f"--no-{name}", dest=name, action="store_const", const=False, help=text)
@@ -242,7 +242,7 @@ def _add_settings(parser: Parser) -> None:
     rows = "of each task's training examples (ranking: queries); default: all"
     size.add_argument("--train-size", type=int, metavar="N", help=f"number {rows}")
     size.add_argument("--train-fraction", type=float, metavar="F", help=f"fraction {rows}")
-    leaks = "training rows that stand in evaluation rows: warn (default), drop or ignore"
+    leaks = "training rows that also occur in evaluation data: warn (default), drop or ignore"
     data.add_argument("--leaks", metavar="P", help=leaks)
     data.add_argument("--num-proc", type=int, metavar="N", help="processes that tokenise (default: 1)")
     settings = parser.add_argument_group("settings")
@@ -263,19 +263,19 @@ def _add_loading(parser: Parser) -> None:
 
 
 def _add_tasks(parser: Parser) -> None:
-    text = "with commas, or repeated (default: all)"
+    text = "separated by commas, or repeated (default: all)"
     parser.add_argument("--task", action="extend", type=_names, default=[], metavar="T[,T]", help=text)
 
 
 def _add_precision(parser: Parser) -> None:
-    text = "of the computation (default: fp32); bf16 is faster where the processor has it"
+    text = "of the computation (default: fp32); bf16 is faster if the processor supports it"
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help=text)
 
 
 def _names(text: str) -> list[str]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
-        raise argparse.ArgumentTypeError(f"expected names with commas between, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected names separated by commas, got {text!r}")
     return names
 
 
@@ -285,7 +285,7 @@ ARGUMENTS: dict[str, tuple[Callable[[Parser], None], str]] = {
     "evaluate": (_evaluate_arguments, "Score a run or an export on a split."),
     "predict": (_predict_arguments, "Predict the rows of a file, in their order."),
     "export": (_export_arguments, "Write standalone Transformers models, one directory per task."),
-    "validate": (_validate_arguments, "Check definitions and data, and tell everything that is wrong."),
+    "validate": (_validate_arguments, "Check definitions and data, and report all problems."),
     "prepare": (_prepare_arguments, "Tokenise all data now, so that training starts at once."),
     "report": (_report_arguments, "Write a report of runs as one HTML file, and print their results."),
     "compare": (_compare_arguments, "Run a study: arms × seeds × tasks × training sizes, with intervals."),

@@ -1,6 +1,6 @@
-"""The one place where rows are checked, and what a split that was read holds.
+"""Validation of rows, which happens only here, and statistics of the splits read.
 
-Needs neither torch nor transformers, so that bad data is told of before anything heavy is loaded.
+Imports neither torch nor transformers, so that invalid data is reported before they are loaded.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from mtl.source import Source, read_rows
 from mtl.taskdef import NUMBER, TaskDef
 
 SHOWN_PER_SPLIT = 5
-IMBALANCE = 0.9  # share of one class above which a remark is due
-NO_LABEL = ("", "-", "-1", "?", "None", "nan", "NA", "N/A")  # cells that mean so in many data sets
+IMBALANCE = 0.9  # fraction of rows with one label above which a remark is made
+NO_LABEL = ("", "-", "-1", "?", "None", "nan", "NA", "N/A")  # cells that mean "no label" in many data sets
 CELL_KINDS = {str: "text", int: "integer", float: "number", bool: "true/false", type(None): "nothing"}
-LARGEST = 1e18  # of labels that are numbers: float32 holds the square, which losses take
-KINDS_KEPT = 1000  # of faults; further ones are only counted, so that memory does not grow with the rows
+LARGEST = 1e18  # magnitude of numeric labels, so that the squared error fits into float32
+KINDS_KEPT = 1000  # distinct faults kept; further ones are only counted, so that memory does not grow with the rows
 
 
 class Row(NamedTuple):
     """One checked row.
 
     Attributes:
-        position: Place in the source, from 0.
+        position: Index of the row in the source, from 0.
         text_a: First text.
         text_b: Second text of a pair.
-        label: Class index, value or relevance; None where rows carry no labels.
-        group: The query's id, for ranking.
+        label: Class index, value or relevance; None if labels are not read.
+        group: The query id, for ranking.
     """
 
     position: int
@@ -46,7 +46,7 @@ class Row(NamedTuple):
 
 @dataclass
 class Findings:
-    """What is wrong with a split's rows: like faults are told once, with their number and first place."""
+    """Faults in a split's rows; identical faults are reported once, with their number and first place."""
 
     faults: dict[str, tuple[str, int]] = field(default_factory=dict)
 
@@ -63,17 +63,17 @@ class Findings:
         ]
         hidden = list(self.faults.values())[SHOWN_PER_SPLIT:]
         if hidden:
-            shown.append(Problem(_file_of(hidden[0][0]), f"{counted(len(hidden), 'more kind')} of fault in its rows"))
+            shown.append(Problem(_file_of(hidden[0][0]), f"{counted(len(hidden), 'more kind')} of problem in its rows"))
         return shown
 
 
 class RowChecker:
-    """Turns raw cells into checked rows, gathering what is wrong.
+    """Converts raw cells to validated rows and collects faults.
 
     Attributes:
         findings: Faults so far.
-        rows: Rows seen.
-        unlabelled: Rows left out because their label is one of `data.unlabelled`.
+        rows: Number of rows seen.
+        unlabelled: Number of rows left out because their label is one of `data.unlabelled`.
         kinds: Types of the cells seen, by column used.
     """
 
@@ -92,20 +92,26 @@ class RowChecker:
         self.ignored_numbers = {_number(value) for value in task.data.unlabelled} - {None}
 
     def check(self, rows: Iterator[tuple[str, dict[str, Any]]]) -> Iterator[Row]:
-        """Yields the good rows; stops at a missing column, which every row would repeat.
+        """Yield the valid rows. If a column is missing there are none, and only the labels are checked.
 
-        A column is missing where the definition names it, but for rows to predict, which have to fit the definition.
+        A missing column is reported at the place where the definition names it, or at the file if the rows are to be
+        predicted, as these have to match the definition.
         """
+        complete = True
         for place, cells in rows:
-            if self.rows == 0 and not self._has_columns(place, cells):
+            if self.rows == 0:
+                complete = self._has_columns(place, cells)
+            if not complete and (not self.labelled or self.columns.get("label") not in cells):
                 return
             index = self.rows
             self.rows += 1
             for column, kinds in self.kinds.items():
                 kinds.add(type(cells.get(column)))
-            row = self._row(index, place, cells)
+            row = self._row(index, place, cells) if complete else None
             if row is not None:
                 yield row
+            elif not complete:
+                self._label(place, cells)
 
     def _has_columns(self, place: str, cells: dict[str, Any]) -> bool:
         missing = {role: column for role, column in self.columns.items() if column not in cells}
@@ -129,7 +135,7 @@ class RowChecker:
         text_b = self._text(place, cells, columns.text_b) if columns.text_b else None
         label = self._label(place, cells) if self.labelled else None
         group = cells.get(columns.group) if columns.group else None
-        if columns.group and (group in (None, "") or group != group):  # None, nothing, NaN
+        if columns.group and (group in (None, "") or group != group):  # None, empty, NaN
             self.findings.add(place, f"column {columns.group!r} holds no query id")
             return None
         if text_a is None or (columns.text_b and text_b is None) or (self.labelled and label is None):
@@ -168,20 +174,20 @@ class RowChecker:
         return number
 
     def _is_ignored(self, value: Any) -> bool:
-        if self.ignores_missing and (value is None or value == "" or value != value):  # nothing, NaN
+        if self.ignores_missing and (value is None or value == "" or value != value):  # missing, empty, NaN
             return True
         return bool(self.ignored) and (str(value) in self.ignored or _number(value) in self.ignored_numbers)
 
     def _hint(self, value: Any) -> str:
-        """What may be meant by an unknown label."""
+        """Suggest what an unknown label may mean."""
         labels, text = self.task.labels, str(value)
         if text in NO_LABEL:
-            return f"; if it means 'no label', write it into {self.name}.data.unlabelled"
+            return f"; if it means 'no label', add it to {self.name}.data.unlabelled"
         if any(_composed(text) == _composed(label) for label in labels):
-            return "; the letters are the same, in another form of Unicode: write all in NFC"
+            return "; a label differs only in its Unicode normalization: convert both to NFC"
         number = _number(value)
         if isinstance(value, str) and number is not None and any(_number(label) == number for label in labels):
-            return f"; a label that is to be read as it stands goes in quotes: {text!r}"
+            return f"; if it is a label, write it in quotes in the definition: {text!r}"
         return nearest(value, labels)
 
 
@@ -190,17 +196,17 @@ def _composed(text: str) -> str:
 
 
 def text_fault(text: str) -> str:
-    """Why no tokenizer takes a text; nothing where one does."""
+    """Explain why tokenizers reject a text; empty if they do not."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
         half = text[error.start].encode("unicode_escape", "surrogatepass").decode()
-        return f"holds half a character, {half}, as a text has that was cut within an emoji"
+        return f"contains half a character, {half}, as if it had been cut in the middle of an emoji"
     return ""
 
 
 def _number(value: Any) -> float | None:
-    """What a cell or a setting is as a number, so that −1, −1.0 and "-1.00" are the same."""
+    """Convert a cell or a setting to a number, so that −1, −1.0 and "-1.00" are equal; None if it is not a number."""
     if value is None or isinstance(value, bool) or (isinstance(value, str) and not NUMBER.fullmatch(value.strip())):
         return None
     try:
@@ -219,14 +225,14 @@ def _named(value: Any) -> str:
 
 @dataclass(frozen=True)
 class SplitSummary:
-    """What reading a split found.
+    """Result of reading a split.
 
     Attributes:
-        rows: Rows of the source.
-        unlabelled: Those left out as unlabelled.
-        problems: All that is wrong.
-        facts: Of a split in which nothing is wrong: rows, unlabelled, source, columns with what their cells are, and
-            the figures of `Tally`.
+        rows: Number of rows in the source.
+        unlabelled: Number of rows left out as unlabelled.
+        problems: All problems found.
+        facts: Statistics, if there are no problems: rows, unlabelled, source, columns with the types of their cells,
+            and those of `Tally`.
     """
 
     rows: int
@@ -235,24 +241,24 @@ class SplitSummary:
     facts: dict[str, Any]
 
     def remarks(self) -> Iterator[str]:
-        """What a user should look at in a split in which nothing is wrong."""
+        """Yield remarks on properties of a valid split that deserve the user's attention."""
         if empty := self.facts.get("empty"):
             yield f"{counted(empty, 'row')} with an empty text"
         if conflicts := self.facts.get("conflicts"):
-            yield f"{counted(conflicts, 'row')} with the texts of an earlier row and another label"
+            yield f"{counted(conflicts, 'row')} with the same texts as an earlier row but a different label"
         labels = self.facts.get("labels", {})
         if absent := [repr(label) for label, number in labels.items() if not number]:
             yield f"no row has the label{'s' if len(absent) > 1 else ''} {listed(absent)}"
         for label, number in labels.items():
             if number > IMBALANCE * sum(labels.values()):
                 yield f"{number / sum(labels.values()):.0%} of the rows have the label {label!r}"
-        lowest = self.facts.get("minimum")  # of labels that are numbers
+        lowest = self.facts.get("minimum")  # of numeric labels
         if lowest is not None and lowest == self.facts["maximum"]:
             yield f"all rows have the label {lowest:g}"
 
 
 class Tally:
-    """Figures of a split, gathered row by row in 16 bytes a row."""
+    """Statistics of a split, accumulated in 16 bytes per row."""
 
     def __init__(self) -> None:
         self.empty = 0
@@ -265,8 +271,14 @@ class Tally:
         self._labels.append(math.nan if row.label is None else row.label)
 
     def facts(self, task: TaskDef) -> dict[str, Any]:
-        """Rows with an empty text, with the texts of an earlier row, those of them with another label; labels."""
-        import numpy as np  # not before: most errors are found without
+        """Statistics of the rows added.
+
+        Returns:
+            empty: Number of rows with an empty text. duplicates: Number of rows with the same texts as an earlier row.
+            conflicts: Number of those whose label is not that of the first such row. labels: For classification, label
+            to number of rows; otherwise minimum, maximum and mean of the labels.
+        """
+        import numpy as np  # only here, since most errors are found without it
 
         texts, labels = np.frombuffer(self._texts, np.int64), np.frombuffer(self._labels)
         order = np.argsort(texts, kind="stable")
@@ -281,13 +293,13 @@ class Tally:
 
 
 def check_split(name: str, task: TaskDef, source: Source, watch: Callable[[Row], None] | None = None) -> SplitSummary:
-    """Reads a whole split and reports what it holds and everything that is wrong with it.
+    """Read a whole split; collect its statistics and all problems.
 
     Args:
         name: The task's name, for messages.
         task: Its definition.
-        source: Where the rows are.
-        watch: Is shown every good row.
+        source: Source of the rows.
+        watch: Called with every valid row.
     """
     checker, tally = RowChecker(name, task), Tally()
     try:

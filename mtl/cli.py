@@ -1,4 +1,4 @@
-"""The command line: words in, requests out. Nothing heavy is imported before the words are known to be right."""
+"""The command line: parses arguments and calls the API. Heavy packages are imported only for valid arguments."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ if TYPE_CHECKING:
 
 DONE, FAILED = 0, 1
 OUT_OF_MEMORY = (
-    "; less is needed with --set train.accumulation=4, train.gradient_checkpointing=true, "
+    "; to save memory, use --set train.accumulation=4, train.gradient_checkpointing=true, "
     "a smaller batch_size or a smaller evaluation.batch_tokens"
 )
 HERE = f" (in process {RANK})" if PROCESSES > 1 else ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit status."""
+    """Run one command and return its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     program = "run_mtl.py" if argv is not None else _program(sys.argv[0])
     parser = make_parser(Path(program).name)
     if not words:
-        parser.error(f"no command is named; there are: {listed(list(COMMANDS), 40)}")
+        parser.error(f"no command given; available: {listed(list(COMMANDS), 40)}")
     arguments, unknown = parser.parse_known_args(words)
     if unknown:
-        arguments.parser.error(f"{unknown[0]}: nothing takes this word")
+        arguments.parser.error(f"{unknown[0]}: unexpected argument")
     arguments.command_words = [program, *words]
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # so that a log file can be followed
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its retries are told once, by our own message
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # our own message reports failed downloads once
     try:
         return int(COMMANDS[arguments.command](arguments) or DONE)
     except UserError as error:
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ElsewhereError:
         return FAILED
     except Interrupted as error:
-        if PROCESSES > 1:  # a launcher passes on the signal once more, which must not kill what ends already
+        if PROCESSES > 1:  # a launcher forwards the signal again: ignore it while shutting down
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if RANK == 0:
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 128 + signal.SIGINT
-    except NonFiniteError as error:  # every process finds it
+    except NonFiniteError as error:  # raised by every process
         _show_traceback(arguments)
         if RANK == 0:
             sys.stderr.write(f"error: {error}\n")
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _show_traceback(arguments)
         reason = f"{type(error).__name__}: {first_line(error)}"
         if PROCESSES > 1 and isinstance(error, RuntimeError) and re.search("gloo|nccl|connection", str(error), re.I):
-            reason = f"another process of the run, or the network, is gone ({reason})"
+            reason = f"another process of the run, or the network, failed ({reason})"
         if type(error).__name__ == "OutOfMemoryError":  # without importing torch
             reason += OUT_OF_MEMORY
         sys.stderr.write(f"error: {reason}{HERE} (--debug shows where)\n")
@@ -89,9 +89,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _failed_alone() -> int:
-    """Status after an error that other processes of the run need not have: of several, this one ends at once.
+    """Return the status for an error that may affect this process only; with several processes, exit immediately.
 
-    They may wait for it, and notice that it is gone; to take leave of them could wait for them.
+    The others notice that this process is gone. An orderly shutdown could block, because it may wait for them.
     """
     if PROCESSES > 1:
         with contextlib.suppress(OSError):
@@ -102,7 +102,7 @@ def _failed_alone() -> int:
 
 
 def _program(path: str) -> str:
-    """What a person types: a script's path, or the name of an installed command."""
+    """The program as the user invokes it: the path of a script, or the name of an installed command."""
     return path if path.endswith(".py") else Path(path).name
 
 
@@ -112,7 +112,7 @@ def _show_traceback(arguments: argparse.Namespace) -> None:
 
 
 def _typed(arguments: argparse.Namespace) -> Sourced:
-    """The settings among the words."""
+    """The settings among the arguments."""
     from mtl.config import command_line
     from mtl.wording import FLAGS
 
@@ -125,7 +125,7 @@ def _typed(arguments: argparse.Namespace) -> Sourced:
 
 
 def _request(arguments: argparse.Namespace) -> Request:
-    """What `validate` and `prepare` are asked, which write no run."""
+    """The request of `validate` or `prepare`, which have no run directory."""
     from mtl.preflight import Request
 
     config, names = getattr(arguments, "config", None), arguments.tasks
@@ -133,7 +133,7 @@ def _request(arguments: argparse.Namespace) -> Request:
 
 
 def _run_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What `train` and `adapt` have in common."""
+    """Arguments that `train` and `adapt` share."""
     from mtl.display import Display
 
     names = ("task_defs", "output", "config", "resume", "overwrite")

@@ -1,4 +1,4 @@
-"""Completion scripts for shells, made from the parser by `shtab`."""
+"""Shell completion scripts, generated from the parser by `shtab`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ DIRECTORIES = ("DIR", "RUN_DIR", "RUN_OR_EXPORT_DIR")
 
 
 def completion_script(parser: argparse.ArgumentParser, shell: str) -> str:
-    """The script that completes commands, flags, choices, files and directories.
+    """Generate a script that completes commands, flags, choices, files and directories.
 
     Args:
-        parser: The parser, whose `prog` is the program's name; what an argument names is known by its metavar.
+        parser: The parser; its `prog` is the program's name, and metavars tell which arguments are files or
+            directories.
         shell: bash, zsh or fish.
     """
     import shtab

@@ -1,7 +1,7 @@
-"""The settings of a run: sections, command-line words, and the order in which they win.
+"""Settings of a run: sections, command-line options, and their precedence.
 
-Built-in default < run configuration (`train`, then `defaults`) < the task's own definition < flags and `--set`,
-the last by the narrowest key (`tasks.rte.…` over `defaults.…` over `train.…`).
+Built-in default < run configuration (`train`, then `defaults`) < the task's own definition < flags and `--set`. Among
+the latter, the most specific key takes precedence (`tasks.rte.…` over `defaults.…` over `train.…`).
 """
 
 from __future__ import annotations
@@ -33,30 +33,33 @@ class TrainSettings(Settings):
     """Section `train`.
 
     Attributes:
-        epochs: Length of the run; an epoch is as many steps as all tasks' batches of one pass over their data make.
+        epochs: Length of the run in epochs; an epoch has as many steps as one pass over the data of all tasks has
+            batches.
         max_steps: Length of the run in optimizer steps, instead of epochs.
-        learning_rate: Peak learning rate; in a file of tasks that name none, typed of all.
-        batch_size: Rows per optimizer step, of the same tasks.
-        max_length: Tokens per input, of the same tasks.
-        accumulation: Micro-batches that a process's part of an optimizer step's batch is cut into.
-        tasks_per_step: Tasks of an optimizer step: the mean of their objectives, each on a batch of its own.
-        loss_scaling: `log_classes` divides the objective of a classification by log C, so that all begin near 1
+        learning_rate: Peak learning rate. In a configuration file it applies to tasks that set none, on the command
+            line to all tasks.
+        batch_size: Rows per optimizer step, for the same tasks.
+        max_length: Maximum tokens per input, for the same tasks.
+        accumulation: Micro-batches into which each process splits its share of a step's batch.
+        tasks_per_step: Tasks drawn for each optimizer step, each with its own batch; the step uses the mean of their
+            objectives.
+        loss_scaling: `log_classes` divides the objective of a classification by log C, so that all start near 1
             (arXiv 2101.11038, section 3.2).
         precision: Autocast type; weights stay in float32.
-        clip_norm: Largest global gradient norm.
-        gradient_checkpointing: Whether activations are computed again in the backward pass: less memory, more time.
-        seed: Seed of everything drawn.
+        clip_norm: Maximum global gradient norm.
+        gradient_checkpointing: Whether to recompute activations in the backward pass: less memory, more time.
+        seed: Seed of all random draws.
         train_size: Examples (ranking: queries) of each task to train on.
         train_fraction: The same as a fraction.
-        task_sizes: Examples (ranking: queries) of single tasks, over the two before unless these are typed and it is
-            a file's.
-        holdout: Fraction of the training examples (ranking: queries) that is held out, as the split `holdout`, and
-            evaluated in place of every other split: for choices that must not see the rows that are reported.
-        holdout_rows: Least number of them.
+        task_sizes: Examples (ranking: queries) of individual tasks. Overrides the two keys above, unless they are given
+            on the command line and task_sizes in a file.
+        holdout: Fraction of the training examples (ranking: queries) held out as the split `holdout`, which is then
+            evaluated instead of all other splits: for choices that must not depend on the reported rows.
+        holdout_rows: Minimum number of examples (ranking: queries) held out.
         smart: Whether R_s is on for tasks whose weight is above 0.
         proximal: Whether D is on for tasks whose weight is above 0.
-        on_nonfinite: Whether a term or gradient that is NaN or infinite stops the run, or its step is skipped.
-        max_skipped: Steps of a run that may be skipped so.
+        on_nonfinite: Whether a NaN or infinite term or gradient stops the run, or only skips its step.
+        max_skipped: Maximum number of steps skipped in a run.
         log_every: Steps between two writes of the log.
     """
 
@@ -89,11 +92,11 @@ class OptimizerSettings(Settings):
 
     Attributes:
         name: A name in `OPTIMIZERS`.
-        weight_decay: Decoupled; spares biases and normalisation weights.
+        weight_decay: Decoupled weight decay, not applied to biases and normalisation weights.
         beta1: Decay of the first moment.
         beta2: Decay of the second moment (Adamax: of the infinity norm).
         epsilon: Added to the denominator.
-        head_factor: Factor of the learning rate of the heads and the pooler.
+        head_factor: Learning rate multiplier for the heads and the pooler.
     """
 
     name: OptimizerName = "adamw"
@@ -105,7 +108,7 @@ class OptimizerSettings(Settings):
 
 
 class ScheduleSettings(Settings):
-    """Section `schedule`: shape of the learning rate; `warmup` is a fraction of the run's steps."""
+    """Section `schedule`: learning rate schedule; `warmup` is a fraction of the run's steps."""
 
     name: ScheduleName = "linear"
     warmup: Fraction = 0.1
@@ -116,7 +119,7 @@ class SamplingSettings(Settings):
 
     Attributes:
         strategy: A name in `SAMPLERS`.
-        temperature: τ of `temperature`, which draws task t with p_t ∝ N_t^(1/τ).
+        temperature: τ of the strategy `temperature`, which draws task t with p_t ∝ N_t^(1/τ).
     """
 
     strategy: SamplerName = "round_robin"
@@ -128,8 +131,8 @@ class EvaluationSettings(Settings):
 
     Attributes:
         every: Steps between evaluations (default: each epoch).
-        patience: Evaluations without a better score of any task after which the run stops (default: never).
-        batch_tokens: Tokens evaluated at a time, padding included (default: 2,048 on a CPU, 16,384 on an accelerator).
+        patience: Evaluations without an improvement on any task after which the run stops (default: never).
+        batch_tokens: Tokens per evaluation batch, padding included (default: 2,048 on a CPU, 16,384 on an accelerator).
     """
 
     every: Count | None = None
@@ -145,13 +148,13 @@ class CheckpointSettings(Settings):
 
 
 class TelemetrySettings(Settings):
-    """Section `telemetry`: what is told of a run beside its log. No result depends on it.
+    """Section `telemetry`: what is recorded of a run besides its log. It does not affect results.
 
     Attributes:
-        trackers: Names in `TRACKERS`, by way of Accelerate; TensorBoard and `metrics.jsonl` are always written.
-        project: What the trackers file the run under.
+        trackers: Names in `TRACKERS`, used through Accelerate; TensorBoard and `metrics.jsonl` are always written.
+        project: Project under which the trackers record the run.
         gradient_cosine_every: Steps between measurements of the cosines between the tasks' gradients (default: never).
-        probe_rows: Training rows of each task that they are measured on.
+        probe_rows: Training rows of each task on which they are measured.
     """
 
     trackers: list[TrackerName] = []
@@ -165,18 +168,22 @@ class RunConfig(Settings):
 
     Attributes:
         phase: `train` (several tasks, from an encoder) or `adapt` (one task, from a run directory).
-        encoder: Hub id, directory or `pkg:PACKAGE/SUBDIR`; in adaptation the run directory.
-        head: In adaptation, what the head starts from: `reuse` is the run's head of the task, `fresh` a new one, and
-            another task's name that task's head in the run.
-        task_defs: Definition files, relative to the configuration's file.
+        encoder: Hub id, directory or `pkg:PACKAGE/SUBDIR`; in adaptation, `model` in the directory of the run to start
+            from.
+        head: In adaptation, how the head is initialised: `reuse` is the run's head for the task, `fresh` a new one, and
+            the name of another task the run's head for that task.
+        task_defs: Definition files, relative to the configuration file.
         data_root: Local mirror of the hub.
-        leaks: Whether training rows that stand in evaluation rows of any task are left out, told of, or not looked for.
-        num_proc: Processes that tokenise the data; no result depends on it.
-        trust_remote_code: Whether the encoder's repository may run code of its own.
-        defaults: Settings of tasks; in a file of those that name none, typed of all.
+        leaks: What to do about training rows that also occur in the evaluation data of any task: `drop` them, `warn`
+            about them, or `ignore` them, without a search.
+        num_proc: Processes that tokenise the data; does not affect results.
+        trust_remote_code: Whether the encoder's repository may run its own code.
+        defaults: Task settings. In a configuration file they apply to tasks that do not set them, on the command line
+            to all tasks.
         tasks: Settings by task name.
-        inherited: By task name, values of a run's `task_defs` that the definition did not name: a default or the run's
-            settings gave them. The settings of this file win over them, unless they were edited there.
+        inherited: By task name, the values in the run's `task_defs` that come from a default or the run's settings
+            rather than from the task's definition. The settings of this file override them, unless they were edited in
+            `task_defs`.
     """
 
     phase: Literal["train", "adapt"] = "train"
@@ -208,11 +215,11 @@ class Run:
 
     @property
     def deciding(self) -> str:
-        """The split that chooses each task's best step: training rows that are held out, where some are."""
+        """The split that selects each task's best step: `holdout` if training rows are held out, else `validation`."""
         return "validation" if self.config.train.holdout is None else "holdout"
 
     def regularized(self, name: str) -> TaskDef:
-        """The task as it is trained: weights of switched-off regularizers at 0, its own weight scaled."""
+        """The task as it is trained: disabled regularizers have weight 0, and the task's own weight is scaled."""
         task = self.tasks[name]
         changed: dict[str, Any] = {
             section: getattr(task, section).model_copy(update={"weight": 0.0})
@@ -225,10 +232,10 @@ class Run:
 
 
 def from_mapping(settings: Mapping[str, Any]) -> Sourced:
-    """Turns a program's settings, by dotted key (`train.max_steps`) or nested, into settings with places.
+    """Convert settings given in Python, with dotted keys (`train.max_steps`) or nested, to settings with origins.
 
     Raises:
-        UserError: It is no mapping, a value is not plain data, or two exclude each other.
+        UserError: `settings` is not a mapping, a value is not plain data, or two settings are mutually exclusive.
     """
     if not isinstance(settings, Mapping):
         example = "a mapping, such as {'train.max_steps': 100}"
@@ -248,14 +255,14 @@ def from_mapping(settings: Mapping[str, Any]) -> Sourced:
 
 
 def command_line(flags: Mapping[str, tuple[str, Any]], sets: Sequence[str]) -> Sourced:
-    """Turns command-line words into settings.
+    """Convert command-line options to settings.
 
     Args:
-        flags: Dotted key to (flag as typed, value), values of None left out.
-        sets: Words `KEY=VALUE` of `--set`; values are read as YAML.
+        flags: Dotted key to (flag as typed, value); a value of None is not set.
+        sets: The `KEY=VALUE` arguments of `--set`; values are parsed as YAML.
 
     Raises:
-        UserError: A word without `=`, a value that is not YAML, or two words that exclude each other.
+        UserError: An argument has no `=`, a value is not YAML, or two options are mutually exclusive.
     """
     result = Sourced()
     problems: list[Problem] = []
@@ -281,14 +288,14 @@ def command_line(flags: Mapping[str, tuple[str, Any]], sets: Sequence[str]) -> S
     for key, (flag, value) in flags.items():
         path = tuple(key.split("."))
         if value is False and result.child(*path).data is not False:
-            problems.append(Problem(flag, f"not together with {result.place(path)}; leave one of them out"))
+            problems.append(Problem(flag, f"cannot be combined with {result.place(path)}; remove one of them"))
     if problems:
         raise UserError(problems)
     return result
 
 
 def read_run_config(path: str | Path) -> tuple[Sourced, list[Problem]]:
-    """Reads a run configuration; the task definition files it names are relative to it."""
+    """Read a run configuration, in which the paths of task definition files are relative to its directory."""
     source, problems = read_yaml(path)
     files = source.data.get("task_defs")
     if isinstance(files, list):
@@ -305,26 +312,26 @@ def resolve(
     names: Sequence[str] = (),
     settled: Sourced | None = None,
 ) -> tuple[RunConfig | None, dict[str, TaskDef], list[Problem]]:
-    """Merges all layers into a configuration and complete task definitions.
+    """Merge all layers into a configuration and complete task definitions.
 
     Args:
         definitions: Partial definition per task.
         file: Settings of `--config`.
         typed: Settings of flags and `--set`.
-        names: Tasks to take, in order; all when empty.
-        settled: By task name, what of the definitions is `inherited`.
+        names: Tasks to select, in order; all when empty.
+        settled: By task name, the values of the definitions that are `inherited`.
 
     Returns:
-        The configuration (None where invalid), the valid tasks, and every problem.
+        The configuration (None if invalid), the valid tasks, and every problem.
     """
-    merged = typed.over(without_rivals(file, typed, keep="epochs"))  # over which max_steps win
+    merged = typed.over(without_rivals(file, typed, keep="epochs"))  # harmless: max_steps takes precedence over epochs
     config, problems = check(RunConfig, merged)
     problems += check(Defaults, merged.child("defaults"), ("defaults",))[1]
-    told = {problem.where for problem in problems}  # what is wrong there is not told again for each task
+    told = {problem.where for problem in problems}  # not reported again for each task
     chosen, missing = select(definitions, names)
     problems += missing
     known = listed(list(definitions), 40)
-    earlier = merged.child("inherited")  # of the run that wrote the file: it may have had more tasks
+    earlier = merged.child("inherited")  # of the run that wrote the file, which may have had more tasks
     for path in (("tasks",), ("train", "task_sizes")):
         section = merged.child(*path).data
         for name in section if isinstance(section, dict) else {}:
@@ -346,7 +353,7 @@ def resolve(
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes text that `scalar` or line folding would read as something else, which PyYAML's own rules miss."""
+    """Quotes text that would not be read back unchanged, by `scalar` or due to line folding, where PyYAML does not."""
 
     def represent_text(self, text: str) -> yaml.ScalarNode:
         plain = scalar(text) == text and text.isprintable()
@@ -357,7 +364,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 class _Flow(dict[str, Any]):
-    """A mapping that is written within braces."""
+    """A mapping that is written in flow style, within braces."""
 
 
 _Dumper.add_representer(str, _Dumper.represent_text)
@@ -375,11 +382,15 @@ def dump_tasks(tasks: Mapping[str, TaskDef]) -> str:
 
 
 def dump_run(run: Run) -> str:
-    """`run.yml`. Keys of `train` that a task inherited from elsewhere stand under `tasks`, or `train` would win now."""
+    """YAML text of `run.yml`.
+
+    Inherited values of `PER_TASK` that differ from those of `train` are written under `tasks`: read again, the values
+    of `train` would override them.
+    """
     data = run.config.model_dump(exclude={"inherited"})
     inherits = {name: run.config.inherited.get(name, {}) for name in run.tasks}
     for name, values in inherits.items():
         if own := {key: values[key] for key in PER_TASK if key in values and values[key] != data["train"][key]}:
             data["tasks"][name] = own
-    told = "# What of the task definitions is not named there; to change it, write it above.\n"
+    told = "# Values in the task definitions that come from defaults or settings; to change one, set it above.\n"
     return dump_yaml(data) + told + dump_yaml({"inherited": {name: _Flow(values) for name, values in inherits.items()}})

@@ -1,4 +1,4 @@
-"""Task definition YAMLs, read and checked: what is well-formed, and whether it fits together."""
+"""Read task definition files, and check that each definition is well-formed and consistent."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from mtl.metrics import METRICS
 from mtl.settings import KeyPath, Sourced, check, kind, read_plain, read_yaml
 from mtl.taskdef import DEFAULT_METRICS, DIVERGENCES_OF, LOSSES_OF, NAME, TaskDef, TrainingSettings
 
-# A definition file, or what one holds: task name to definition.
+# A definition file, or its content: task name to definition.
 TaskDefs: TypeAlias = "str | os.PathLike[str] | Mapping[str, Any]"
 
 
 def read_task_defs(files: Iterable[TaskDefs]) -> tuple[dict[str, Sourced], list[Problem]]:
-    """Reads definitions into one partial definition per task, file paths made absolute.
+    """Read one partial definition per task, with the paths of data files made absolute.
 
     Args:
-        files: YAML files, or the same as plain data (whose file paths are relative to the working directory).
+        files: YAML files, or mappings with the same content, in which paths are relative to the working directory.
 
     Returns:
         Task name to its settings, in the order of the files, and every problem found.
@@ -37,12 +37,12 @@ def read_task_defs(files: Iterable[TaskDefs]) -> tuple[dict[str, Sourced], list[
         for name in document.data:
             source = document.child(name)
             if not NAME.fullmatch(name):
-                message = f"the task name {name!r} may hold letters, digits, '-' and '_' only (it names directories)"
+                message = f"the task name {name!r} may contain only letters, digits, '-' and '_' (it names directories)"
                 problems.append(Problem(source.place(()), message))
             elif name in tasks:
                 here, first = source.place(()), tasks[name].place(())
-                message = f"the task {name!r} is defined here again; it is first in {first}"
-                again = Problem(str(file), "is named twice; name each file of definitions once")
+                message = f"the task {name!r} is already defined in {first}"
+                again = Problem(str(file), "is given twice; give each task definition file once")
                 problems.append(again if here == first else Problem(here, message))
             elif not isinstance(source.data, dict):
                 message = f"the task {name!r} is {kind(source.data)}; expected a mapping with type, data, …"
@@ -63,7 +63,7 @@ def _with_absolute_files(source: Sourced, folder: Path) -> Sourced:
 
 
 def select(tasks: Mapping[str, Sourced], names: Sequence[str]) -> tuple[dict[str, Sourced], list[Problem]]:
-    """Takes the named tasks, in the order named (all of them when none is)."""
+    """Select tasks by name, in the order of the names; all tasks if there are no names."""
     if not names:
         return dict(tasks), []
     problems = [
@@ -75,14 +75,14 @@ def select(tasks: Mapping[str, Sourced], names: Sequence[str]) -> tuple[dict[str
 
 
 def complete(name: str, source: Sourced) -> tuple[TaskDef | None, list[Problem]]:
-    """Checks a task's merged settings and fills in what depends on its type.
+    """Validate a task's merged settings and fill in defaults that depend on its type.
 
     Args:
         name: The task's name, for messages.
-        source: Its settings, `defaults` and command line already merged.
+        source: Its settings, with `defaults` and the command line already merged.
 
     Returns:
-        The definition (None where no rows can be read by it) and every problem.
+        The definition (None if its rows cannot be read with it) and every problem.
     """
     task, problems = check(TaskDef, source, (name,), vital=("type", "data", "labels"))
     adapt = source.child("adapt")
@@ -90,7 +90,7 @@ def complete(name: str, source: Sourced) -> tuple[TaskDef | None, list[Problem]]
         problems += check(TrainingSettings, adapt, (name, "adapt"))[1]
     if task is None:
         return None, problems
-    wrong = source.data.keys() - task.model_fields_set  # a default stands there, which nobody chose
+    wrong = source.data.keys() - task.model_fields_set  # invalid keys, for which the task has defaults
     data = task.data
     splits = data.splits or {split: split for split in data.files or ("train", "validation")}
     task = task.model_copy(
@@ -104,8 +104,13 @@ def complete(name: str, source: Sourced) -> tuple[TaskDef | None, list[Problem]]
     )
     found = [(path, message) for path, message in _inconsistencies(task) if path[0] not in wrong]
     problems += [Problem(source.place(path), f"{name}.{message}") for path, message in found]
-    readable = all(path[0] not in ("data", "labels") for path, _ in found)  # else its rows would be found wrong as well
-    return task.read_from(source) if readable else None, problems
+    paths = [path for path, _ in found]
+    lost = {path[2] for path in paths if path[:2] == ("data", "splits") and len(path) == 3}  # the other splits are read
+    unreadable = any(path[0] == "data" and path[2:] not in {(split,) for split in lost} for path in paths)
+    if unreadable or "train" in lost or (("labels",) in paths and len(task.labels) < 2):
+        return None, problems  # its rows would be reported as well
+    kept = {split: target for split, target in task.data.splits.items() if split not in lost}
+    return task.model_copy(update={"data": task.data.model_copy(update={"splits": kept})}).read_from(source), problems
 
 
 def _with_divergence(settings: Any, task_type: str) -> Any:
@@ -113,13 +118,13 @@ def _with_divergence(settings: Any, task_type: str) -> Any:
 
 
 def _inconsistencies(task: TaskDef) -> Iterable[tuple[KeyPath, str]]:
-    """Yields (path, message) for what is well-formed by itself but does not fit the rest."""
+    """Yield (path, message) for each value that is valid by itself but inconsistent with others."""
     yield from _label_problems(task)
     yield from _data_problems(task)
     for index, metric in enumerate(task.metrics):
         fitting = [name for name, row in METRICS.items() if row.task_type == task.type]
         if metric not in fitting:
-            message = f"metrics: {metric!r} is no metric of {task.type}; allowed: {listed(fitting, 40)}"
+            message = f"metrics: {metric!r} is not a metric for {task.type}; allowed: {listed(fitting, 40)}"
             yield ("metrics", index), message + nearest(metric, fitting)
         elif METRICS[metric].binary_only and len(task.labels) > 2:
             yield (
@@ -146,17 +151,26 @@ def _label_problems(task: TaskDef) -> Iterable[tuple[KeyPath, str]]:
             yield ("labels",), f"labels are for classification; this task is {task.type}"
         return
     if len(task.labels) < 2:
-        yield ("labels",), "labels: a classification needs at least two, in the order of the data's integers"
+        yield ("labels",), "labels: classification needs at least two, in the order of the data's integer labels"
     for label in sorted({label for label in task.labels if task.labels.count(label) > 1}):
-        yield ("labels",), f"labels: {label!r} stands there twice"
+        yield ("labels",), f"labels: {label!r} is listed twice"
 
 
 def _is_codec(name: str) -> bool:
     try:
         "".encode(name)
-    except (LookupError, ValueError):  # unknown, or one of the codecs between bytes
+    except (LookupError, ValueError):  # unknown, or a bytes-to-bytes codec
         return False
     return True
+
+
+def missing_split(task: TaskDef, split: str) -> Iterable[tuple[KeyPath, str]]:
+    """Yields (path, message) if a definition names no such split."""
+    data = task.data
+    if split not in data.splits:
+        key = "files" if data.files is not None and data.splits == {name: name for name in data.files} else "splits"
+        has = f"it has: {listed(list(data.splits))}{nearest(split, data.splits)}"
+        yield ("data", key), f"data.{key} has no {split!r}; {has}"
 
 
 def _data_problems(task: TaskDef) -> Iterable[tuple[KeyPath, str]]:
@@ -166,23 +180,16 @@ def _data_problems(task: TaskDef) -> Iterable[tuple[KeyPath, str]]:
     if data.files is not None and data.config is not None:
         yield ("data", "config"), "data.config belongs to 'hub', not to 'files'"
     if data.encoding is not None and not _is_codec(data.encoding):
-        yield ("data", "encoding"), f"data.encoding: {data.encoding!r} is no text encoding; try utf-8, utf-16 or cp1252"
+        yield ("data", "encoding"), f"data.encoding: unknown text encoding {data.encoding!r}; try utf-8, utf-16, cp1252"
     for split, target in data.splits.items():
         if not NAME.fullmatch(split):
-            yield ("data", "splits"), f"data.splits: the name {split!r} may hold letters, digits, '-' and '_' only"
+            yield ("data", "splits"), f"data.splits: the name {split!r} may contain only letters, digits, '-' and '_'"
         elif data.files is not None and target not in data.files:
             yield (
                 ("data", "splits", split),
                 f"data.splits.{split}: 'files' has no {target!r}{nearest(target, data.files)}",
             )
-    from_files = data.files is not None and data.splits == {split: split for split in data.files}
-    for split in ("train", "validation"):
-        if split not in data.splits:
-            key = "files" if from_files else "splits"
-            yield (
-                ("data", key),
-                f"data.{key} has no {split!r}; it has: {listed(list(data.splits))}{nearest(split, data.splits)}",
-            )
+    yield from missing_split(task, "train")
     if task.type == "ranking" and data.columns.group is None:
         yield ("data", "columns"), "data.columns.group is missing: ranking needs the column that holds the query's id"
     if task.type != "ranking" and data.columns.group is not None:

@@ -1,4 +1,4 @@
-"""`tasks` and `schema`: what definitions say, and what they may say. Needs neither an encoder nor torch."""
+"""The commands `tasks` and `schema`: list tasks, and print the JSON Schema of definitions. Imports no torch."""
 
 from __future__ import annotations
 
@@ -46,19 +46,19 @@ SECTIONS: tuple[type[BaseModel], ...] = (
 def list_tasks(
     task_defs: Sequence[TaskDefs], names: Sequence[str] = (), data_root: str | None = None
 ) -> dict[str, dict[str, Any]]:
-    """What there is to train on.
+    """Describe tasks and the sizes of their data.
 
     Args:
-        task_defs: Definitions.
+        task_defs: Task definitions.
         names: Tasks to list; all when empty.
         data_root: Local mirror of the hub.
 
     Returns:
-        Task to `type`, `metrics`, `labels`, `source` and `rows`: split to its number of rows, or None where the data is
-        not at hand.
+        Task to `type`, `metrics`, `labels`, `source` and `rows`. The latter maps each split to its number of rows, or
+        to None if the data is not available locally.
 
     Raises:
-        UserError: With all that is wrong.
+        UserError: With all problems found.
     """
     definitions, problems = read_task_defs(task_defs)
     _, tasks, found = resolve(definitions, Sourced({"encoder": ""}), Sourced(), names)
@@ -86,7 +86,7 @@ def _rows(source: Source | Problem) -> int | None:
 
 
 def tasks_table(tasks: dict[str, dict[str, Any]]) -> str:
-    """The same for people."""
+    """Format the result of `list_tasks` as a table."""
     rows = [
         (
             name,
@@ -102,7 +102,7 @@ def tasks_table(tasks: dict[str, dict[str, Any]]) -> str:
 
 
 def task_schema() -> dict[str, Any]:
-    """JSON Schema of a definition file, from the classes that check one; editors complete and check keys by it."""
+    """JSON Schema of a definition file, from the classes that validate it; editors complete and check keys with it."""
     whole = TaskDef.model_json_schema(ref_template="#/$defs/{model}")
     sections = whole.pop("$defs")
     task = {**whole, "allOf": list(_by_type())}
@@ -130,7 +130,7 @@ def task_schema() -> dict[str, Any]:
 
 
 def _by_type() -> Iterator[dict[str, Any]]:
-    """What else has to hold for a task of each type."""
+    """Yield the additional constraints on tasks of each type."""
     for kind, losses in LOSSES_OF.items():
         metrics = [name for name, row in METRICS.items() if row.task_type == kind]
         divergence = {"properties": {"divergence": {"enum": [*DIVERGENCES_OF[kind], None]}}}
@@ -151,7 +151,7 @@ def _by_type() -> Iterator[dict[str, Any]]:
 
 
 def attribute_texts(section: type[BaseModel]) -> dict[str, str]:
-    """What the "Attributes:" of a class's docstring, and of the classes it derives from, say of each."""
+    """Descriptions of attributes from the "Attributes:" section in the docstrings of a class and its base classes."""
     texts: dict[str, str] = {}
     for base in reversed([base for base in section.__mro__ if issubclass(base, Settings)]):
         text = inspect.cleandoc(base.__doc__ or "").partition("Attributes:\n")[2]
@@ -161,12 +161,12 @@ def attribute_texts(section: type[BaseModel]) -> dict[str, str]:
 
 
 def schema_text() -> str:
-    """The schema as it is stored."""
+    """The schema as text, as it is stored in `SCHEMA_FILE`."""
     return json.dumps(task_schema(), indent=1, ensure_ascii=False) + "\n"
 
 
 def schema_comment() -> str | None:
-    """A first line for a definition that tells editors of the schema, if this runs from a checkout."""
+    """A first line for a definition file that points editors to the schema; None outside a checkout."""
     path = Path(__file__).resolve().parent.parent / "task_defs" / SCHEMA_FILE
     shown = str(path)
     return f"# yaml-language-server: $schema={shown}" if path.is_file() and shown.isprintable() else None

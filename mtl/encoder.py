@@ -1,4 +1,4 @@
-"""Finds the pretrained encoder that the user named, without loading it."""
+"""Locate the pretrained encoder that the user named, without loading it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ENCODERS = "name a model's directory, pkg:PACKAGE/SUBDIR such as pkg:gt_all_mini
 
 
 def find_encoder(spec: str) -> str:
-    """Resolves an encoder to what `from_pretrained` takes.
+    """Resolve an encoder to a name that `from_pretrained` accepts.
 
     Args:
         spec: A local directory, `pkg:PACKAGE/SUBDIR` (a directory inside an installed package, which is not imported),
@@ -40,7 +40,7 @@ def find_encoder(spec: str) -> str:
 
 
 def lasting(spec: str) -> str:
-    """The same encoder named so that it is found from any directory: a local one by its absolute path."""
+    """Make the name of an encoder independent of the working directory: a local path becomes absolute."""
     path = Path(spec).expanduser()
     return spec if spec.startswith(PACKAGE) or not path.exists() else os.path.abspath(path)
 
@@ -56,17 +56,17 @@ def _in_package(spec: str) -> Path:
     root = Path(found.submodule_search_locations[0]).resolve()
     path = (root / folder).resolve()
     if not path.is_relative_to(root):
-        raise UserError.of("--encoder", f"{spec!r} leads out of the package")
+        raise UserError.of("--encoder", f"{spec!r} points outside the package")
     return _model_directory(path, spec)
 
 
 def _packages() -> list[str]:
-    """Names of the packages installed here, none of them imported."""
+    """Names of the installed packages, found without importing them."""
     return [module.name for module in pkgutil.iter_modules() if module.ispkg]
 
 
 def _siblings(path: Path) -> list[str]:
-    """Directories beside a path."""
+    """Names of the directories next to a path."""
     return [p.name for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
 
 
@@ -75,7 +75,7 @@ def _model_directory(path: Path, spec: str) -> Path:
         what = "is a file, not a directory" if path.exists() else f"there is no directory {path}"
         raise UserError.of("--encoder", f"{spec!r}: {what}{nearest(path.name, _siblings(path), cutoff=0.8)}")
     if not (path / "config.json").is_file():
-        raise UserError.of("--encoder", f"{spec!r}: {path} holds no config.json, so it is no Transformers model")
+        raise UserError.of("--encoder", f"{spec!r}: {path} has no config.json, so it is not a Transformers model")
     return path.resolve()
 
 
@@ -93,16 +93,18 @@ def _look_up_on_hub(spec: str) -> None:
     try:
         hf_hub_download(spec, "config.json")
     except HFValidationError as error:
-        raise UserError.of("--encoder", f"{spec!r} is no directory here and no hub id: {error}") from None
+        raise UserError.of("--encoder", f"{spec!r} is neither a local directory nor a hub id: {error}") from None
     except RepositoryNotFoundError:
-        raise UserError.of("--encoder", f"{spec!r} is no directory here and no public model on the hub{near}") from None
+        raise UserError.of(
+            "--encoder", f"{spec!r} is neither a local directory nor a public model on the hub{near}"
+        ) from None
     except (EntryNotFoundError, HfHubHTTPError, OSError) as error:
         if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
-            message = f"{spec!r} on the hub holds no config.json, so it is no Transformers model{near}"
+            message = f"{spec!r} on the hub has no config.json, so it is not a Transformers model{near}"
             raise UserError.of("--encoder", message) from None
         if isinstance(error, LocalEntryNotFoundError):
-            reason = "it cannot be reached, and no copy of the model is in its cache here"
+            reason = "it cannot be reached, and its local cache has no copy of the model"
         else:
             reason = first_line(error)
-        message = f"{spec!r} is no directory here, and the hub cannot be asked: {reason}; {ENCODERS}{near}"
+        message = f"{spec!r} is not a local directory, and looking it up on the hub failed: {reason}; {ENCODERS}{near}"
         raise UserError.of("--encoder", message) from None

@@ -1,4 +1,4 @@
-"""Errors a user can act on, and the words they are told in."""
+"""User-facing errors, and helpers that format their messages."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong with the user's input.
+    """A single problem with the user's input.
 
     Attributes:
-        where: File and line, command-line flag, or directory in which it stands.
-        message: What is wrong and what would be right.
+        where: Location of the problem: file and line, command-line flag, or directory; may be empty.
+        message: What is wrong, and what is expected instead.
     """
 
     where: str
@@ -33,7 +33,7 @@ class UserError(Exception):
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.problems,)  # by itself an exception is pickled as its message
+        return type(self), (self.problems,)  # by default an exception is unpickled from its message alone
 
     @classmethod
     def of(cls, where: str, message: str) -> UserError:
@@ -41,19 +41,19 @@ class UserError(Exception):
 
 
 class NonFiniteError(Exception):
-    """A loss or gradient became NaN or infinite: the run stops with status 1, its checkpoints untouched."""
+    """A loss or gradient is NaN or infinite: the run stops with exit status 1 and its checkpoints stay intact."""
 
 
 class StorageError(Exception):
-    """Something could not be written: status 1, and what stood there before is intact."""
+    """A file or directory could not be written or read (exit status 1); its previous content is intact."""
 
 
 class ElsewhereError(Exception):
-    """Another process of the run, which tells why, cannot go on: this one stops with status 1 and says nothing."""
+    """Another process of the run failed and reports the reason; this one stops silently with exit status 1."""
 
 
 class Interrupted(Exception):
-    """A signal asked the run to stop; its state is on disk.
+    """The run was stopped by a signal; its state is on disk.
 
     Attributes:
         signal_number: The signal received, for the exit status (130 for SIGINT, 143 for SIGTERM).
@@ -74,32 +74,32 @@ def first_line(error: Exception) -> str:
 
 
 def load_failure(error: Exception) -> str:
-    """Why Transformers did not load something: the first line of what it says, or the flag that is missing."""
+    """Explain why Transformers failed to load a model: the first line of its message, or the flag that it requires."""
     if "trust_remote_code=True" in str(error):
-        return "it brings code of its own, which runs with --trust-remote-code only"
+        return "it contains custom code, which runs only with --trust-remote-code"
     return first_line(error)
 
 
 def printable(text: str) -> str:
-    """A text with control characters written out, so that no file can steer the terminal it is shown on."""
+    """Escape non-printable characters, so that text from a file cannot send control sequences to the terminal."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def nearest(name: object, allowed: Iterable[str], *, cutoff: float = 0.6) -> str:
-    """Returns ``; did you mean 'x'?`` for the closest allowed name, or an empty string."""
+    """Return ``; did you mean 'x'?`` for the closest allowed name, or an empty string."""
     options = {option.lower(): option for option in allowed}
     close = difflib.get_close_matches(str(name).lower(), list(options), n=1, cutoff=cutoff)
     return f"; did you mean {options[close[0]]!r}?" if close else ""
 
 
 def listed(names: Sequence[object], limit: int = 12) -> str:
-    """Joins names for a message, the first ``limit`` of them."""
+    """Join names for a message; beyond ``limit``, show only the first ones and the total."""
     shown = ", ".join(str(name) for name in names[:limit])
     return shown if len(names) <= limit else f"{shown}, … ({len(names)} in all)"
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
-    """``1 row``, ``2,000 rows``, ``3 queries``."""
+    """Format a count with its noun: ``1 row``, ``2,000 rows``, ``3 queries``."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

@@ -1,7 +1,7 @@
-"""Writing to the disk: whole or not at all, by one process at a time, and never through a link.
+"""Atomic writes to disk, by one process at a time and never through a symbolic link.
 
-A name stands for a complete file or directory only: everything is written under a temporary name beside it, synced, and
-renamed. Whatever goes wrong on the way leaves what stood there before, and is told as a `StorageError`.
+Files and directories are written under a temporary name in the same directory, synced, and renamed, so that the final
+name always refers to complete content. If writing fails, the previous content is kept and a `StorageError` is raised.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LOCK_FILE = ".lock"
 
 
 def cache_directory() -> Path:
-    """`$MTL_CACHE`, or `mtl` in the user's cache directory; a variable that is empty counts as unset."""
+    """Return `$MTL_CACHE`, or `mtl` in the user's cache directory; an empty variable counts as unset."""
     if own := os.environ.get("MTL_CACHE"):
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mtl"
@@ -35,14 +35,14 @@ def cache_directory() -> Path:
 
 @contextlib.contextmanager
 def caching(path: Path, done: str = "written") -> Iterator[None]:
-    """Tells what fails inside as a failure to use a path of the cache, which can be kept elsewhere.
+    """Convert an `OSError` of the block into a `StorageError` that suggests another cache directory.
 
     Args:
-        path: What is used.
-        done: What is done to it.
+        path: The path in the cache that the block uses.
+        done: Past participle of the operation, for the message: "written" or "read".
 
     Raises:
-        StorageError: It is another user's, the disk is full, ….
+        StorageError: The path belongs to another user, the disk is full, ….
     """
     try:
         yield
@@ -53,27 +53,27 @@ def caching(path: Path, done: str = "written") -> Iterator[None]:
 
 @contextlib.contextmanager
 def storing(path: Path) -> Iterator[None]:
-    """Tells what fails inside as a failure to write a path.
+    """Convert an `OSError` or `SafetensorError` of the block into a `StorageError` about `path`.
 
     Raises:
-        StorageError: The disk is full, a quota is used up, the place is read-only, ….
+        StorageError: The disk is full, a quota is exhausted, the file system is read-only, ….
     """
     try:
         yield
     except (OSError, SafetensorError) as error:
-        raise StorageError(f"{path} cannot be written: {_reason(error)}; what stood there before is intact") from error
+        raise StorageError(f"{path} cannot be written: {_reason(error)}; its previous content is intact") from error
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno is not None:
         return os.strerror(error.errno)
-    number = re.search(r"os error (\d+)", str(error))  # safetensors tells the system's error in words
+    number = re.search(r"os error (\d+)", str(error))  # safetensors gives the system's error number in its message
     return os.strerror(int(number.group(1))) if number else first_line(error)
 
 
 @contextlib.contextmanager
 def new_directory(final: Path) -> Iterator[Path]:
-    """Yields an empty directory that takes its name, and replaces what had it, when the block ends without error."""
+    """Yield an empty temporary directory that is renamed to `final`, replacing it, if the block ends without error."""
     temporary, old = (final.with_name(prefix + final.name) for prefix in (TEMPORARY, REPLACED))
     with storing(final):
         try:
@@ -104,14 +104,14 @@ def new_directory(final: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def new_file(final: Path) -> Iterator[IO[str]]:
-    """Yields a text file that takes its name when the block ends without error."""
+    """Yield a temporary text file that is renamed to `final` if the block ends without error."""
     with _new(final, {"mode": "w", "encoding": "utf-8"}) as file:
         yield file
 
 
 @contextlib.contextmanager
 def new_bytes(final: Path) -> Iterator[IO[bytes]]:
-    """The same for a file of bytes."""
+    """Yield a temporary binary file that is renamed to `final` if the block ends without error."""
     with _new(final, {"mode": "wb"}) as file:
         yield file
 
@@ -131,13 +131,13 @@ def _new(final: Path, how: dict[str, Any]) -> Iterator[Any]:
 
 
 def write_file(path: Path, text: str) -> None:
-    """Writes a small text file."""
+    """Write a small text file atomically."""
     with new_file(path) as file:
         file.write(text)
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
+    """SHA-256 of a file's content, in hexadecimal."""
     found = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -146,7 +146,7 @@ def digest(path: Path) -> str:
 
 
 def sync(path: Path) -> None:
-    """Flushes a file or directory to the disk."""
+    """Flush a file or directory to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -159,11 +159,14 @@ def sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds a directory, made if need be, against other runs; the system lets go of it however this process ends.
+    """Lock a directory against other runs, creating it if necessary.
+
+    The operating system releases the lock however this process ends. A directory created here is removed again if the
+    block leaves it empty.
 
     Raises:
-        UserError: Another process holds it.
-        StorageError: It cannot be made or written.
+        UserError: Another process holds the lock.
+        StorageError: The directory cannot be created or written.
     """
     if (folder / LOCK_FILE).is_symlink():
         refuse_links(folder)
@@ -180,22 +183,22 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(OSError):
-            if made and not entries(folder):  # nothing came of it
+            if made and not entries(folder):
                 (folder / LOCK_FILE).unlink(missing_ok=True)
                 folder.rmdir()
         lock.release()
 
 
 def entries(folder: Path) -> list[Path]:
-    """What a directory holds, but for the lock."""
+    """List the contents of a directory, without the lock file."""
     return [path for path in folder.iterdir() if path.name != LOCK_FILE]
 
 
 def refuse_links(folder: Path) -> None:
-    """Refuses a directory that would lead a writer out of it.
+    """Refuse a directory in which a symbolic link could redirect writes elsewhere.
 
     Raises:
-        UserError: A symbolic link is in it.
+        UserError: The directory contains a symbolic link, at any depth.
     """
     for parent, folders, files in os.walk(folder):
         for name in (*folders, *files):
@@ -205,14 +208,14 @@ def refuse_links(folder: Path) -> None:
 
 
 def empty_directory(folder: Path) -> None:
-    """Removes all that a directory holds, but for the lock; links are removed, not followed."""
+    """Remove the contents of a directory except the lock file; symbolic links are removed, not followed."""
     with storing(folder):
         for path in entries(folder):
             remove(path)
 
 
 def remove(path: Path) -> None:
-    """Removes a file or directory, if it is there; a link itself, and nothing behind it."""
+    """Remove a file or directory if it exists; of a symbolic link, remove the link and not its target."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -220,7 +223,7 @@ def remove(path: Path) -> None:
 
 
 def append(file: Any, text: str) -> None:
-    """Appends to an open file and hands it to the system, so that it can be followed."""
+    """Append to an open file and flush it, so that other programs can follow the file as it grows."""
     with storing(Path(file.name)):
         file.write(text)
         file.flush()

@@ -1,4 +1,4 @@
-"""What the head starts from in adaptation: the run's own head of the task, a fresh one, or that of a related task."""
+"""Initialisation of the head in adaptation: the run's head for the task, a fresh head, or that of another task."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Definition = Mapping[str, Any]
 
 
 def stored_head(head: str, task: str) -> str | None:
-    """The task of a run whose head is taken; None for a fresh one.
+    """Return the task of the run whose head is used; None for a fresh head.
 
     Args:
         head: `reuse`, `fresh`, or a task of the run.
@@ -22,12 +22,12 @@ def stored_head(head: str, task: str) -> str | None:
 
 
 def head_problem(head: str, task: str, definition: Definition, known: Mapping[str, Definition]) -> str | None:
-    """Why a head cannot be taken, or None.
+    """Explain why a head cannot be used for a task; None if it can.
 
     Args:
         head: `reuse`, `fresh`, or a task of the run.
         task: The task adapted to.
-        definition: Its definition, with all settings that count.
+        definition: Its resolved definition.
         known: The definitions of the run's tasks.
     """
     taken = stored_head(head, task)
@@ -35,7 +35,7 @@ def head_problem(head: str, task: str, definition: Definition, known: Mapping[st
         return None
     if taken not in known:
         allowed = [FRESH, *known] if head == REUSE else [REUSE, FRESH, *known]
-        return f"the run has no head of {taken!r}; allowed: {listed(allowed, 40)}{nearest(taken, allowed)}"
+        return f"the run has no head for {taken!r}; allowed: {listed(allowed, 40)}{nearest(taken, allowed)}"
     theirs, ours = known[taken], definition
     if theirs.get("type") != ours.get("type"):
         return f"{taken} is a {theirs.get('type')} and {task} a {ours.get('type')}: their heads differ"
@@ -43,12 +43,12 @@ def head_problem(head: str, task: str, definition: Definition, known: Mapping[st
     if len(old) != len(new):
         return f"the head of {taken} has {len(old)} outputs, and {task} needs {len(new)}"
     if old != new and sorted(old) == sorted(new):
-        return f"outputs keep their place, and the labels of {taken} are in the order {listed(old, 40)}; use the same"
+        return f"outputs are matched by position, and the labels of {taken} are in the order {listed(old, 40)}; use it"
     return None
 
 
 def head_note(head: str, task: str, definition: Definition, known: Mapping[str, Definition]) -> str | None:
-    """What a head taken from another task means, for the user; None where it is the task's own or fresh."""
+    """Describe a head taken from another task, for the user; None if it is the task's own or fresh."""
     taken = stored_head(head, task)
     if taken is None or taken == task:
         return None

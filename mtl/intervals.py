@@ -1,16 +1,17 @@
-"""How far a metric may be trusted: bootstrap intervals of one model, and of the difference of two on the same rows.
+"""Bootstrap confidence intervals of a model's metrics, and of the difference between two models on the same rows.
 
-Rows (in ranking: whole queries) are drawn with replacement, as many as there are; the metric is computed on each of
-`RESAMPLES` such samples; the interval runs from the 2.5th to the 97.5th percentile of those values. Source: Efron &
+Rows (in ranking: whole queries) are resampled with replacement, as many as there are; the metric is computed on each of
+`RESAMPLES` resamples; the interval spans the 2.5th to the 97.5th percentile of those values. Source: Efron &
 Tibshirani 1993, An Introduction to the Bootstrap, sections 13.3 (percentile interval) and 8.3 (whole units).
 
-What it tells: how much the value would vary if other rows of the same kind had been evaluated. What it does not tell:
-how much it varies with the seed of training, and how the model does on other kinds of text. It supposes that rows are
-independent; with duplicates or several rows of one document it is too narrow, as it is for a few dozen rows (some 90 %
-instead of 95 % at n = 20) and for a metric at the end of its range: where every row is right it has no width. A
-validation split that also chose the best step makes value and interval slightly too good.
+The interval measures how much the value would vary with another sample of rows from the same distribution. It covers
+neither the variation between training seeds nor performance on other kinds of text. Rows are assumed to be independent:
+with duplicates, or several rows from one document, the interval is too narrow. It is also too narrow for a few dozen
+rows (a coverage of about 90 % instead of 95 % at n = 20) and for a metric at the end of its range: if every row is
+correct, its width is 0. On a validation split that also selected the best step, value and interval are slightly
+optimistic.
 
-Legend: n rows, U units that are drawn (rows or queries), R resamples, B resamples computed at once, C classes.
+Legend: n rows, U units resampled (rows or queries), R resamples, B resamples computed at once, C classes.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ Interval: TypeAlias = tuple[float, float]
 
 RESAMPLES = 1000
 LEVEL = 0.95
-AT_ONCE = 1 << 22  # drawn units, or cells of confusion matrices, in memory at once
+AT_ONCE = 1 << 22  # resampled units, or cells of confusion matrices, in memory at once
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How two models differ in a metric on the same rows: the second's value less the first's, and its interval."""
+    """Difference of a metric between two models on the same rows, second minus first, and its interval."""
 
     value: float
     low: float
@@ -50,13 +51,15 @@ class Difference:
 
 
 def resamples(units: int, number: int = RESAMPLES, *, cells: int = 0, seed: int = 0) -> Iterator[Ints]:
-    """Yields blocks of resamples, each row the positions drawn, (B, U). How they are cut changes no draw.
+    """Yield blocks of resamples, (B, U), each row holding the positions drawn.
+
+    The block size affects only memory, not the draws.
 
     Args:
         units: U.
         number: R.
-        cells: Further numbers that a resample takes in memory.
-        seed: Another seed gives other resamples; the same for all models, so that they can be compared.
+        cells: Numbers that a computation holds in memory per resample, if more than U.
+        seed: Seed of the draws; the default gives all models the same resamples, so that they can be compared.
     """
     random = np.random.Generator(np.random.Philox(key=derive_seed(seed, "bootstrap", units)))
     block = max(1, AT_ONCE // max(units, cells, 1))
@@ -73,15 +76,15 @@ def replicates(
     *,
     number: int = RESAMPLES,
 ) -> dict[str, Floats]:
-    """Every metric on every resample.
+    """Compute every metric on every resample.
 
-    Args and what is undefined are those of `metrics.compute`; so is each value, to rounding, on the rows drawn. A query
-    drawn twice counts twice.
+    Arguments and conventions for undefined values are those of `metrics.compute`, and each value equals, up to
+    rounding, what it computes on the rows drawn. A query drawn twice counts twice.
 
     Returns:
         name -> (R,).
     """
-    compute(names, task_type, outputs, labels, groups)  # shapes
+    compute(names, task_type, outputs, labels, groups)  # checks the shapes
     if not np.isfinite(outputs).all():
         return {name: np.full(number, math.nan) for name in names}
     if task_type == "classification":
@@ -114,7 +117,7 @@ def intervals(
     *,
     number: int = RESAMPLES,
 ) -> dict[str, Interval]:
-    """The percentile interval of every metric; args are those of `replicates`."""
+    """Percentile interval of every metric; arguments are those of `replicates`."""
     found = replicates(names, task_type, outputs, labels, groups, number=number)
     return {name: _percentiles(values) for name, values in found.items()}
 
@@ -129,8 +132,11 @@ def differences(
     *,
     number: int = RESAMPLES,
 ) -> dict[str, Difference]:
-    """Second model less first on the same rows: both are scored on the same resamples, so that what is hard for both
-    cancels (paired bootstrap). Args are those of `replicates`, with the outputs of either model."""
+    """Paired bootstrap of the difference between two models, second minus first.
+
+    Both models are scored on the same resamples, so that variation in the difficulty of the rows cancels. Arguments are
+    those of `replicates`, with the outputs of each model.
+    """
     one, other = (replicates(names, task_type, outputs, labels, groups, number=number) for outputs in (first, second))
     before, after = (compute(names, task_type, outputs, labels, groups) for outputs in (first, second))
     return {name: Difference(after[name] - before[name], *_percentiles(other[name] - one[name])) for name in names}
@@ -150,7 +156,7 @@ def _gather(functions: dict[str, Callable[[Ints], Floats]], blocks: Iterator[Int
     return {name: np.concatenate(values) for name, values in found.items()}
 
 
-# Classification: everything follows from the confusion matrix of a resample, [true, predicted], (B, C, C).
+# Classification: metrics are computed from the confusion matrix of each resample, [true, predicted], (B, C, C).
 
 
 def _of_classes(names: Sequence[str], predictions: Ints, labels: Ints, number: int) -> dict[str, Floats]:
@@ -187,7 +193,7 @@ def _matthews_correlation(counts: Floats) -> Floats:
 
 
 def _of_one(counts: Floats, axes: tuple[int, ...]) -> Floats:
-    """Hits of the positive class over its sum along one axis, or the mean of both sums."""
+    """True positives of the positive class over its row or column sum, or over the mean of both."""
     if counts.shape[1] < 2:  # it neither occurs nor is predicted
         return np.zeros(len(counts))
     whole = np.mean([counts.sum(axis=axis)[:, 1] for axis in axes], axis=0)
@@ -210,7 +216,8 @@ CLASSIFICATION: dict[str, Callable[[Floats], Floats]] = {
 }
 
 
-# Two classes, ranked by score: positive and all rows of every distinct score in a resample, ascending, each (B, S).
+# Threshold-free metrics of two classes: numbers of positive and of all rows at each of S distinct scores, in ascending
+# order, in each resample, each (B, S).
 
 
 def _of_scores(names: Sequence[str], scores: Floats, labels: Ints, number: int) -> dict[str, Floats]:
@@ -228,24 +235,24 @@ def _of_scores(names: Sequence[str], scores: Floats, labels: Ints, number: int) 
 
 def _roc_auc(positive: Floats, rows: Floats) -> Floats:
     negative = rows - positive
-    below = np.cumsum(negative, axis=1) - negative / 2  # of the same score half
+    below = np.cumsum(negative, axis=1) - negative / 2  # ties count half
     pairs = positive.sum(axis=1) * negative.sum(axis=1)
     return np.where(pairs > 0, ratios((positive * below).sum(axis=1), pairs), 0.5)
 
 
 def _average_precision(positive: Floats, rows: Floats) -> Floats:
-    hits, taken = (np.cumsum(side[:, ::-1], axis=1) for side in (positive, rows))  # from the greatest score
+    hits, taken = (np.cumsum(side[:, ::-1], axis=1) for side in (positive, rows))  # from the highest score
     return ratios((positive[:, ::-1] * ratios(hits, taken)).sum(axis=1), hits[:, -1])
 
 
 SCORES: dict[str, Callable[[Floats, Floats], Floats]] = {"roc_auc": _roc_auc, "average_precision": _average_precision}
 
 
-# Regression and ranking: means of a value per row or query, and correlations of what is drawn.
+# Regression and ranking: means of per-row or per-query values, and correlations, over the units drawn.
 
 
 def _mean_of(values: Floats) -> Callable[[Ints], Floats]:
-    """Mean of what is not NaN; 0 where nothing is."""
+    """Mean of the values that are not NaN; 0 if there are none."""
     known = ~np.isnan(values)
     filled = np.where(known, values, 0.0)
     return lambda block: ratios(filled[block].sum(axis=1), known[block].sum(axis=1))
@@ -256,10 +263,10 @@ def _pearson(predictions: Floats, labels: Floats) -> Callable[[Ints], Floats]:
 
 
 def _correlation(x: Floats, y: Floats) -> Floats:
-    """Correlation of every row of x with that of y, both (B, n); 0 where one is constant."""
+    """Correlation of each row of x with the same row of y, both (B, n); 0 where either is constant."""
     sides = []
     for side in (x, y):
-        side = side - side[:, :1]  # keeps the digits that a large mean would take; a constant becomes 0 exactly
+        side = side - side[:, :1]  # a large mean would cost precision; a constant becomes exactly 0
         constant = ~side.any(axis=1)
         side -= side.mean(axis=1, keepdims=True)
         norm = np.sqrt(np.einsum("bn,bn->b", side, side))
@@ -275,7 +282,7 @@ def _spearman(predictions: Floats, labels: Floats) -> Callable[[Ints], Floats]:
 
 
 def _mean_ranks(values: Ints) -> Floats:
-    """Ranks of every row from 1, tied ones sharing their mean, of dense whole numbers (B, n)."""
+    """Ranks within each row, from 1, ties sharing their mean rank; values are dense ranks, (B, n)."""
     kinds = int(values.max()) + 1
     numbered = values + kinds * np.arange(len(values))[:, None]
     counts = np.bincount(numbered.ravel(), minlength=kinds * len(values)).reshape(-1, kinds)

@@ -1,4 +1,4 @@
-"""Evaluation rows that stand in training data, of the same task or (as only multi-task training can have) another."""
+"""Search for evaluation rows in training data, of the same task or, in multi-task training, of another."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 Texts: TypeAlias = tuple[str, ...]
 
 KINDS = ("exact", "normalized", "near")
-NON_WORD = regex.compile(r"[^\w\p{M}]+")  # without the marks that are vowels in Hindi, Thai or Arabic
+NON_WORD = regex.compile(r"[^\w\p{M}]+")  # combining marks (\p{M}) are vowels in Hindi, Thai or Arabic
 
 CHUNK = 1000  # training rows compared at once
 
 
 @dataclass(frozen=True)
 class Leak:
-    """Rows of an evaluation split that a training split holds.
+    """Rows of an evaluation split that also occur in a training split.
 
     Attributes:
         train: `task/split` trained on.
         evaluation: `task/split` evaluated.
-        rows: Evaluation rows concerned.
-        kind: `exact`; `normalized` where only case, punctuation, spacing or the order of a pair differ; `near` where
-            each text shares most of its characters' sequences with one of the other row's.
+        rows: Number of evaluation rows concerned.
+        kind: `exact`; `normalized` if only case, punctuation, spacing or the order of a pair differ; `near` if each
+            text shares most of its character sequences with a text of the other row.
     """
 
     train: str
@@ -46,25 +46,26 @@ class Leak:
         return {"train": self.train, "evaluation": self.evaluation, "rows": self.rows, "kind": self.kind}
 
     def __str__(self) -> str:
-        stand = "stands" if self.rows == 1 else "stand"
+        stand = "occurs" if self.rows == 1 else "occur"
         return f"{self.evaluation}: {counted(self.rows, 'row')} {stand} in {self.train} ({self.kind})"
 
 
 def normalized(texts: Texts) -> Texts:
-    """Without case and forms of Unicode, runs of non-word characters as one space, the texts of a pair in sorted order.
+    """Normalize texts for comparison.
 
-    A text without any word, such as an emoji, is all there is to compare, and stays as it is.
+    Unicode is converted to NFC, case is folded, each run of non-word characters becomes one space, and the texts of a
+    pair are sorted. A text without any word, such as an emoji, is only stripped of surrounding whitespace.
     """
     return tuple(sorted(NON_WORD.sub(" ", normalize("NFC", text).casefold()).strip() or text.strip() for text in texts))
 
 
 class LeakSearch:
-    """Holds the training rows of every task against the evaluation rows of every task.
+    """Compares the training rows of every task with the evaluation rows of every task.
 
-    Evaluation rows come first and are kept; training rows stream by.
+    Evaluation rows are added first and kept in memory; training rows are then streamed.
 
     Attributes:
-        leaked: `task/split` trained on to the positions of its rows that stand in evaluation rows.
+        leaked: Maps the `task/split` trained on to the positions of its rows that also occur in evaluation data.
     """
 
     def __init__(self) -> None:
@@ -81,14 +82,14 @@ class LeakSearch:
 
     @classmethod
     def recalled(cls, leaks: Sequence[Mapping[str, Any]], leaked: Mapping[str, Sequence[int]]) -> LeakSearch:
-        """A finished search, from what it found."""
+        """Restore a finished search from its results."""
         search = cls()
         search.leaked = {split: set(rows) for split, rows in leaked.items()}
         search._found = [Leak(**leak) for leak in leaks]
         return search
 
     def add_evaluation(self, split: str, texts: Texts) -> None:
-        """Takes in a row of an evaluation split, named `task/split`."""
+        """Add a row of an evaluation split, named `task/split`."""
         assert self._buckets is None, "evaluation rows come before training rows"
         if split not in self._splits:
             self._splits.append(split)
@@ -99,14 +100,14 @@ class LeakSearch:
         self._by_normal.setdefault(normal, []).append(number)
 
     def add_training(self, split: str, position: int, texts: Texts) -> None:
-        """Holds a row of a training split against the evaluation rows; `finish` has to follow the last one."""
+        """Compare a row of a training split with the evaluation rows; call `finish` after the split's last row."""
         self._waiting.append((position, texts))
         if len(self._waiting) == CHUNK:
             self.finish(split)
 
     def finish(self, split: str) -> None:
-        """Compares the training rows that wait."""
-        import numpy as np  # not before: most errors are found without
+        """Compare the pending training rows."""
+        import numpy as np  # only here, since most errors are found without it
 
         from mtl.minhash import SIMILAR, similarity
 
@@ -140,7 +141,7 @@ class LeakSearch:
         return self._buckets
 
     def leaks(self) -> list[Leak]:
-        """One entry per pair of splits and kind; a row counts by the closest kind of match only."""
+        """One entry per pair of splits and kind; a row counts only under the closest kind of match."""
         if self._found is not None:
             return self._found
         import numpy as np

@@ -162,6 +162,8 @@ def hellinger(p_logits: Tensor, q_logits: Tensor, mask: Tensor | None = None) ->
 
 def mse(p_logits: Tensor, q_logits: Tensor, mask: Tensor | None = None) -> Tensor:
     """Squared difference Σ_k (z_k − z'_k)² of the raw outputs. Arguments and result as in `sym_kl`."""
+    shapes = p_logits.shape, q_logits.shape  # (N, 1) less (N,) would be (N, N)
+    assert shapes[0] == shapes[1] and p_logits.dim() > 1, f"expected two (N, C), got {shapes[0]} and {shapes[1]}"
     difference = full_precision(p_logits) - full_precision(q_logits)
     if mask is not None:
         difference = difference.masked_fill(~mask, 0.0)

@@ -1,7 +1,7 @@
-"""Metrics of the three task types, each with its direction, and the baseline that reads no text.
+"""Metrics of the three task types, each with its direction, and baselines that ignore the text.
 
 Legend: n rows, C classes, Q queries. A ranking row is one (query, candidate) pair and `groups` holds its query id.
-Many import this module for the names in `METRICS` alone: numerical packages are imported where they are used.
+Many modules need only the names in `METRICS`, so numerical packages are imported where they are used.
 """
 
 from __future__ import annotations
@@ -20,34 +20,34 @@ if TYPE_CHECKING:
 
 TaskType = Literal["classification", "regression", "ranking"]
 
-ROUNDING = 4  # units in the last place by which predictions of one value may differ
+ROUNDING = 4  # spread, in units in the last place, up to which predictions count as constant
 RANDOM_ORDERS = 100  # random orders averaged by the ranking baseline
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One row of `METRICS`: what is computed, on which type of task, and in which direction a model improves."""
+    """One row of `METRICS`: the function, the task type it applies to, and the direction of improvement."""
 
     function: Callable[..., float]  # of (predictions, labels), for ranking (scores, relevance, groups), each (n,)
     task_type: TaskType
     higher_is_better: bool
     binary_only: bool = False  # the task must have exactly two labels
     of_scores: bool = False  # classification: predictions are scores of the positive class, label index 1
-    per_query: Callable[..., np.ndarray] | None = None  # ranking: what it is the mean of, (Q,); NaN does not count
+    per_query: Callable[..., np.ndarray] | None = None  # ranking: the values averaged, (Q,), without NaN
 
 
 # Classification: predictions int (n,), labels int (n,), both indices into the task's `labels`.
 
 
 def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
-    """Fraction of rows predicted right: 1/n Σ_i [prediction_i = label_i]."""
+    """Fraction of rows predicted correctly: 1/n Σ_i [prediction_i = label_i]."""
     from sklearn.metrics import accuracy_score
 
     return accuracy_score(labels, predictions)
 
 
 def balanced_accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
-    """Recall averaged over the classes that occur in `labels` (others have none): mean_c TP_c / (TP_c + FN_c)."""
+    """Recall averaged over the classes that occur in `labels`: mean_c TP_c / (TP_c + FN_c)."""
     import numpy as np
     from sklearn.metrics import recall_score
 
@@ -58,7 +58,7 @@ def matthews_correlation(predictions: np.ndarray, labels: np.ndarray) -> float:
     """Matthews correlation of predicted and true classes, in [-1, 1].
 
     Binary: (TP·TN - FP·FN) / sqrt((TP+FP)(TP+FN)(TN+FP)(TN+FN)); several classes: R_K (Gorodkin 2004).
-    0.0 where either side holds a single class.
+    0.0 if the predictions or the labels contain a single class.
     """
     from sklearn.metrics import matthews_corrcoef
 
@@ -95,14 +95,14 @@ def macro_f1(predictions: np.ndarray, labels: np.ndarray) -> float:
     return f1_score(labels, predictions, average="macro", zero_division=0)
 
 
-# Two classes, ranked by score: predictions float (n,), labels int (n,), 1 is positive. No threshold is chosen.
+# Threshold-free metrics of two classes: predictions are scores, float (n,); labels int (n,), of which 1 is positive.
 
 
 def as_scores(outputs: np.ndarray) -> np.ndarray:
-    """How far the second of two classes is ahead of the first, in float64, (n,).
+    """Scores of the positive class, in float64, (n,): second output minus first.
 
     Raises:
-        ValueError: `outputs` are not (n, 2).
+        ValueError: `outputs` do not have the shape (n, 2).
     """
     import numpy as np
 
@@ -113,9 +113,9 @@ def as_scores(outputs: np.ndarray) -> np.ndarray:
 
 
 def roc_auc(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Share of pairs of a positive and a negative row in which the positive one scores higher, ties counting half.
+    """Fraction of (positive, negative) pairs of rows in which the positive row scores higher; ties count half.
 
-    0.5, as for a constant score, where there is no such pair.
+    0.5, as for a constant score, if there is no such pair.
     """
     from sklearn.metrics import roc_auc_score
 
@@ -125,9 +125,9 @@ def roc_auc(scores: np.ndarray, labels: np.ndarray) -> float:
 
 
 def precision_recall_area(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Σ_k (recall_k - recall_{k-1}) precision_k over the distinct scores, greatest first; 0.0 without a positive row.
+    """Average precision: Σ_k (recall_k - recall_{k-1}) precision_k over the distinct scores, in descending order.
 
-    Source: `sklearn.metrics.average_precision_score`, which does not interpolate.
+    0.0 if there is no positive row. Source: `sklearn.metrics.average_precision_score`, which does not interpolate.
     """
     from sklearn.metrics import average_precision_score
 
@@ -140,9 +140,10 @@ def precision_recall_area(scores: np.ndarray, labels: np.ndarray) -> float:
 
 
 def as_values(outputs: np.ndarray) -> np.ndarray:
-    """Predictions of a regression in float64; all the first where rounding alone tells them apart.
+    """Predictions of a regression in float64; all set to the first one if they differ only by rounding.
 
-    A model that gives out one value does so up to the last digits, whose correlation with anything is noise.
+    The outputs of a model that predicts a constant still differ in their last digits, and correlations with those
+    differences would be noise.
     """
     import numpy as np
 
@@ -155,11 +156,11 @@ def as_values(outputs: np.ndarray) -> np.ndarray:
 def pearson(predictions: np.ndarray, labels: np.ndarray) -> float:
     """Linear correlation, Σ(p - p̄)(y - ȳ) / sqrt(Σ(p - p̄)² Σ(y - ȳ)²), in [-1, 1].
 
-    0.0 where a side is constant, as a single row is: the quotient is undefined, and no relation was found.
+    0.0, though the quotient is undefined, if predictions or labels are constant (which includes a single row).
     """
     from scipy.stats import pearsonr
 
-    # Correlation ignores a shift; this one keeps the digits that a large mean would take (scipy warns about those).
+    # Shifting does not change the correlation, but avoids the loss of precision from a large mean (scipy would warn).
     predictions, labels = predictions - predictions[0], labels - labels[0]
     if not predictions.any() or not labels.any():
         return 0.0
@@ -167,7 +168,7 @@ def pearson(predictions: np.ndarray, labels: np.ndarray) -> float:
 
 
 def spearman(predictions: np.ndarray, labels: np.ndarray) -> float:
-    """Rank correlation: `pearson` of the ranks, tied values sharing their mean rank; 0.0 where a side is constant."""
+    """Rank correlation: `pearson` of the ranks, where ties share their mean rank; 0.0 if either side is constant."""
     from scipy.stats import rankdata
 
     return pearson(rankdata(predictions), rankdata(labels))
@@ -192,11 +193,11 @@ def mean_absolute_error(predictions: np.ndarray, labels: np.ndarray) -> float:
     return metrics.mean_absolute_error(labels, predictions)
 
 
-# Ranking: the mean over queries of one of `mtl.ranking_metrics`.
+# Ranking: the mean over queries of a metric of `mtl.ranking_metrics`.
 
 
 def _mean(per_query: Callable[..., np.ndarray], *columns: np.ndarray) -> float:
-    """Mean of a ranking metric over the queries that count; 0 where none does."""
+    """Mean of a per-query metric over the queries whose value is not NaN; 0 if there are none."""
     import numpy as np
 
     values = per_query(*columns)
@@ -216,16 +217,16 @@ def compute(
     Args:
         names: keys of `METRICS`, all of this task type.
         task_type: classification, regression or ranking.
-        outputs: logits (n, C) for classification, of which the greatest is predicted, or probabilities; (n,) or (n, 1)
+        outputs: logits or probabilities (n, C) for classification, whose argmax is the prediction; (n,) or (n, 1)
             otherwise.
         labels: (n,) class indices, target values or graded relevance.
         groups: (n,) query ids; ranking only.
 
     Returns:
-        name -> value, in the order of `names`. All NaN if an output is NaN or infinite: a diverged model has none.
+        name -> value, in the order of `names`. All NaN if any output is NaN or infinite, as after divergence.
 
     Raises:
-        ValueError: shapes that do not belong together, which arithmetic would silently broadcast.
+        ValueError: the shapes do not match; without this check, arithmetic would silently broadcast them.
     """
     import numpy as np
 
@@ -243,7 +244,7 @@ def compute(
     if classification:
         predictions = outputs.argmax(axis=1)
         scores = as_scores(outputs) if any(METRICS[name].of_scores for name in names) else predictions
-    else:  # float64, so that a float32 model loses no digits in the sums
+    else:  # float64, so that sums over float32 outputs keep their precision
         predictions, labels = outputs.reshape(rows), labels.astype(np.float64)
         predictions = predictions.astype(np.float64) if ranking else as_values(predictions)
     columns = (labels, groups) if ranking else (labels,)
@@ -260,12 +261,13 @@ def baseline(
     labels: np.ndarray,
     groups: np.ndarray | None = None,
 ) -> dict[str, float]:
-    """Score what can be answered without reading any text.
+    """Score the best guess that ignores the text.
 
-    Classification: always the most frequent training label (of several, the lowest index). Regression: always the mean
-    of the training labels. Ranking: the expectation of a random order, estimated by `RANDOM_ORDERS` seeded ones.
+    Classification: always the most frequent training label (the lowest index in case of a tie). Regression: always the
+    mean of the training labels. Ranking: the expectation of a random order, estimated from `RANDOM_ORDERS` seeded ones.
 
-    Args and result are those of `compute`, with `train_labels` (any,), which ranking does not read, for the outputs.
+    Arguments and result are those of `compute`, except that `train_labels`, of any length and unused for ranking,
+    replace the outputs.
     """
     import numpy as np
 
@@ -280,7 +282,7 @@ def baseline(
 
 
 def is_better(name: str, value: float, best: float | None) -> bool:
-    """Whether `value` beats `best` in the metric's direction; any number beats None and NaN, NaN beats nothing."""
+    """Whether `value` improves on `best` in the metric's direction; any number improves on None and NaN, NaN never."""
     if math.isnan(value):
         return False
     if best is None or math.isnan(best):
@@ -313,7 +315,7 @@ METRICS: dict[str, Metric] = {
     "p@1": _ranking(partial(precision_at, k=1)),
 }
 ANSWERABLE = "_answerable"
-METRICS |= {  # of the queries that have a relevant candidate alone
+METRICS |= {  # the same, averaged only over queries that have a relevant candidate
     f"{name}{ANSWERABLE}": _ranking(partial(answerable, row.per_query))
     for name, row in METRICS.items()
     if row.per_query

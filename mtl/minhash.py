@@ -1,4 +1,4 @@
-"""Rows that may be near duplicates, by hashes that such rows share."""
+"""Candidate pairs of near-duplicate rows, by locality-sensitive hashing (MinHash)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy.typing as npt
 Texts: TypeAlias = tuple[str, ...]
 Keys: TypeAlias = npt.NDArray[np.uint64]
 
-SHINGLE = 5  # characters of one shingle
-SIMILAR = 0.8  # Jaccard index of two texts' shingles from which they are near duplicates
-BANDS, HASHES = 20, 3  # buckets that a row is put into, and minimum hashes that rows of one bucket share
-BUCKET = 8  # rows of one bucket that a training row is compared with
+SHINGLE = 5  # characters per shingle
+SIMILAR = 0.8  # minimum Jaccard index of the shingles of two near-duplicate texts
+BANDS, HASHES = 20, 3  # bands (buckets per row), and minimum hashes per band
+BUCKET = 8  # maximum rows of a bucket that a training row is compared with
 CHUNK = 1000  # evaluation rows hashed at once
 
 _RANDOM = np.random.Generator(np.random.Philox(key=0))
@@ -24,13 +24,14 @@ _WIDE = np.uint64(0x9E3779B97F4A7C15)
 
 
 def bucket_keys(rows: Sequence[Texts]) -> Keys:
-    """Hashes of which two rows share at least one if they are near duplicates, with a probability close to 1.
+    """Hash rows so that near duplicates share at least one key with a probability close to 1.
 
-    MinHash (Broder 1997) in `BANDS` bands of `HASHES` functions: at a similarity s of single texts they share one with
-    probability 1 − (1 − s^HASHES)^BANDS, and of pairs with s^(2·HASHES): 0.998 where both texts have s = 0.8.
+    MinHash (Broder 1997) in `BANDS` bands of `HASHES` functions: two single texts with similarity s share a key with
+    probability 1 − (1 − s^HASHES)^BANDS, two pairs of texts with s^(2·HASHES) in place of s^HASHES: 0.998 if both texts
+    have s = 0.8.
 
     Args:
-        rows: Normal forms, all with the same number of texts.
+        rows: Normalized rows, all with the same number of texts.
 
     Returns:
         (rows, BANDS).
@@ -39,7 +40,7 @@ def bucket_keys(rows: Sequence[Texts]) -> Keys:
     characters = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
     lengths = np.array([len(text) for text in texts])
     ends = np.cumsum(lengths)
-    # Every window of the joined texts is hashed; those that reach into the next text are then left out.
+    # Every window of the concatenated texts is hashed; those that extend into the next text are then dropped.
     values = np.zeros(len(characters) - SHINGLE + 1, dtype=np.uint32)
     for offset, factor in enumerate(_FACTORS[:SHINGLE]):
         values += characters[offset : len(values) + offset] * factor
@@ -54,18 +55,18 @@ def bucket_keys(rows: Sequence[Texts]) -> Keys:
         for factor, shift in zip(_FACTORS[band * HASHES :][:HASHES], _SHIFTS[band * HASHES :], strict=False):
             key = (key * _WIDE) ^ np.minimum.reduceat(values * factor + shift, starts)
         keys[:, band] = key * _WIDE
-    return keys.reshape(len(rows), -1, BANDS).sum(axis=1, dtype=np.uint64)  # whatever the order of a pair
+    return keys.reshape(len(rows), -1, BANDS).sum(axis=1, dtype=np.uint64)  # independent of the order of a pair
 
 
 def _mixed(values: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
-    """Spreads every bit over all others (the finalizer of MurmurHash3)."""
+    """Mix the bits of each value (the finalizer of MurmurHash3)."""
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
         values = (values ^ (values >> np.uint32(shift))) * np.uint32(factor)
     return values ^ (values >> np.uint32(16))
 
 
 class Buckets:
-    """Evaluation rows by the hashes of `bucket_keys`."""
+    """Index of evaluation rows by the keys of `bucket_keys`."""
 
     def __init__(self, rows: Sequence[Texts], members: Sequence[int]) -> None:
         parts = [
@@ -75,11 +76,14 @@ class Buckets:
         keys = np.concatenate(parts).ravel()
         order = np.argsort(keys, kind="stable")
         self.keys, self.members = keys[order], np.repeat(np.asarray(members), BANDS)[order]
-        self.occupied = np.zeros(1 << 24, dtype=bool)  # a quick no for most hashes
+        self.occupied = np.zeros(1 << 24, dtype=bool)  # by the 24 high bits: rejects most keys quickly
         self.occupied[self.keys >> np.uint64(40)] = True
 
     def candidates(self, rows: Sequence[Texts]) -> Iterator[tuple[int, int]]:
-        """Yields (position in `rows`, evaluation row) of every two that share a bucket, each once."""
+        """Yield (position in `rows`, evaluation row) of the rows that share a bucket, each pair once.
+
+        Of the rows in a bucket, only the first `BUCKET` are considered.
+        """
         keys = bucket_keys(rows)
         row, band = np.nonzero(self.occupied[keys >> np.uint64(40)])
         wanted = keys[row, band]
@@ -94,12 +98,15 @@ class Buckets:
 
 
 def shingles(text: str) -> set[str]:
-    """All sequences of `SHINGLE` characters of a text; a shorter text is one of its own."""
+    """All sequences of `SHINGLE` characters in a text; a shorter text is its own single shingle."""
     return {text[start : start + SHINGLE] for start in range(max(1, len(text) - SHINGLE + 1))}
 
 
 def similarity(one: Texts, other: Texts) -> float:
-    """The lesser Jaccard index of the shingles of two pairs of texts, in the order that makes it greater; 0 to 1."""
+    """Similarity of two rows, 0 to 1: the minimum over their texts of the Jaccard index of shingles.
+
+    The texts of a pair are matched in the order that gives the greater similarity. 0 if the numbers of texts differ.
+    """
     if len(one) != len(other):
         return 0.0
     return max(min(map(_jaccard, one, order)) for order in (other, other[::-1]))

@@ -303,6 +303,7 @@ def _task_model(
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: index for index, label in enumerate(labels)}
     config.problem_type = PROBLEM_TYPES[task.type]
+    config.sentence_transformers = {"activation_fn": "torch.nn.modules.linear.Identity"}  # CrossEncoder's is a sigmoid
     for key in HEAD_DROPOUT_KEYS:
         if hasattr(config, key):
             setattr(config, key, task.dropout)

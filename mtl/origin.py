@@ -1,6 +1,6 @@
-"""Where an encoder comes from: what the user named, its id on the hub, and the licence that its own card states.
+"""Provenance of an encoder: the name the user gave, its hub id, and the licence stated by its model card.
 
-Nothing is guessed. Without a card, or with a card that states no licence or several, the licence is unknown.
+Nothing is guessed: without a card, or with a card that states no licence or several, the licence is unknown.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from mtl.errors import UserError
 from mtl.settings import parse_yaml
 
 CARD = "README.md"
-MAX_CARD = 1 << 20  # characters of a card that are looked at
+MAX_CARD = 1 << 20  # characters of a card that are read
 LICENCE_ID = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}")
 LICENCE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_ .+-]{0,99}")
 LICENCE_LINK = re.compile(r"https://[!-~]{1,500}")
-ENTRY = re.compile(r"^license(?:_name|_link)?:.*(?:\n[ \t-].*)*", re.MULTILINE)  # a key at the margin, with its value
+ENTRY = re.compile(r"^license(?:_name|_link)?:.*(?:\n[ \t-].*)*", re.MULTILINE)  # a top-level key with its value
 
 
 def _hub_id(text: str) -> str:
@@ -30,12 +30,12 @@ def _hub_id(text: str) -> str:
 
 
 class Licence(BaseModel):
-    """A licence as the hub writes it.
+    """A licence in the hub's notation.
 
     Attributes:
         id: The hub's identifier, such as apache-2.0.
-        name: Of a licence that has none (`other`).
-        link: Its text.
+        name: Name of a licence without an identifier of its own (`other`).
+        link: URL of its text.
     """
 
     id: Annotated[str, Field(pattern=f"^{LICENCE_ID.pattern}$")]
@@ -44,20 +44,20 @@ class Licence(BaseModel):
 
 
 class Phase(BaseModel):
-    """A finished run that trained the encoder before: its tasks and steps."""
+    """An earlier, finished run that trained the encoder: its tasks and steps."""
 
     tasks: list[str]
     steps: int
 
 
 class Origin(BaseModel):
-    """What is known of a run's encoder.
+    """Provenance of a run's encoder.
 
     Attributes:
-        encoder: What the first run began with: hub id, absolute directory, or `pkg:PACKAGE/SUBDIR`.
-        hub_id: Its id on the hub, if it came from there.
-        licence: What its card states.
-        phases: Runs that trained it since, the first one first.
+        encoder: The encoder of the first run: hub id, absolute directory, or `pkg:PACKAGE/SUBDIR`.
+        hub_id: Its hub id, if it came from the hub.
+        licence: The licence that its card states.
+        phases: The runs that have trained it since, in order.
     """
 
     encoder: str
@@ -67,11 +67,11 @@ class Origin(BaseModel):
 
 
 def find_origin(spec: str, encoder: str) -> Origin:
-    """Looks at the card of an encoder.
+    """Determine the origin of an encoder from its name and its card.
 
     Args:
-        spec: What the user named.
-        encoder: What `find_encoder` made of it, a directory or a hub id.
+        spec: The name that the user gave.
+        encoder: The directory or hub id to which `find_encoder` resolved it.
     """
     folder = Path(encoder)
     if folder.is_absolute():
@@ -81,13 +81,13 @@ def find_origin(spec: str, encoder: str) -> Origin:
 
 
 def _from_hub(hub_id: str) -> Path | None:
-    """The card of a model on the hub, or in the hub's cache where there is no network."""
+    """Path of a hub model's card, downloaded or, without a network, from the local cache; None if there is none."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
     try:
         return Path(hf_hub_download(hub_id, CARD))
-    except (EntryNotFoundError, HfHubHTTPError, OSError):  # it has no card, or nobody can be asked
+    except (EntryNotFoundError, HfHubHTTPError, OSError):  # it has no card, or the hub cannot be reached
         return None
 
 
@@ -101,9 +101,9 @@ def _stated(card: Path) -> Licence | None:
 
 
 def licence_of(card: str) -> Licence | None:
-    """The one licence that a card's metadata states.
+    """Return the licence that a card's metadata states; None unless there is exactly one.
 
-    Its lines alone are read as YAML, as the metadata of some cards holds thousands of results.
+    Only its lines are parsed as YAML, since the metadata of some cards contains thousands of results.
     """
     start, _, rest = card.partition("\n")
     metadata, end, _ = rest.partition("\n---")
@@ -111,7 +111,7 @@ def licence_of(card: str) -> Licence | None:
         return None
     try:
         found, problems = parse_yaml("\n".join(entry[0] for entry in ENTRY.finditer(metadata)), CARD)
-    except UserError:  # none, or no YAML
+    except UserError:  # no licence, or not YAML
         return None
     licence = found.data.get("license")
     if isinstance(licence, list) and len(licence) == 1:

@@ -1,7 +1,8 @@
-"""The order in which a task's settings win, and which of them its definition names.
+"""Precedence of a task's settings, and which of them its own definition sets.
 
-A run's `task_defs.yml` spells every value out. Those that the definition did not name, which a default or the run's
-settings gave, its `run.yml` repeats under `inherited`: a configuration file wins over them, unless they were edited.
+The `task_defs.yml` of a run contains every value. Those that come from a default or the run's settings, rather than
+from the task's definition, are repeated under `inherited` in its `run.yml`. When the two files are read again, settings
+of the configuration file override inherited values, unless these were edited in `task_defs.yml`.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from mtl.presets import under_preset, with_presets
 from mtl.settings import KeyPath, Sourced, dotted
 from mtl.taskdef import Defaults, TaskDef
 
-PER_TASK = ("learning_rate", "batch_size", "max_length")  # keys of `train` that a task may have its own of
+PER_TASK = ("learning_rate", "batch_size", "max_length")  # keys of `train` that a task may override
 
-SIZES = ("train_size", "train_fraction")  # keys of `train`: of each task
-EXCLUSIVE = (("max_steps", "epochs"), SIZES)  # keys of `train`: one or the other is meant
+SIZES = ("train_size", "train_fraction")  # keys of `train` that limit every task's training data
+EXCLUSIVE = (("max_steps", "epochs"), SIZES)  # pairs of mutually exclusive keys of `train`
 
 
 def leaves(data: Mapping[str, Any], *path: str) -> Iterator[tuple[str, Any]]:
-    """Yields the dotted key and the value of every setting in nested mappings; an empty mapping is a value."""
+    """Yield the dotted key and the value of every setting in nested mappings; an empty mapping is a value."""
     for key, value in data.items():
         if isinstance(value, Mapping) and value:
             yield from leaves(value, *path, key)
@@ -30,20 +31,21 @@ def leaves(data: Mapping[str, Any], *path: str) -> Iterator[tuple[str, Any]]:
 
 
 def contradictions(typed: Sourced) -> list[Problem]:
-    """Settings of which a run's file may hold both, but of which a person means one."""
+    """Report mutually exclusive settings that a user gave together; the file of a run may contain both."""
     problems, train = list[Problem](), typed.child("train")
     for one, other in EXCLUSIVE:
         if isinstance(train.data, dict) and train.data.get(one) is not None and train.data.get(other) is not None:
             here, there = train.place((one,)), train.place((other,))
             rival = f"train.{other}" + (f" ({there})" if there != here else "")
-            problems.append(Problem(here, f"train.{one} not together with {rival}; leave one of them out"))
+            problems.append(Problem(here, f"train.{one} cannot be combined with {rival}; remove one of them"))
     return problems
 
 
 def without_rivals(base: Sourced, top: Sourced, keep: str = "") -> Sourced:
-    """Settings without those, but one to keep, that exclude one of others, which will be laid over them.
+    """Drop settings of `base`, except `keep`, that are mutually exclusive with settings of `top`, to be merged over it.
 
-    A size of each task's training data excludes sizes of single tasks: the narrower wins within a layer only.
+    A limit in `top` for every task's training data also drops the sizes of single tasks in `base`: the more specific
+    key takes precedence only within a layer.
     """
     train, over = base.child("train").data, top.child("train").data
     if not (isinstance(train, dict) and isinstance(over, dict)):
@@ -59,18 +61,20 @@ def without_rivals(base: Sourced, top: Sourced, keep: str = "") -> Sourced:
 def layered(
     name: str, own: Sourced, settled: Sourced, file: Sourced, typed: Sourced, *, adapting: bool
 ) -> tuple[Sourced, Any]:
-    """One task's settings from all layers, the later over the earlier; a preset over what lower layers spell out.
+    """Merge one task's settings from all layers, later layers over earlier ones.
+
+    The values of a preset also override those that lower layers set explicitly.
 
     Args:
         name: The task.
         own: Its definition.
-        settled: What of it is inherited.
+        settled: The values of the definition that are inherited.
         file: Settings of `--config`.
         typed: Settings of flags and `--set`.
-        adapting: Whether `adapt` sections count.
+        adapting: Whether to apply the `adapt` sections.
 
     Returns:
-        The settings, and those of them that come from the definition.
+        The merged settings, and those of them that come from the definition.
     """
 
     def with_adapt(*layers: Sourced) -> list[Sourced]:
@@ -91,21 +95,21 @@ def layered(
             defines = layer is definition or layer is definition_adapt
             named = layer.over(named) if defines else Sourced(_less(named.data, layer.data))
     section = result.child("adapt").data
-    if adapting and isinstance(section, dict):  # says what it came to, or it would win over words when it is read again
+    if adapting and isinstance(section, dict):  # store the outcome: read again, it would override the command line
         words_won = {"adapt": _overruled(with_presets(Sourced(section)).data, result.data)}
         result, named = Sourced(words_won).over(result), Sourced(_less(named.data, words_won))
     return result, named.data
 
 
 def _without_budget(base: Sourced, typed: Sourced) -> Sourced:
-    """Settings without the tokens of a batch where its rows are typed: tokens would win over these."""
+    """Drop `batch_tokens` if `batch_size` is given on the command line: it would override `batch_size`."""
     if typed.data.get("batch_size") is None or "batch_tokens" in typed.data:
         return base
     return Sourced({key: value for key, value in base.data.items() if key != "batch_tokens"}, base.places)
 
 
 def inherited(task: TaskDef, named: Any) -> dict[str, Any]:
-    """What of a task's settings its definition does not name."""
+    """The task's settings that its definition does not set."""
     return _less(task.model_dump(include=set(Defaults.model_fields), exclude_none=True), named)
 
 
@@ -116,7 +120,7 @@ def _shared(source: Sourced) -> Sourced:
 
 
 def _without(definition: Sourced, settled: Sourced) -> Sourced:
-    """What a definition says itself: all that is not as it was settled."""
+    """The definition's own settings: those that are not equal to the inherited ones."""
     if not (isinstance(definition.data, dict) and isinstance(settled.data, dict)):
         return definition
     data = _less(definition.data, settled.data, equal=True)
@@ -133,7 +137,7 @@ def _stands(data: Any, path: KeyPath) -> bool:
 
 
 def _overruled(section: Any, final: Any) -> Any:
-    """What became of nested settings that are no longer what a section says."""
+    """Final values of the nested settings of a section that were overridden."""
     if not (isinstance(section, dict) and isinstance(final, dict)):
         return final
     return {
@@ -142,7 +146,7 @@ def _overruled(section: Any, final: Any) -> Any:
 
 
 def _less(data: dict[str, Any], other: dict[str, Any], *, equal: bool = False) -> dict[str, Any]:
-    """Nested settings without those that another has too, or has equal."""
+    """Nested settings of `data` without those that `other` has too; with `equal`, that it has with the same value."""
     left: dict[str, Any] = {}
     for key, value in data.items():
         if isinstance(value, dict) and isinstance(other.get(key), dict):

@@ -1,4 +1,4 @@
-"""Everything that can be wrong with a run, found and told together before anything heavy is loaded."""
+"""Checks before a run: all problems are found and reported together, before torch or an encoder is loaded."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ RUN_FILE = "run.yml"
 TASKS_FILE = "task_defs.yml"
 TASK_FILE = "task.yml"
 PROVENANCE_FILE = "provenance.json"
-BEGINNING = (PROVENANCE_FILE, TASKS_FILE)  # what a run that was killed as it began may have left
+BEGINNING = (PROVENANCE_FILE, TASKS_FILE)  # files that a run killed during its start may leave
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for, as typed.
+    """The user's request, unresolved.
 
     Attributes:
+        output: Directory of the run.
         task_defs: Definition files, or definitions as plain data.
         config: Run configuration file.
         typed: Settings of flags and `--set`.
-        tasks: Tasks to take, in order.
-        output: Directory of the run.
-        resume: Whether the run in it is continued.
-        overwrite: Whether it may be replaced.
+        tasks: Tasks to select, in order; all when empty.
+        resume: Whether to continue the run in `output`.
+        overwrite: Whether the run in `output` may be replaced.
         run_dir: In adaptation, the run to start from.
     """
 
@@ -52,12 +52,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Checked:
-    """A run that may start.
+    """A run that passed all checks.
 
     Attributes:
-        run: Its configuration and tasks; the encoder is resolved.
-        encoder: What `from_pretrained` takes.
-        data: The tasks' data, in which nothing is wrong.
+        run: Its resolved configuration and tasks.
+        encoder: The encoder's name for `from_pretrained`.
+        data: The tasks' data, without problems.
     """
 
     run: Run
@@ -66,26 +66,26 @@ class Checked:
 
 
 def check_train(request: Request) -> Checked:
-    """Checks a multi-task run: definitions, configuration, data, encoder and output together.
+    """Check a multi-task run: definitions, configuration, data, encoder and output together.
 
     Raises:
-        UserError: With all that is wrong.
+        UserError: With all problems found.
     """
     request = _resumed(request)
     file, problems = read_config(request.config)
     named = list(request.task_defs) or file.data.get("task_defs") or []
     if not problems and not (isinstance(named, list) and named):
-        message = "no file of task definitions is named; `run_mtl.py init DATA_FILE` proposes one for your data"
+        message = "no task definition file is given; `run_mtl.py init DATA_FILE` proposes one for your data"
         problems.append(Problem("TASK_DEFS", message))
     definitions, found = read_task_defs(named if isinstance(named, list) else [])
     return _finish(request, definitions, file, problems + found, _settled(request, file))
 
 
 def check_adapt(request: Request, task: str) -> Checked:
-    """Checks an adaptation: the run to start from, the task, and all that `check_train` checks.
+    """Check an adaptation: the run to start from, the task, and everything that `check_train` checks.
 
     Raises:
-        UserError: With all that is wrong.
+        UserError: With all problems found.
     """
     request = _resumed(request)
     run_dir = request.run_dir
@@ -94,7 +94,7 @@ def check_adapt(request: Request, task: str) -> Checked:
     if not own.is_file():
         raise UserError.of(str(run_dir), _no_start(run_dir))
     if not (run_dir / "model").is_dir():
-        raise UserError.of(str(run_dir), "is a run that is not finished; continue it with --resume first")
+        raise UserError.of(str(run_dir), "is an unfinished run; continue it with --resume first")
     if request.output.resolve() == run_dir.resolve():
         raise UserError.of("--output", f"{request.output} is the run to start from; name another directory")
     first, problems = read_config(str(own))
@@ -102,14 +102,14 @@ def check_adapt(request: Request, task: str) -> Checked:
     problems += found
     known = {name: definition.data for name, definition in definitions.items()}
     file, found = read_config(request.config)
-    if file.data.get("phase") == "train":  # which says of heads that all are new
+    if file.data.get("phase") == "train":  # its `head` is for `train`, where all heads are new
         file = Sourced({key: value for key, value in file.data.items() if key != "head"}, file.places)
     extra, wrong = read_task_defs(list(request.task_defs) or file.data.get("task_defs") or [])
     settled = _settled(request, file) if task in extra else first.child("inherited")
     definitions |= extra
     problems += found + wrong
     if task not in definitions:
-        message = f"there is no task {task!r}; the run has: {listed(list(known))}; others come with --task-defs FILE"
+        message = f"there is no task {task!r}; the run has: {listed(list(known))}; define others with --task-defs FILE"
         problems.append(Problem("--task", message + nearest(task, definitions)))
         definitions = {}
     head = str(request.typed.data.get("head") or file.data.get("head") or (REUSE if task in known else FRESH))
@@ -130,9 +130,10 @@ def check_adapt(request: Request, task: str) -> Checked:
 
 
 def _trained_before(run_dir: Path, tasks: Mapping[str, TaskDef]) -> dict[str, TaskDef]:
-    """Tasks of the run to start from whose training rows may be evaluation rows here.
+    """Tasks of the run to start from whose training rows must be searched for evaluation rows.
 
-    Not those whose training rows are also those of a task here, and none where that run left out what it knew of.
+    Excluded are tasks with the same data as the task of the same name here, whose training rows are searched anyway.
+    There are none if the run already dropped leaks (`leaks: drop`) and has every task here, with the same data.
     """
     run = read_run(run_dir)
     same = {name for name, task in run.tasks.items() if name in tasks and task.data == tasks[name].data}
@@ -143,35 +144,35 @@ def _trained_before(run_dir: Path, tasks: Mapping[str, TaskDef]) -> dict[str, Ta
 
 
 def _switched_on(first: Sourced, given: Sourced, run: Run) -> list[str]:
-    """Regularizers that a run to start from was trained without, and that nobody asked for."""
+    """Notes on regularizers that are on by default, although the run to start from was trained without them."""
     return [
-        f"{term} is on, as by default, though the run to start from was trained with --no-{name}; the same here "
-        "switches it off"
+        f"{term} is on, as by default, although the run to start from was trained with --no-{name}; the same setting "
+        "here switches it off"
         for name, term in (("smart", "R_s"), ("proximal", "D"))
         if first.child("train", name).data is False
-        and given.child("train", name).data == {}  # which is to say: nothing
+        and given.child("train", name).data == {}  # `child` of an absent key
         and any(getattr(task, name).weight > 0 for task in run.tasks.values())
     ]
 
 
 def _no_start(path: Path) -> str:
-    """Why adaptation cannot start from a directory, and what can."""
+    """Explain why adaptation cannot start from a directory, and which one to use instead."""
     within = [parent for parent in list(path.parents)[:2] if (parent / RUN_FILE).is_file()]
     if within and path.is_dir():
-        return f"is a part of a run; name the run, {within[0]}"
+        return f"is part of a run; name the run itself, {within[0]}"
     if (path / TASK_FILE).is_file():
         return "is an export; adapt needs a run, but an export can be the --encoder of `train`"
     return no_run(path)
 
 
 def _resumed(request: Request) -> Request:
-    """A run continued without naming files reads its own.
+    """Let a resumed run use its own configuration file if no files are given.
 
     Raises:
-        UserError: There is no run, or it is to be replaced too.
+        UserError: There is no run to resume, or `overwrite` is set too.
     """
     if request.resume and request.overwrite:
-        raise UserError.of("--overwrite", "not together with --resume; leave one of them out")
+        raise UserError.of("--overwrite", "cannot be combined with --resume; remove one of them")
     if request.resume and (problems := check_output(request.output, resume=True, overwrite=False)):
         raise UserError(problems)
     if request.resume and not request.task_defs and request.config is None:
@@ -180,7 +181,7 @@ def _resumed(request: Request) -> Request:
 
 
 def read_config(path: str | None) -> tuple[Sourced, list[Problem]]:
-    """The settings of a run configuration (none without a path), and all that is wrong with the file."""
+    """Read the settings of a run configuration (none without a path), and all problems with the file."""
     if path is None:
         return Sourced(), []
     try:
@@ -190,7 +191,7 @@ def read_config(path: str | None) -> tuple[Sourced, list[Problem]]:
 
 
 def _settled(request: Request, file: Sourced) -> Sourced:
-    """What a run's definitions inherited, as its `run.yml` says, where they are taken from there."""
+    """Inherited values by task, from a `run.yml`, unless the definitions come from elsewhere."""
     return Sourced() if request.task_defs else file.child("inherited")
 
 
@@ -208,7 +209,7 @@ def _finish(
     encoder = spec
     if spec is None:
         problems = [problem for problem in problems if problem.message != "the key 'encoder' is missing"]
-        if request.config is None or file.data:  # else the file that would name it is what is wrong
+        if request.config is None or file.data:  # otherwise an unreadable file is the actual problem
             problems.append(Problem("--encoder", f"is missing; {ENCODERS}"))
     if isinstance(spec, str):
         try:
@@ -216,7 +217,7 @@ def _finish(
         except UserError as error:
             problems += error.problems
     if config is not None and config.phase == "train" and config.head != FRESH:
-        message = f"head is for `adapt`: in `train` every head is new, so it can be {FRESH!r} only"
+        message = f"head is for `adapt`: in `train` every head is new, so only {FRESH!r} is allowed"
         problems.append(Problem(request.typed.over(file).place(("head",)), message))
     if config is not None:
         problems += trust_problems(config, file, request.typed) + telemetry_problems(config)
@@ -232,24 +233,24 @@ def _finish(
 
 
 def trust_problems(config: RunConfig, file: Sourced, typed: Sourced) -> list[Problem]:
-    """Whether a file would let an encoder run its own code, which the words of the command alone may do."""
+    """Report a file that enables `trust_remote_code`, which is allowed only on the command line."""
     if not config.trust_remote_code or typed.data.get("trust_remote_code"):
         return []
-    message = "trust_remote_code counts on the command line only (--trust-remote-code): a file may be a stranger's"
+    message = "trust_remote_code works only on the command line (--trust-remote-code): a file may be a stranger's"
     return [Problem(file.place(("trust_remote_code",)), message)]
 
 
 def directory(data_root: Any) -> str | None:
-    """An absolute path, if there is one."""
+    """Return the absolute path of `data_root`, or None if it is not a path."""
     return str(Path(data_root).expanduser().resolve()) if isinstance(data_root, str) else None
 
 
-# What the task definitions of a resolved run already hold.
+# Sections that are already merged into the task definitions of a resolved run.
 _FOLDED: dict[str, Any] = {"defaults": {}, "tasks": {}}
 
 
 def check_output(output: Path, *, resume: bool, overwrite: bool) -> list[Problem]:
-    """Whether the output directory may be written: new, empty, resumed, or a run that may be replaced."""
+    """Check that the output directory may be written: it is new, empty, resumed, or a run that may be replaced."""
     if resume:
         if (output / RUN_FILE).is_file():
             return []
@@ -261,14 +262,14 @@ def check_output(output: Path, *, resume: bool, overwrite: bool) -> list[Problem
     if all(path.name in BEGINNING or path.name.startswith(TEMPORARY) for path in entries(output)):
         return []
     if not (output / RUN_FILE).is_file():
-        return [Problem("--output", f"{output} is in use by something that is no run; name another directory")]
+        return [Problem("--output", f"{output} contains files but no run; name another directory")]
     if overwrite:
         return []
     return [Problem("--output", f"{output} holds a run; --resume continues it, --overwrite replaces it")]
 
 
 def no_run(path: Path) -> str:
-    """Why a directory is neither a run nor an export, and where one may be."""
+    """Explain why a path is neither a run nor an export, and suggest one nearby."""
     if not path.is_dir():
         siblings = (str(p) for p in path.parent.iterdir() if p.is_dir()) if path.parent.is_dir() else ()
         return f"there is no such directory{nearest(path, siblings, cutoff=0.8)}"
@@ -278,7 +279,7 @@ def no_run(path: Path) -> str:
 
 
 def read_run(run_dir: Path) -> Run:
-    """Reads a run directory's resolved configuration and tasks.
+    """Read the resolved configuration and tasks of a run directory.
 
     Raises:
         UserError: They are missing or damaged.
@@ -287,7 +288,7 @@ def read_run(run_dir: Path) -> Run:
     if not file.data:
         raise UserError(problems)
     definitions, found = read_task_defs([run_dir / TASKS_FILE])
-    # The adaptation's overrides are already in the tasks of a resolved run.
+    # The overrides of `adapt` are already merged into the tasks of a resolved run.
     config, wrong = check(RunConfig, file)
     _, tasks, more = resolve(definitions, Sourced({"encoder": "resolved"}), Sourced())
     problems += found + wrong + more
@@ -297,7 +298,7 @@ def read_run(run_dir: Path) -> Run:
 
 
 def read_task(path: Path) -> dict[str, TaskDef]:
-    """Reads the resolved definitions of an export's `task.yml`."""
+    """Read the resolved definition in an export's `task.yml`."""
     definitions, problems = read_task_defs([path])
     _, tasks, found = resolve(definitions, Sourced({"encoder": "resolved"}), Sourced())
     if problems + found:

@@ -1,4 +1,4 @@
-"""Published settings of the regularizers by name, for `preset:` in a task's `smart` and `proximal`."""
+"""Published settings of the regularizers, by the names that `preset` takes in a task's `smart` and `proximal`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from mtl.settings import Sourced
 
-# Section of a definition to name to values, which stand below whatever the section says itself.
+# Section of a definition -> preset name -> values. Keys that the section sets explicitly take precedence.
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "smart": {
         # arXiv 1911.03437, section 4.1.
@@ -21,8 +21,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "ascent": "projected",
             "dropout": "independent",
         },
-        # The authors' public code: unit norm per token where the embedding layer gives out values of size 1. The step
-        # size is their class's default; their training script passes another, 1e-5.
+        # The authors' public code: unit norm per token, applied to the embedding layer's output, whose values are of
+        # size 1. The step size is the default of their class; their training script passes 1e-5 instead.
         "mtdnn": {
             "epsilon": 1.0,
             "noise_std": 1e-5,
@@ -36,7 +36,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         },
         # arXiv 2008.03156, section 3.
         "r3f": {"epsilon": 1e-5, "noise_std": 1e-5, "unit": "absolute", "steps": 0, "dropout": "independent"},
-        # arXiv 2106.14448, equation 3, whose two KL terms carry a factor ½ (here in the weight, α = 1).
+        # arXiv 2106.14448, equation 3, with α = 1; the factor ½ of its two KL terms is in the weight.
         "rdrop": {"epsilon": 0.0, "noise_std": 0.0, "steps": 0, "dropout": "independent", "weight": 0.5},
     },
     "proximal": {
@@ -47,7 +47,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def with_presets(source: Sourced) -> Sourced:
-    """Spells out the presets of a definition: their values stand below what the same settings say themselves."""
+    """Expand the presets of a definition; keys that the section sets explicitly take precedence."""
     for section, table in PRESETS.items():
         preset = source.child(section, "preset").data
         if isinstance(preset, str) and preset in table:
@@ -58,9 +58,9 @@ def with_presets(source: Sourced) -> Sourced:
 
 
 def under_preset(base: Sourced, top: Sourced) -> Sourced:
-    """Settings without what a preset gave of a section for which others, to be laid over them, name a preset too.
+    """Drop the values that a preset gave to a section of `base` if `top`, to be merged over it, names a preset there.
 
-    What a preset gave is what has its value: a run's files spell presets out.
+    The files of a run contain expanded presets, so a key counts as given by its preset if it has the preset's value.
     """
     for section, table in PRESETS.items():
         values = base.child(section).data

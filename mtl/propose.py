@@ -1,4 +1,4 @@
-"""`init`: a task definition proposed for a data file, every guess explained by a comment behind it."""
+"""The command `init`: propose a task definition for a data file, with a comment that explains each guess."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from mtl.describe import schema_comment
 from mtl.errors import UserError, counted, listed
 from mtl.source import SUFFIXES, Source, marked_encoding, read_rows
 
-LIMIT = 20_000  # rows read of a file
-FEW_INTEGERS, FEW_VALUES = 20, 50  # different whole numbers, or values of an unnamed column, that may be classes
-LONGEST_LABEL, HIGHEST_GRADE = 200, 10  # in characters; of a relevance
-MAJORITY, COUNTED_LABELS = 0.7, 10  # share of a label from which accuracy misleads; labels whose rows are told
+LIMIT = 20_000  # rows read from a file
+FEW_INTEGERS, FEW_VALUES = 20, 50  # maximum distinct integers, or values of an unnamed column, to be taken for classes
+LONGEST_LABEL, HIGHEST_GRADE = 200, 10  # characters of a label; relevance grade
+MAJORITY, COUNTED_LABELS = 0.7, 10  # share of one label above which accuracy misleads; labels shown with their counts
 
 LABEL_NAMES = """label labels gold_label label_id label_name label_text gold stance target class category sentiment
     emotion intent polarity stars rating score similarity similarity_score relatedness_score relevance relevance_score
@@ -35,18 +35,18 @@ IDENTIFIER = re.compile(r"(.+_)?(ids?|idx|index|uuid|guid|key|url|hash|date|time
 GROUP = re.compile(r"(q|query|question|group|topic|search|prompt|claim)_?(id|idx|index|number)|group|query|question")
 TRAIN = re.compile(r"(?i)(?<![a-z0-9])(training|train)(?![a-z0-9])")
 HELD_OUT = ("validation", "valid", "val", "dev", "test")
-SENTENCE = re.compile(r"[^\W\d_]\S*\s+\S*[^\W\d_]|[^\x00-\x7f]{4}")  # two words, or a script that writes no spaces
-MISSING_NUMBERS = ("na", "n/a", "nan", "null", "none", "?")  # between numbers only
+SENTENCE = re.compile(r"[^\W\d_]\S*\s+\S*[^\W\d_]|[^\x00-\x7f]{4}")  # two words, or a script without spaces
+MISSING_NUMBERS = ("na", "n/a", "nan", "null", "none", "?")  # in columns of numbers only
 OTHER_NUMBER = re.compile(r"[-+]?[0-9]+(,[0-9]+ ?%?|[.,]?[0-9]* ?%)")
 PLAIN = re.compile(r"[A-Za-z_/][A-Za-z0-9_./-]*")
 METRICS_OF = {"classification": "accuracy, macro_f1", "regression": "pearson, spearman", "ranking": "map, mrr, ndcg@10"}
 
 
 class Column:
-    """What the rows hold in one column.
+    """Statistics of one column.
 
-    `keys` has a hash of each row's value, None where there is none; `values` counts values as a definition spells them
-    (not the nested and the very long), `missing` the spellings of "no value"; `gap` is the first place without text.
+    `keys` has a hash of each row's value, or None for an empty cell. `values` counts values as a definition spells them
+    (except nested and very long ones), `missing` the spellings of "no value". `gap` is the first place without text.
     """
 
     def __init__(self, name: str) -> None:
@@ -81,7 +81,7 @@ class Column:
         return 0 < self.filled == self.values.total()
 
     def numbers(self) -> dict[str, float]:
-        """The number that each value is, empty if there is one that is none."""
+        """Map each value to a number; empty if any value is not a number."""
         return as_numbers(t for t in self.values if t.lower() not in MISSING_NUMBERS) if self.may_be_label else {}
 
     def __str__(self) -> str:
@@ -90,7 +90,7 @@ class Column:
 
 
 class Table:
-    """The first rows of a file; `more` tells whether there are others."""
+    """Statistics of the first `LIMIT` rows of a file; `more` tells whether there are further rows."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.rows, self.more = path, 0, False
@@ -100,7 +100,7 @@ class Table:
             self.more = self.rows == LIMIT
             if self.more:
                 break
-            self.columns = self.columns or {name: Column(name) for name in cells}  # the first row has to have them all
+            self.columns = self.columns or {name: Column(name) for name in cells}  # the first row must have all columns
             for name, column in self.columns.items():
                 column.add(place, cells.get(name))
             self.rows += 1
@@ -111,8 +111,8 @@ class Table:
         return UserError.of(str(self.path), f"has no column that {what}: {columns}; name the right one {name!r}")
 
 
-# What texts of Western Europe hardly have when they are read as cp1252: other letters (š is in cp1250 too, ð stands for
-# Turkish ğ), four letters beyond ASCII in a row, and marks behind a letter that elsewhere are letters themselves.
+# What Western European text decoded as cp1252 hardly ever contains: other letters (š is in cp1250 too, ð stands for
+# Turkish ğ), four non-ASCII characters in a row, and marks after a letter whose bytes are letters in other encodings.
 FOREIGN = re.compile(
     r"[^\x01-\x7f\xa0À-ÏÑ-ÖØ-ÜßáàâãäåæçèéêëìíîïñòóôõöøùúûüÿŒœŸ€‚„…‘’“”•–—™¡£¥§©ª«®°²³´·¹º»¼½¾¿]"
     r"|[^\x00-\x7f]{4}|[^\W\d_][ª²³¹º¼½¾‚„]"
@@ -124,9 +124,9 @@ def _is_western(text: str) -> bool:
 
 
 def guessed_encoding(path: Path) -> str | None:
-    """The encoding of a text file that is neither UTF-8 nor has a byte-order mark, as far as its bytes tell.
+    """Guess the encoding of a text file; None if its byte-order mark or UTF-8 fits, or no guess is possible.
 
-    A few rows of a Western European language tell charset_normalizer too little: these are looked at first.
+    Western European text is detected first, as a few rows of it are too little for charset_normalizer.
     """
     from charset_normalizer import from_bytes
 
@@ -147,24 +147,25 @@ def guessed_encoding(path: Path) -> str | None:
 
 
 def propose(path: Path) -> str:
-    """Proposes a task definition, YAML that loads as it is, from the first `LIMIT` rows of a data file.
+    """Propose a task definition, as YAML that loads unchanged, from the first `LIMIT` rows of a data file.
 
-    - Label: the first of `LABEL_NAMES` that is a column; else the column with the fewest different values (2 to
-      `FEW_VALUES`, each in two rows on average) that is no text; else a column of fractions.
-    - Texts: a pair of `PAIR_NAMES` or of names that differ in their ending (`TWINS`); else the longest column with a
-      `SINGLE` name; else the one or two longest columns of several words.
-    - Type: ranking for a pair whose `GROUP` column gathers several candidates of relevance 0, 1, …; regression for
-      fractions and for more than `FEW_INTEGERS` whole numbers; else classification.
-    - Validation: a file named as a `TRAIN` file beside it, but for a word of `HELD_OUT`; else the file itself.
+    - Label: the column with the first of `LABEL_NAMES` that occurs; else the column without texts that has the fewest
+      distinct values (2 to `FEW_VALUES`, each in at least two rows on average); else a column of fractions.
+    - Texts: a pair of `PAIR_NAMES`, or of names that differ only in their ending (`TWINS`); else the longest column
+      with a `SINGLE` name; else the one or two longest columns of several words.
+    - Type: ranking for a pair with a `GROUP` column that groups several candidates with relevances 0, 1, …; regression
+      for fractions and for more than `FEW_INTEGERS` distinct whole numbers; else classification.
+    - Validation: if the file's name has a word like `TRAIN`, the file next to it that has a word of `HELD_OUT` instead;
+      else the file itself.
 
     Raises:
-        UserError: The file can't be read, or shows no texts or no labels.
+        UserError: The file cannot be read, or no texts or no labels can be identified.
     """
-    path = path.absolute()  # not resolved: what a link points to may have a name that tells nothing
+    path = path.absolute()  # not resolved: the name of a link may be more informative than that of its target
     if path.is_dir():
         raise UserError.of(str(path), "is a directory; name a csv, tsv, jsonl or parquet file")
     if path.suffix not in SUFFIXES:
-        raise UserError.of(str(path), f"is of an unknown type; convert it to one of: {listed(SUFFIXES)}")
+        raise UserError.of(str(path), f"has an unknown type; convert it to one of: {listed(SUFFIXES)}")
     if not path.is_file():
         raise UserError.of(str(path), "there is no such file; name a csv, tsv, jsonl or parquet file")
     table = Table(path)
@@ -218,10 +219,10 @@ def _check_label(table: Table, label: Column) -> None:
     number = len(numbers or label.values.keys() - label.missing.keys())
     counting = list(table.columns) == list(map(str, range(len(table.columns))))
     if table.path.suffix in (".csv", ".tsv") and label.name in label.values and not counting:
-        fault = f"has the label {label.name!r}: the first line, and no other, holds the columns' names"
+        fault = f"has the label {label.name!r}: the column names must be in the first line, and in no other"
     elif number < 2:
         fault = (
-            f"has the label {next(iter(numbers or label.values))!r} only, in {rows}: add others, shuffle sorted rows"
+            f"has only the label {next(iter(numbers or label.values))!r} in {rows}: add others, or shuffle sorted rows"
         )
     elif not numbers and number > max(label.filled / 2, 3):
         fault = f"has {number:,} different labels in {rows}, too many to learn: name the column of classes 'label'"
@@ -234,7 +235,7 @@ def _check_label(table: Table, label: Column) -> None:
 
 
 def _group(table: Table, texts: list[Column], label: Column) -> Column | None:
-    """The column of query ids, if the rows are candidates of queries with relevances."""
+    """The column of query ids, if the rows are candidates of queries, labelled with relevances."""
     grades = set(label.numbers().values())
     if len(texts) < 2 or len(grades) < 2 or not all(n.is_integer() and 0 <= n <= HIGHEST_GRADE for n in grades):
         return None
@@ -246,13 +247,13 @@ def _group(table: Table, texts: list[Column], label: Column) -> Column | None:
 
 
 def _varied(group: Column, column: Column) -> int:
-    """Number of groups in which a column has several values."""
+    """Number of groups in which a column has several distinct values."""
     counts = Counter(key for key, _ in set(zip(group.keys, column.keys, strict=True)))
     return sum(number > 1 for number in counts.values())
 
 
 def _held_out(table: Table, kind: str, columns: dict[str, Column]) -> tuple[Table, str]:
-    """The first fitting file of held-out rows beside a `train` file, else the table itself; and a remark on it."""
+    """Find a suitable file of held-out rows next to a `train` file, else use the table itself; and a remark on it."""
     remark, stem = "", table.path.stem
     for name in HELD_OUT if TRAIN.search(stem) else ():
         beside = table.path.with_name(TRAIN.sub(name, stem, count=1) + table.path.suffix)
@@ -274,7 +275,7 @@ def _fitting(table: Table, kind: str, columns: dict[str, Column], encoding: str 
     label = table.columns[columns["label"].name]
     numbers = label.numbers().values()
     fits = label.values.keys() & columns["label"].values.keys() if kind == "classification" else numbers
-    clash = label.missing.keys() & columns["label"].values.keys()  # a null, and a class of the name "None"
+    clash = label.missing.keys() & columns["label"].values.keys()  # such as null there, and a class named "None" here
     if not fits or clash or not label.may_be_label or (kind == "ranking" and min(numbers) < 0):
         raise UserError.of(str(table.path), "has other labels")
     return table
@@ -336,7 +337,7 @@ def _labels(counts: Counter[str]) -> Iterator[str]:
 
 
 def as_numbers(texts: Iterable[str]) -> dict[str, float]:
-    """The number that each text is, empty if there is one that is none."""
+    """Map each text to a finite number; empty if any text is not one."""
     try:
         numbers = {text: float(text) for text in texts}
     except ValueError:
@@ -345,6 +346,6 @@ def as_numbers(texts: Iterable[str]) -> dict[str, float]:
 
 
 def word(text: str) -> str:
-    """A text as YAML of any version reads it back, quoted where it has to be, and harmless in a comment."""
+    """Format a text for YAML of any version, quoted if necessary, and safe within a comment."""
     plain = PLAIN.fullmatch(text) and yaml.safe_load(text) == text
     return text if plain else yaml.safe_dump(text, default_style='"', allow_unicode=True, width=math.inf).strip()

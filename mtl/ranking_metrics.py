@@ -1,9 +1,9 @@
-"""Ranking metrics as trec_eval 9 computes them, query by query.
+"""Ranking metrics per query, as trec_eval 9 computes them.
 
-Legend: n rows, each one (query, candidate) pair, in any order; Q queries, ascending. `scores` float (n,); `relevance`
-float (n,), graded, relevant where > 0; `groups` int (n,), each row's query.
-A query without a relevant candidate counts as 0 (trec_eval's change log, 2006-04-05); `answerable` leaves such queries
-out, as published figures of WikiQA usually do.
+Legend: n rows, each one (query, candidate) pair, in any order; Q queries, in ascending order of their ids. `scores`
+float (n,); `relevance` float (n,), graded, relevant where > 0; `groups` int (n,), the query id of each row.
+A query without a relevant candidate scores 0 (trec_eval's change log, 2006-04-05); `answerable` excludes such queries,
+as published WikiQA results usually do.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 def _order(scores: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Sort the rows of every query as trec_eval does.
 
-    By score, highest first; among equal scores the later row comes first (trec_eval: the greater document id).
+    Rows are sorted by descending score; of equal scores, the later row comes first (trec_eval: the greater document
+    id).
 
     Returns:
         order, ranks, queries, each (n,): a row's position in `scores`, its rank within the query (from 1) and the index
@@ -35,7 +36,7 @@ def _order(scores: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _ranked(scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Gains, ranks and queries in `_order`, each (n,); a gain is a row's relevance, at least 0."""
+    """Gains, ranks and query indices in the order of `_order`, each (n,); a gain is max(relevance, 0)."""
     import numpy as np
 
     order, ranks, queries = _order(scores, groups)
@@ -43,7 +44,7 @@ def _ranked(scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray) -> tu
 
 
 def candidate_ranks(scores: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Rank of every row among its query's as the metrics count, from 1; of equal scores the later is first, (n,)."""
+    """Rank of every row within its query, from 1, with the metrics' tie-breaking (later rows first), (n,)."""
     import numpy as np
 
     order, ranks, _ = _order(scores, groups)
@@ -53,14 +54,17 @@ def candidate_ranks(scores: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 
 def ratios(values: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """values / whole, 0 where the whole is 0; both of one shape."""
+    """Elementwise values / whole, 0 where `whole` is 0; both have the same shape."""
     import numpy as np
 
     return np.divide(values, whole, out=np.zeros_like(values), where=whole > 0)
 
 
 def average_precision(scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """1/R Σ_{i relevant} (relevant in top r_i) / r_i of every query, R of them in it, (Q,)."""
+    """Average precision of every query, (Q,): 1/R Σ_{i relevant} (relevant in top r_i) / r_i.
+
+    R is the number of relevant candidates of the query and r_i the rank of candidate i.
+    """
     import numpy as np
 
     gains, ranks, queries = _ranked(scores, relevance, groups)
@@ -71,7 +75,7 @@ def average_precision(scores: np.ndarray, relevance: np.ndarray, groups: np.ndar
 
 
 def first_relevant_rank(scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Rank of the first relevant candidate of every query, 0 where there is none, (Q,)."""
+    """Rank of the first relevant candidate of every query, 0 if it has none, (Q,)."""
     import numpy as np
 
     gains, ranks, queries = _ranked(scores, relevance, groups)
@@ -82,7 +86,7 @@ def first_relevant_rank(scores: np.ndarray, relevance: np.ndarray, groups: np.nd
 
 
 def reciprocal_rank(scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """1 / rank of the first relevant candidate of every query, (Q,)."""
+    """Reciprocal rank of every query, (Q,): 1 / rank of its first relevant candidate, 0 if it has none."""
     import numpy as np
 
     ranks = first_relevant_rank(scores, relevance, groups)
@@ -90,9 +94,10 @@ def reciprocal_rank(scores: np.ndarray, relevance: np.ndarray, groups: np.ndarra
 
 
 def ndcg(scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray, *, k: int) -> np.ndarray:
-    """DCG@k / ideal DCG@k of every query, with DCG@k = Σ_{r <= k} gain_r / log2(r + 1) and gain = relevance, (Q,).
+    """NDCG@k of every query, (Q,): DCG@k / ideal DCG@k, where DCG@k = Σ_{r <= k} gain_r / log2(r + 1).
 
-    The ideal order is that of all candidates of the query, cut at k. Gains are linear, not 2^relevance - 1.
+    The ideal DCG ranks all candidates of the query by relevance and truncates at k. Gains are linear (the relevance
+    itself), not 2^relevance - 1.
     Source: Järvelin & Kekäläinen 2002, with the discount of trec_eval `ndcg_cut`.
     """
     import numpy as np
@@ -105,7 +110,10 @@ def ndcg(scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray, *, k: in
 
 
 def precision_at(scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray, *, k: int) -> np.ndarray:
-    """(Relevant in top k) / k of every query, also where there are fewer than k candidates; trec_eval `P`, (Q,)."""
+    """Precision at k of every query, (Q,): (relevant in top k) / k, as trec_eval `P`.
+
+    The denominator is k even if the query has fewer candidates.
+    """
     import numpy as np
 
     gains, ranks, queries = _ranked(scores, relevance, groups)
@@ -115,7 +123,7 @@ def precision_at(scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray, 
 def answerable(
     per_query: Callable[..., np.ndarray], scores: np.ndarray, relevance: np.ndarray, groups: np.ndarray
 ) -> np.ndarray:
-    """A metric of every query that has a relevant candidate, NaN of the others, (Q,)."""
+    """A per-query metric, with NaN for queries without a relevant candidate, (Q,)."""
     import numpy as np
 
     found = first_relevant_rank(scores, relevance, groups) > 0

@@ -1,4 +1,4 @@
-"""Locates and reads all data of a run, each split once, and searches it for evaluation rows in training rows."""
+"""Locate and read all data of a run, each split once, and search training rows for evaluation rows."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from mtl.checks import Row, SplitSummary, check_split
+from mtl.definitions import missing_split
 from mtl.errors import Problem, UserError
 from mtl.leaks import Leak, LeakSearch
 from mtl.recall import digest_of, recall, remember
@@ -19,15 +20,15 @@ EMPTY: Mapping[str, TaskDef] = MappingProxyType({})
 
 @dataclass
 class Data:
-    """What was found of the tasks' data.
+    """The data of the tasks, and what reading it found.
 
     Attributes:
-        sources: Rows of each task's splits.
-        summaries: What reading them found.
-        leaks: Evaluation rows in training rows, if they were searched for.
+        sources: Task to split to the source of its rows.
+        summaries: Task to split to the result of reading it.
+        leaks: Evaluation rows found in training rows, if they were searched for.
         before: Training splits, `task/split`, of the run that the encoder comes from.
-        notes: Remarks for the user: of optional splits that are absent, and on the rows of the others.
-        problems: All that is wrong.
+        notes: Remarks for the user, on optional splits that are absent and on the rows of the others.
+        problems: All problems found.
     """
 
     sources: dict[str, dict[str, Source]] = field(default_factory=dict)
@@ -38,7 +39,7 @@ class Data:
     problems: list[Problem] = field(default_factory=list)
 
     def is_before(self, leak: Leak) -> bool:
-        """Whether the encoder saw the rows before this run, which can leave them out no more."""
+        """Whether the encoder was trained on the rows before this run, which can no longer leave them out."""
         return leak.train in self.before
 
 
@@ -51,17 +52,17 @@ def check_data(
     held_out: bool = False,
     before: Mapping[str, TaskDef] = EMPTY,
 ) -> Data:
-    """Locates and reads every split of every task, each once, or recalls what that found the last time.
+    """Locate and read every split of every task, each once, or load the cached results.
 
     Args:
         tasks: The tasks.
         data_root: Local mirror of the hub.
-        splits: Splits to read; all that a task names when None. A split other than `train` and `validation` may be
-            absent unless it stands here.
+        splits: Splits to read; all that a task names when None. Splits other than `train` and `validation` may be
+            absent unless they are listed here.
         search: Whether to search for evaluation rows in training rows.
-        held_out: Whether rows held out of the training data are evaluated: a split that is the training data itself, as
-            of a single file, is not searched for then.
-        before: Tasks that the encoder was trained on before, in whose training rows evaluation rows are searched too.
+        held_out: Whether rows held out of the training data are evaluated. Then no task needs a validation split, and
+            one that is identical to the training data, as in a definition with a single file, is not searched.
+        before: Tasks on which the encoder was trained before; their training rows are searched as well.
     """
     data = Data()
     if data_root is not None and not Path(data_root).is_dir():
@@ -69,6 +70,10 @@ def check_data(
         return data
     for name, task in tasks.items():
         data.sources[name], data.summaries[name] = {}, {}
+        if splits is None and not held_out:
+            for path, message in missing_split(task, "validation"):
+                hint = "; or take rows out of the training data: --set train.holdout=0.1"
+                data.problems.append(Problem(task.place(*map(str, path)), f"{name}.{message}{hint}"))
         for split in splits or ["train", *task.evaluation_splits]:
             found = locate(task, split, data_root)
             if isinstance(found, Source):
@@ -86,7 +91,7 @@ def check_data(
     try:
         keys = {str(place): digest_of(place.task, place.source) for place in [*places, *earlier]}
         unsearched = _training_data_itself(places) if held_out else []
-    except (UserError, OSError):  # reading them tells why, and what else is wrong
+    except (UserError, OSError):  # reading the rows will report why, and all other problems
         keys, unsearched = {}, []
     watched = [str(place) for place in [*places, *earlier] if str(place) not in unsearched] if search else []
     known = recall(keys, watched) if keys else None
@@ -118,28 +123,28 @@ class _Place:
 
 
 def _earlier(before: Mapping[str, TaskDef], data_root: str | None, data: Data) -> list[_Place]:
-    """Training splits of earlier tasks, which are told where they are no longer there."""
+    """Training splits of earlier tasks; adds a note on each that is no longer available."""
     places = []
     for name, task in before.items():
         found = locate(task, "train", data_root)
         if isinstance(found, Source):
             places.append(_Place(name, "train", task, found))
         else:
-            told = "which the encoder was trained on, cannot be read: evaluation rows are not searched for there"
+            told = "which the encoder was trained on, cannot be read, so it is not searched for evaluation rows"
             data.notes.append(f"{name}/train, {told}")
     data.before = {str(place) for place in places}
     return places
 
 
 def _training_data_itself(places: Sequence[_Place]) -> list[str]:
-    """Evaluation splits whose rows are those that the task trains on."""
+    """Evaluation splits that are identical to the training split of their task."""
     training = {place.name: place.source.fingerprint() for place in places if place.split == "train"}
     others = [place for place in places if place.split != "train"]
     return [str(place) for place in others if place.source.fingerprint() == training.get(place.name)]
 
 
 def _read(places: Sequence[_Place], search: LeakSearch, watched: Sequence[str]) -> dict[str, SplitSummary]:
-    """Reads every split once, evaluation rows first, as training rows are held against them."""
+    """Read every split once, evaluation splits first, since training rows are compared with them."""
     summaries = {}
     for place in sorted(places, key=lambda place: place.split == "train"):
         training, searched = place.split == "train", str(place) in watched

@@ -1,4 +1,4 @@
-"""What reading splits found, kept in the cache: the same splits are not read again for the same answer."""
+"""Cache of the results of reading splits, so that unchanged splits are not read again."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from mtl.leaks import LeakSearch
 from mtl.source import Source
 from mtl.taskdef import TaskDef
 
-CHECKED_FORMAT = 6  # raise when more is checked, rows are read otherwise, or facts are others
+CHECKED_FORMAT = 6  # increment when checks, the way rows are read, or facts change
 
 
 def digest_of(task: TaskDef, source: Source) -> str:
-    """What decides the outcome of reading a split: its content, and how the task reads it."""
+    """Digest of everything that determines the result of reading a split: its content, and how the task reads it."""
     rows = task.data.model_dump(include={"columns", "unlabelled", "encoding"})
     described = [CHECKED_FORMAT, source.fingerprint(), str(source), rows, task.type, task.labels]
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
@@ -32,11 +32,11 @@ def _checked_file(keys: Mapping[str, str], watched: Sequence[str]) -> Path:
 
 
 def recall(keys: Mapping[str, str], watched: Sequence[str]) -> tuple[dict[str, SplitSummary], LeakSearch] | None:
-    """What was found the last time that just these splits were read, if nothing was wrong with them.
+    """Load the results of reading exactly these splits; None if there are none, or problems were found.
 
     Args:
         keys: `task/split` to its digest.
-        watched: Those among which leaks are searched for.
+        watched: The splits among which leaks are searched for.
     """
     try:
         stored = json.loads(_checked_file(keys, watched).read_text(encoding="utf-8"))
@@ -53,10 +53,10 @@ def recall(keys: Mapping[str, str], watched: Sequence[str]) -> tuple[dict[str, S
 def remember(
     keys: Mapping[str, str], watched: Sequence[str], summaries: Mapping[str, SplitSummary], leaks: LeakSearch
 ) -> None:
-    """Keeps what was found, where nothing was wrong."""
+    """Store the results of reading splits in which no problems were found."""
     found: dict[str, Any] = {"facts": {place: summary.facts for place, summary in summaries.items()}}
     if watched:
         found["leaks"] = [leak.as_json() for leak in leaks.leaks()]
         found["leaked"] = {split: sorted(rows) for split, rows in leaks.leaked.items()}
-    with contextlib.suppress(StorageError):  # it will be found again
+    with contextlib.suppress(StorageError):  # without the cache, the splits are read again
         write_file(_checked_file(keys, watched), json.dumps(found))

@@ -1,4 +1,4 @@
-"""Which task each optimizer step trains on: a pure function of sizes, strategy, seed and step.
+"""The task sampled at each optimizer step: a pure function of sizes, strategy, seed and step.
 
 Legend: S steps, K tasks.
 """
@@ -19,17 +19,17 @@ ANNEALING_DECAY = 0.8
 
 
 def derive_seed(*parts: int | str) -> int:
-    """A 63-bit seed for one purpose, the same for the same parts on every machine.
+    """Derive a 63-bit seed that depends only on its parts, on every machine.
 
     Args:
-        parts: The run's seed, the purpose and whatever distinguishes the draw (task, step, row, …).
+        parts: The run's seed, the purpose, and whatever identifies the draw (task, step, row, …).
     """
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
 def proportional(epochs: Floats, temperature: float) -> Floats:
-    """α = 1: every row of every task is as likely as any other."""
+    """α = 1: tasks are sampled in proportion to their size."""
     return np.ones_like(epochs)
 
 
@@ -52,21 +52,22 @@ def annealed(epochs: Floats, temperature: float) -> Floats:
 def task_sequence(
     sizes: Sequence[int], strategy: str, seed: int, steps: int, *, epoch_steps: int, temperature: float = 5.0
 ) -> npt.NDArray[np.int64]:
-    """The task of every step.
+    """Sample the task of every step.
 
-    `round_robin` lets the tasks take turns in order. The other strategies draw task t with p_t ∝ N_t^α, independently
-    at each step, N_t being its size and α what the strategy says for the step's epoch.
+    `round_robin` cycles through the tasks in order. The other strategies draw task t with probability p_t ∝ N_t^α,
+    independently at each step, where N_t is the task's size and the strategy determines α, which may depend on the
+    step's epoch.
 
     Args:
-        sizes: Steps that one pass over each task takes, (K,).
+        sizes: N_t, the number of steps in one pass over each task, (K,).
         strategy: A name in `SAMPLERS`.
         seed: Seed of the draws.
-        steps: Length of the run.
-        epoch_steps: Steps of an epoch, by which `annealed` counts.
-        temperature: τ of `temperature`.
+        steps: S, the length of the run.
+        epoch_steps: Steps per epoch, used by `annealed`.
+        temperature: τ, used by `temperature`.
 
     Returns:
-        Task indices, (S,). For a longer run the beginning is the same, except under `annealed`, whose α depends on the
+        Task indices, (S,). A longer run begins with the same sequence, except under `annealed`, whose α depends on the
         number of epochs.
     """
     exponent = SAMPLERS[strategy]
@@ -76,7 +77,7 @@ def task_sequence(
     alpha = exponent(epochs, temperature)[:, None]
     weights = np.asarray(sizes, dtype=np.float64)[None, :] ** alpha
     upper = np.cumsum(weights, axis=1)  # (S, K)
-    # Philox counts, so the first draws of a longer run are the draws of a shorter one.
+    # Philox is counter-based: the draws of a shorter run are a prefix of those of a longer one.
     draws = np.random.Generator(np.random.Philox(key=derive_seed(seed, "task_sequence"))).random(steps)
     tasks: npt.NDArray[np.int64] = (draws[:, None] * upper[:, -1:] >= upper).sum(axis=1)
     return tasks

@@ -1,7 +1,7 @@
-"""Settings with the place each value came from: YAML files and command-line words, merged and checked.
+"""Settings from YAML files and the command line, merged and validated, with the origin of every value.
 
-YAML is read as YAML 1.2 reads it, so `no` is a word, `1e-5` a number, and a key that stands twice an error.
-Nothing in a file can run code, and size, depth and aliases are bounded.
+Scalars follow YAML 1.2: `no` is a string and `1e-5` a number. Duplicate keys are errors.
+Nothing in a file can run code; size, depth and alias expansion are bounded.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MAX_BYTES = 1 << 20
 MAX_NODES = 20_000
 MAX_DEPTH = 24
 
-INTEGER = re.compile(r"[-+]?[0-9]{1,4000}")  # Python refuses to read longer ones
+INTEGER = re.compile(r"[-+]?[0-9]{1,4000}")  # Python refuses to convert more digits
 FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 CONSTANTS: dict[str, Any] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
@@ -49,11 +49,11 @@ BOUNDS = (
     ("greater than or equal to", "at least"),
     ("less than or equal to", "at most"),
     ("greater than", "more than"),
-)  # pydantic's words, and ours
+)  # pydantic's wording, and ours
 
 
 class Settings(BaseModel):
-    """Base of every section: unknown keys and wrong types are errors, values are frozen."""
+    """Base class of every section: unknown keys and wrong types are errors, instances are immutable."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
@@ -63,18 +63,18 @@ S = TypeVar("S", bound=Settings)
 
 @dataclass(frozen=True)
 class Sourced:
-    """Plain data (mappings, lists, scalars) with the place of every value, which equality leaves out.
+    """Plain data (mappings, lists, scalars) with the origin of every value; equality ignores the origins.
 
     Attributes:
         data: The value.
-        places: Path of keys to a place such as ``glue.yml:12`` or ``--batch-size``.
+        places: Maps a key path to an origin such as ``glue.yml:12`` or ``--batch-size``.
     """
 
     data: Any = field(default_factory=dict)
     places: Mapping[KeyPath, str] = field(default_factory=dict, compare=False)
 
     def place(self, path: KeyPath) -> str:
-        """The place of a path, else of a key that is set below it, else of its closest ancestor that has one."""
+        """Origin of a path; if it has none, of a key below it, else of its closest ancestor that has one."""
         if path and path not in self.places:
             for other, place in self.places.items():
                 if other[: len(path)] == path:
@@ -85,7 +85,7 @@ class Sourced:
         return ""
 
     def child(self, *path: str | int) -> Sourced:
-        """The part below a path (an empty mapping where there is none)."""
+        """The settings below a path (an empty mapping if the path does not exist)."""
         data = self.data
         for key in path:
             known = (isinstance(data, dict) and key in data) or (isinstance(data, list) and key in range(len(data)))
@@ -94,14 +94,14 @@ class Sourced:
         return Sourced(data, places or {(): self.place(path)})
 
     def below(self, *path: str) -> Sourced:
-        """The same data under a path: the inverse of `child`."""
+        """Nest the data under a path: the inverse of `child`."""
         data = self.data
         for key in reversed(path):
             data = {key: data}
         return Sourced(data, {path + p: place for p, place in self.places.items()})
 
     def over(self, base: Sourced) -> Sourced:
-        """Lays these settings over others: mappings merge, anything else replaces."""
+        """Merge these settings over others: mappings merge recursively, any other value replaces the one below."""
         places = dict(base.places)
         data = _overlay(base.data, self.data, (), places)
         places.update(self.places)
@@ -120,7 +120,7 @@ def _overlay(base: Any, top: Any, path: KeyPath, places: dict[KeyPath, str]) -> 
 
 
 def scalar(text: str) -> Any:
-    """Reads one plain word as YAML 1.2's core schema does, except that hexadecimal and octal forms stay text."""
+    """Parse a plain scalar by the core schema of YAML 1.2, except that hexadecimal and octal forms stay text."""
     if text in CONSTANTS:
         return CONSTANTS[text]
     if INTEGER.fullmatch(text):
@@ -131,13 +131,13 @@ def scalar(text: str) -> Any:
 
 
 def read_yaml(path: str | os.PathLike[str]) -> tuple[Sourced, list[Problem]]:
-    """Reads a YAML file whose top level is a mapping.
+    """Read a YAML file whose top level is a mapping.
 
     Returns:
-        The values, and every key that stands twice (the first is kept) or value that is not plain.
+        The values, and a problem for every duplicate key (the first value is kept) or value that is not plain.
 
     Raises:
-        UserError: Nothing can be made of the file: it is missing, not YAML, no mapping, or too large.
+        UserError: The file is missing, is not YAML, is not a mapping, or is too large.
     """
     shown = os.fspath(path)
     if Path(path).suffix in (".parquet", ".jsonl", ".csv", ".tsv"):
@@ -165,7 +165,7 @@ def read_yaml(path: str | os.PathLike[str]) -> tuple[Sourced, list[Problem]]:
 
 
 def parse_yaml(text: str, name: str) -> tuple[Sourced, list[Problem]]:
-    """Reads YAML text; ``name`` stands for the file in messages. See `read_yaml`."""
+    """Parse YAML text as `read_yaml` does; ``name`` identifies it in messages."""
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
@@ -186,27 +186,27 @@ def parse_yaml(text: str, name: str) -> tuple[Sourced, list[Problem]]:
 
 
 def plain(value: Any, name: str) -> tuple[Any, list[Problem]]:
-    """A program's own data as a file would hold it: paths become text, tuples lists, keys are text.
+    """Convert Python data to what a YAML file can hold: paths become text, tuples become lists, keys must be text.
 
     Args:
-        value: Mappings, sequences and scalars.
-        name: Where it stands, for messages.
+        value: Mappings, lists, tuples and scalars.
+        name: Origin of the data, for messages.
 
     Returns:
-        A copy, and every value that is not plain.
+        A copy, and a problem for every value that cannot be converted.
     """
     problems: list[Problem] = []
 
     def copied(value: Any, path: KeyPath) -> Any:
         if len(path) > MAX_DEPTH:
             raise UserError.of(name, f"has more than {MAX_DEPTH} levels")
-        if getattr(value, "ndim", None) == 0:  # a scalar of NumPy's or PyTorch's
+        if getattr(value, "ndim", None) == 0:  # a NumPy or PyTorch scalar
             value = value.item()
         if value is None or isinstance(value, bool):
             return value
         for scalar_type in (int, float, str):
             if isinstance(value, scalar_type):
-                return scalar_type(value)  # not a subclass of it
+                return scalar_type(value)  # not an instance of a subclass
         if isinstance(value, os.PathLike):
             return os.fspath(value)
         if isinstance(value, (list, tuple)):
@@ -214,7 +214,7 @@ def plain(value: Any, name: str) -> tuple[Any, list[Problem]]:
         if isinstance(value, Mapping):
             for key in value:
                 if not isinstance(key, str):
-                    problems.append(Problem(name, f"the key {key!r} of {dotted(path) or 'the mapping'} is no text"))
+                    problems.append(Problem(name, f"the key {key!r} of {dotted(path) or 'the mapping'} is not text"))
             return {key: copied(item, (*path, key)) for key, item in value.items() if isinstance(key, str)}
         message = f"{dotted(path)} is of the type {type(value).__name__}; {PLAIN_TYPES}"
         problems.append(Problem(name, message.lstrip()))
@@ -224,7 +224,7 @@ def plain(value: Any, name: str) -> tuple[Any, list[Problem]]:
 
 
 def read_plain(data: Mapping[str, Any], name: str) -> tuple[Sourced, list[Problem]]:
-    """The same of a mapping, as `read_yaml` reads one."""
+    """Like `read_yaml`, for a Python mapping."""
     copied, problems = plain(data, name)
     return Sourced(copied, {(): name}), problems
 
@@ -233,7 +233,7 @@ PLAIN_TYPES = "expected text, a number, True, False, None, a list or a mapping"
 
 
 class _Builder:
-    """Turns composed nodes into plain data; an alias counts as often as it is used, so that a bomb runs out."""
+    """Converts composed YAML nodes to plain data; an alias counts at each use, so that alias bombs reach the limit."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -263,11 +263,11 @@ class _Builder:
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
             if not isinstance(key_node, yaml.ScalarNode):
-                self.problems.append(Problem(f"{self.name}:{line}", "a key has to be a plain word"))
+                self.problems.append(Problem(f"{self.name}:{line}", "a key must be plain text"))
                 continue
             key = key_node.value
             if key in lines:
-                message = f"the key {dotted((*path, key))!r} stands here again; it is first in line {lines[key]}"
+                message = f"duplicate key {dotted((*path, key))!r}; it is first defined in line {lines[key]}"
                 self.problems.append(Problem(f"{self.name}:{line}", message))
                 continue
             lines[key] = line
@@ -278,12 +278,12 @@ class _Builder:
 
 
 def dotted(path: KeyPath) -> str:
-    """A key path as people write it: `train.max_steps`."""
+    """Format a key path as users write it: `train.max_steps`."""
     return ".".join(str(key) for key in path)
 
 
 def kind(value: Any) -> str:
-    """Names a value and its type the way a YAML author thinks of it."""
+    """Describe a value and its type in a YAML author's terms."""
     if value is None:
         return "nothing"
     if isinstance(value, bool):
@@ -298,22 +298,22 @@ def kind(value: Any) -> str:
 def check(
     model: type[S], source: Sourced, prefix: KeyPath = (), vital: Collection[str] = ()
 ) -> tuple[S | None, list[Problem]]:
-    """Validates settings against a section's class.
+    """Validate settings against a section's class.
 
     Args:
         model: The class.
-        source: The values with their places.
+        source: The values with their origins.
         prefix: Keys to show before the path in messages.
-        vital: Keys whose values nothing can stand for.
+        vital: Top-level keys that no default can replace; if one of them is invalid, no section is returned.
 
     Returns:
-        The section, or None, and every problem. What is wrong gives way to its default where the rest can be checked.
+        The section, with defaults in place of invalid values (None if it cannot be built), and every problem.
     """
     try:
         return model.model_validate(source.data), []
     except ValidationError as error:
         items: list[dict[str, Any]] = [dict(item) for item in error.errors()]
-    by_path: dict[KeyPath, list[dict[str, Any]]] = {}  # each member of a union has an error of its own
+    by_path: dict[KeyPath, list[dict[str, Any]]] = {}  # pydantic reports one error per union member
     for item in items:
         by_path.setdefault(_own_path(source.data, item), []).append(item)
     problems = [_explain(model, source, prefix, path, errors) for path, errors in by_path.items()]
@@ -338,7 +338,7 @@ def _without(data: Any, paths: list[KeyPath]) -> Any:
 
 
 def _own_path(value: Any, error: dict[str, Any]) -> KeyPath:
-    """The user's own keys of an error's path, to which pydantic adds names of union members."""
+    """The user's keys in an error's path, without the names of union members that pydantic inserts."""
     path: KeyPath = ()
     for key in error["loc"]:
         if isinstance(value, dict) and (key in value or error["type"] == "missing"):
@@ -384,17 +384,17 @@ def _wanted(error: dict[str, Any]) -> str:
 
 
 def _fields(model: type[BaseModel], path: KeyPath) -> list[str]:
-    """The keys allowed below a path of a section class."""
+    """The keys allowed at a path of a section class."""
     kinds: list[Any] = [model]
     for key in map(str, path):
         sections = [getattr(kind, "model_fields", {}) for kind in kinds]
         below = [fields[key].annotation for fields in sections if key in fields]
-        below += [get_args(kind)[-1] for kind in kinds if get_args(kind)]  # any name in a mapping, any place in a list
+        below += [get_args(kind)[-1] for kind in kinds if get_args(kind)]  # any key of a mapping, any index of a list
         kinds = [inner for kind in below for inner in _plain(kind)]
     return [name for kind in kinds for name in getattr(kind, "model_fields", ())]
 
 
 def _plain(kind: Any) -> list[Any]:
-    """An annotation without constraints, its alternatives one by one."""
+    """The alternatives of an annotation, without constraints."""
     arguments = {Annotated: get_args(kind)[:1], Union: get_args(kind), UnionType: get_args(kind)}.get(get_origin(kind))
     return [kind] if arguments is None else [inner for argument in arguments for inner in _plain(argument)]

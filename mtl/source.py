@@ -1,6 +1,6 @@
-"""Where rows come from: the hub, a local mirror of it, or files.
+"""Sources of rows: the hub, a local mirror of it, or files.
 
-Needs neither torch nor transformers, so that bad data is told of before anything heavy is loaded.
+Imports neither torch nor transformers, so that invalid data is reported before they are loaded.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from mtl.taskdef import TaskDef
 SUFFIXES = (".parquet", ".jsonl", ".csv", ".tsv")
 MAX_CELL = 1 << 24  # characters (Parquet: bytes) of one text
 MAX_LINE = 4 * MAX_CELL  # characters of one line
-LOOKED_AT = 100  # lines of a CSV that tell its delimiter
+LOOKED_AT = 100  # lines of a CSV that are read to detect its delimiter
 _AT_MOST = f"at most {MAX_CELL:,} are read"
-MARKS = {  # byte-order marks, the longer ones first
+MARKS = {  # byte-order marks; UTF-32 first, as its mark begins with that of UTF-16
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -39,12 +39,12 @@ csv.field_size_limit(MAX_CELL)
 
 @dataclass(frozen=True)
 class Source:
-    """One split of one task: a file, or a data set on the hub.
+    """Source of one split of one task: a local file, or a data set on the hub.
 
     Attributes:
-        path: The file, if it is local.
-        hub: (id, configuration, split), if it is not.
-        encoding: Of a text file; by default what its byte-order mark says, else UTF-8.
+        path: The local file; None for the hub.
+        hub: (id, configuration, split) on the hub; None for a local file.
+        encoding: Encoding of a text file; by default taken from its byte-order mark, else UTF-8.
     """
 
     path: Path | None = None
@@ -55,23 +55,23 @@ class Source:
         return str(self.path) if self.path else "/".join(part for part in self.hub or () if part)
 
     def fingerprint(self) -> str:
-        """A digest of the content: of the file's bytes, or the hub's own."""
+        """Digest of the content: SHA-256 of a file, or the fingerprint that `datasets` gives a hub data set."""
         if self.path is not None:
             return digest(self.path)
         return str(load_hub(self)._fingerprint)
 
 
 def locate(task: TaskDef, split: str, data_root: str | None) -> Source | Problem:
-    """Finds a split's rows without reading them.
+    """Locate a split's rows without reading them.
 
     Args:
         task: The task.
-        split: Our name of the split, or for a hub set the hub's.
+        split: Our name of the split, or the data's own name of it.
         data_root: Local mirror of the hub, or None for the hub itself.
 
     Returns:
-        The source, or what is missing, told from the definition's key on. A split on the hub is only looked for when
-        it is read.
+        The source, or a problem whose message begins with the key of the definition. Whether a split exists on the hub
+        is checked only when it is read.
     """
     data = task.data
     target = data.splits.get(split, split)
@@ -80,7 +80,7 @@ def locate(task: TaskDef, split: str, data_root: str | None) -> Source | Problem
             return Problem("--split", f"data.files has no {split!r}; it has: {listed(list(data.files))}")
         path, place = Path(data.files[target]), task.place("data", "files", target)
         if path.suffix not in SUFFIXES:
-            return Problem(place, f"data.files.{target}: {path} is of an unknown type; allowed: {listed(SUFFIXES)}")
+            return Problem(place, f"data.files.{target}: {path} has an unknown type; allowed: {listed(SUFFIXES)}")
         if not path.is_file():
             return Problem(place, f"data.files.{target}: there is no file {path}")
         return Source(path=path, encoding=data.encoding)
@@ -99,9 +99,9 @@ def locate(task: TaskDef, split: str, data_root: str | None) -> Source | Problem
     return Problem(task.place("data", "splits", split), message)
 
 
-@functools.cache  # a process sees one revision of it
+@functools.cache  # so that a process sees a single revision
 def load_hub(source: Source) -> Any:
-    """Downloads (or finds in its cache) one split of a hub data set, as a `datasets.Dataset`."""
+    """Download one split of a hub data set, or load it from the local cache, as a `datasets.Dataset`."""
     import datasets
 
     assert source.hub is not None
@@ -114,7 +114,7 @@ def load_hub(source: Source) -> Any:
 
 
 def read_rows(source: Source) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields (place, cells) of every row, such as ``("train.csv:12", {"sentence": …})``."""
+    """Yield (place, cells) of every row, such as ``("train.csv:12", {"sentence": …})``."""
     if source.path is None:
         for index, cells in enumerate(load_hub(source)):
             yield f"{source} row {index + 1}", cells
@@ -128,7 +128,7 @@ def read_rows(source: Source) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def count_rows(source: Source) -> int:
-    """Rows of a file, counted without reading more than that takes."""
+    """Count the rows of a file, reading no more than necessary."""
     assert source.path is not None
     if source.path.suffix == ".parquet":
         import pyarrow as pa
@@ -146,14 +146,14 @@ def count_rows(source: Source) -> int:
 
 
 def marked_encoding(path: Path) -> str:
-    """What the byte-order mark of a file says, else UTF-8."""
+    """Encoding of a file by its byte-order mark, else UTF-8."""
     with path.open("rb") as file:
         start = file.read(4)
     return next((encoding for mark, encoding in MARKS.items() if start.startswith(mark)), "utf-8")
 
 
 def _undecodable(source: Source) -> Problem:
-    """The first line that can't be decoded; the reader's own error knows only where in its buffer it was."""
+    """Report the first line that cannot be decoded; the reader's own error has only a position in its buffer."""
     path = source.path
     assert path is not None
     encoding = source.encoding or marked_encoding(path)
@@ -169,7 +169,7 @@ def _undecodable(source: Source) -> Problem:
 
 
 def _lines(file: IO[AnyStr]) -> Iterator[AnyStr]:
-    """The lines of a file, none of which may fill the memory."""
+    """Yield the lines of a file, refusing lines longer than `MAX_LINE`, which could exhaust memory."""
     number = 0
     while line := file.readline(MAX_LINE):
         number += 1
@@ -189,7 +189,7 @@ def _read_jsonl(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]
                 reason = getattr(error, "msg", "nested too deeply or a number too long")
                 raise UserError.of(f"{path}:{number}", f"is not valid JSON: {reason}") from None
             if not isinstance(cells, dict):
-                raise UserError.of(f"{path}:{number}", "expected one JSON object a line")
+                raise UserError.of(f"{path}:{number}", "expected one JSON object per line")
             yield f"{path}:{number}", cells
 
 
@@ -198,13 +198,14 @@ def _read_csv(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]
 
 
 def _delimiter(path: Path, encoding: str) -> str:
-    """What stands between the cells of a CSV: a comma, or what spreadsheets write, where only that makes columns.
+    """Detect the delimiter of a CSV: comma, semicolon, tab or vertical bar, in this order of preference.
 
-    Of those that divide the first line, the first one that divides each row into as many cells.
+    Of the delimiters that split the first row, the first one that splits every row into the same number of cells; if
+    there is none, the first one that splits the first row, else the comma.
     """
     with path.open(encoding=encoding, newline="") as file:
         lines = list(itertools.islice(_lines(file), LOOKED_AT))
-    cut = len(lines) == LOOKED_AT  # perhaps within its last row
+    cut = len(lines) == LOOKED_AT  # the last row may be incomplete
     widths = {delimiter: list(_widths(filter(str.strip, lines), delimiter)) for delimiter in ",;\t|"}
     dividing = {delimiter: found[:-1] if cut else found for delimiter, found in widths.items() if found[:1] > [1]}
     even = [delimiter for delimiter, found in dividing.items() if len(set(found)) == 1]
@@ -212,7 +213,7 @@ def _delimiter(path: Path, encoding: str) -> str:
 
 
 def _widths(lines: Iterable[str], delimiter: str) -> Iterator[int]:
-    """Cells of each row, up to one that cannot be read, which is told when the rows are."""
+    """Number of cells of each row, up to a malformed one, which is reported when the rows are read."""
     with suppress(csv.Error):
         for row in csv.reader(lines, delimiter=delimiter):
             yield len(row)
@@ -224,10 +225,10 @@ def _read_tsv(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]
 
 
 def _is_quoted(path: Path, encoding: str) -> bool:
-    """Whether a TSV uses quotes as CSV does: read that way it has to be well-formed and rectangular.
+    """Whether a TSV uses quotes as CSV does: parsed that way, it must be well-formed and rectangular.
 
-    Quotes that would join lines are text where the lines are rectangular by themselves, as with quotations that begin
-    in one row and end in another.
+    If quotes would join lines, but the lines are rectangular without that, the quotes are text, such as quotations that
+    begin in one row and end in another.
     """
     with path.open(encoding=encoding, newline="") as file:
         try:
@@ -240,7 +241,7 @@ def _is_quoted(path: Path, encoding: str) -> bool:
 
 
 def _is_even(path: Path, encoding: str) -> bool:
-    """Whether the lines of a TSV, quotes being text, have like numbers of cells."""
+    """Whether all lines of a TSV have the same number of cells if quotes are text."""
     with path.open(encoding=encoding, newline="") as file:
         rows = csv.reader(_lines(file), delimiter="\t", quoting=csv.QUOTE_NONE)
         return len({len(fields) for fields in rows if fields}) == 1
@@ -250,7 +251,7 @@ def _read_delimited(path: Path, encoding: str, delimiter: str, quoting: Any) -> 
     with path.open(encoding=encoding, newline="") as file:
         reader = csv.reader(_lines(file), delimiter=delimiter, quoting=quoting, strict=True)
         header: list[str] = []
-        line = 1  # a row may take several lines; its place is the first
+        line = 1  # a row may span several lines; its place is the first
         try:
             for fields in reader:
                 place, line = f"{path}:{line}", reader.line_num + 1
@@ -279,7 +280,7 @@ def _header(place: str, names: list[str], delimiter: str) -> list[str]:
 def _refuse_twice(place: str, columns: Sequence[str]) -> None:
     for name in columns:
         if name and columns.count(name) > 1:
-            raise UserError.of(place, f"the column {name!r} stands there twice")
+            raise UserError.of(place, f"the column {name!r} appears twice")
 
 
 def _read_parquet(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -290,24 +291,24 @@ def _read_parquet(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, An
         number, schema = 0, pq.read_schema(path)
         _refuse_twice(str(path), schema.names)
         texts = [field.name for field in schema if pa.types.is_string(field.type)]
-        # Texts stay a dictionary until their length is known: a few bytes of a file may stand for as many as one likes.
+        # Texts stay dictionary-encoded until their length is known: a few bytes of a file may decode to any amount.
         for batch in pq.ParquetFile(path, read_dictionary=texts).iter_batches(batch_size=1000):
             longest = max((_longest(column) for column in batch.columns), default=0)
             if longest > MAX_CELL:
-                raise UserError.of(f"{path} row {number + 1}", f"has a text of {longest:,} bytes near it; {_AT_MOST}")
+                raise UserError.of(f"{path} row {number + 1}", f"a text near here has {longest:,} bytes; {_AT_MOST}")
             rows = max(1, MAX_LINE // max(1, longest))
             for start in range(0, len(batch), rows):
                 for cells in _decoded(batch.slice(start, rows)).to_pylist():
                     number += 1
                     yield f"{path} row {number}", cells
-    except OverflowError as error:  # a date outside of Python's years
-        raise UserError.of(f"{path} row {number + 1}", f"has a value near it that cannot be read: {error}") from None
+    except OverflowError as error:  # a date outside the range of Python's `datetime`
+        raise UserError.of(f"{path} row {number + 1}", f"a value near here cannot be read: {error}") from None
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise UserError.of(str(path), f"is not a Parquet file: {first_line(error)}") from None
 
 
 def _longest(column: Any) -> int:
-    """Bytes of the longest text of a dictionary-encoded column, 0 for another one."""
+    """Length in bytes of the longest text of a dictionary-encoded column; 0 for other columns."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

@@ -371,7 +371,7 @@ class _Grid:
     def _read(self, name: str, task: TaskDef) -> Iterator[Problem]:
         """Reads a task's data, once; yields what is wrong with it."""
         if name not in self._data:
-            data = check_data({name: task}, self.data_root)
+            data = check_data({name: task}, self.data_root, held_out=self.config.select == "holdout")
             self._data[name] = {s: source.fingerprint() for s, source in data.sources.get(name, {}).items()}
             yield from data.problems
 

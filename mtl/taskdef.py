@@ -1,4 +1,4 @@
-"""What a task is: its type, data, labels, metrics and regularizers, as read from task definition YAMLs."""
+"""Task definitions: type, data, labels, metrics and regularizers of a task, as read from YAML."""
 
 from __future__ import annotations
 
@@ -29,31 +29,32 @@ Count = Annotated[int, Field(ge=1)]
 
 _WHOLE = re.compile(r"-?(0|[1-9][0-9]*)(\.0+)?")
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-SMALL_RADIUS = 1e-3  # relative, a tenth of the default: below, nearly nothing is perturbed
+SMALL_RADIUS = 1e-3  # relative to the embeddings' RMS, a tenth of the default: smaller radii have hardly any effect
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 class SmartSettings(Settings):
     """Smoothness-inducing adversarial regularizer R_s (arXiv 1911.03437).
 
-    The default radius was chosen on rows held out of training data (RESULTS.md, d_sensitivity); the published one is
-    the preset `paper`.
+    The default radius was selected on held-out training rows (RESULTS.md, d_sensitivity); the published one is the
+    preset `paper`.
 
     Attributes:
-        preset: A name in `presets.PRESETS`, whose values stand where nothing else is said.
-        weight: λ, the factor of R_s in the loss; 0 switches it off.
+        preset: A name in `presets.PRESETS`, whose values apply to the keys that are not set explicitly.
+        weight: λ, the factor of R_s in the loss; 0 disables it.
         epsilon: ε, radius of the perturbation ball.
         noise_std: σ, standard deviation of the initial noise.
         step_size: η, length of one ascent step.
-        unit: What the three are measured in: `absolute`, or `embedding_rms`, the root mean square of the pretrained
-            encoder's word embeddings.
+        unit: Unit of epsilon, noise_std and step_size: `absolute`, or `embedding_rms`, the root mean square of the
+            pretrained encoder's word embeddings.
         steps: K, number of ascent steps; 0 gives R3F (arXiv 2008.03156).
         norm: Norm of the ball and of the gradient's normalisation.
-        scope: Whether there is one ball around all tokens of an input or one around each.
+        scope: `example` for one ball around all tokens of an input, `token` for one around each token.
         ascent: `projected` as in the paper, or `normalized` as in its authors' public code; see `smart.perturbation`.
         divergence: ℓ_s; by default sym_kl, for regression mse.
-        dropout: Whether both branches see the same dropout masks; `independent` ones and ε = 0 give R-Drop's term.
-        every: n, R_s in every n-th step of the task only, with n times the weight.
+        dropout: Whether the clean and the perturbed branch use the same dropout masks (`shared`) or each draws its own
+            (`independent`, which with ε = 0 gives R-Drop's term).
+        every: n: compute R_s only in every n-th step of the task, with n times the weight.
     """
 
     preset: PresetName | None = None
@@ -74,17 +75,19 @@ class SmartSettings(Settings):
 class ProximalSettings(Settings):
     """Momentum Bregman proximal point update (arXiv 1911.03437, section 3.2).
 
-    By default the momentum follows the length of the run, so that a short one is not held back at where it began; the
-    published one, for runs of thousands of steps, is the preset `paper`.
+    By default the teacher's momentum depends on the length of the run, so that a short run is not held back near its
+    initial weights; the published momentum, for runs of thousands of steps, is the preset `paper`.
 
     Attributes:
-        preset: A name in `presets.PRESETS`, whose values stand where nothing else is said.
-        weight: μ, the factor of D in the loss; 0 switches it off.
-        window: Share of the run's steps that the teacher averages over: gives β where it is not set.
+        preset: A name in `presets.PRESETS`, whose values apply to the keys that are not set explicitly.
+        weight: μ, the factor of D in the loss; 0 disables it.
+        window: Fraction of the run's steps over which the teacher averages; determines beta_early and beta_late where
+            they are not set.
         beta_early: β, momentum of the teacher at the start of the run.
         beta_late: β after the switch.
         switch: When β changes, as a fraction of the run's steps.
-        inner_steps: S, optimizer steps between two updates of the teacher; β = 0 with S > 1 is the vanilla method.
+        inner_steps: S, optimizer steps between two updates of the teacher; β = 0 with S > 1 is the method without
+            momentum.
         divergence: ℓ_s; by default sym_kl, for regression mse.
     """
 
@@ -99,15 +102,15 @@ class ProximalSettings(Settings):
 
 
 class TrainingSettings(Settings):
-    """How a task is trained: the part of a definition that `defaults:` and `adapt:` may hold too.
+    """How a task is trained: the keys of a definition that `defaults` and `adapt` accept too.
 
     Attributes:
-        loss: By default the first that `LOSSES_OF` names for the type.
+        loss: Loss function; by default cross_entropy, mse or listwise, depending on the type.
         weight: w_t, factor of the task's whole objective.
         dropout: Dropout probability of the head.
-        batch_size: Rows of one optimizer step.
-        batch_tokens: Tokens of one, padding included, instead of rows.
-        max_length: Tokens of one input, special tokens included; longer ones are truncated.
+        batch_size: Rows per optimizer step.
+        batch_tokens: Tokens per optimizer step, padding included; replaces batch_size.
+        max_length: Maximum tokens of an input, special tokens included; longer inputs are truncated.
         learning_rate: Peak learning rate of the steps on this task.
     """
 
@@ -129,7 +132,7 @@ class Defaults(TrainingSettings):
 
 
 class Columns(Settings):
-    """Names of the data's columns; `group` (the query id) is for ranking."""
+    """Names of the data's columns; `group` (the query id) is for ranking only."""
 
     text_a: str
     text_b: str | None = None
@@ -145,10 +148,10 @@ class DataSource(Settings):
         config: Configuration of the hub data set.
         files: Split name to a csv, tsv, jsonl or parquet file, relative to the definition's file.
         columns: Names of the columns.
-        splits: Our name of a split to the data's name of it. `train` and `validation` have to exist; any other is
-            evaluated where it is present.
-        unlabelled: Label values that mean "no label": such rows are left out and counted. Null is a missing one.
-        encoding: Of text files, such as cp1252; by default what their byte-order mark says, else UTF-8.
+        splits: Maps our name of a split to its name in the data. `train` and `validation` are required; any other
+            split is evaluated if it is present.
+        unlabelled: Label values that mean "no label": such rows are left out and counted. Null is a missing label.
+        encoding: Encoding of text files, such as cp1252; by default taken from the byte-order mark, else UTF-8.
     """
 
     hub: str | None = None
@@ -168,9 +171,10 @@ class TaskDef(TrainingSettings):
         data: Where the rows come from.
         labels: Names of the classes, in the order of the logits.
         metrics: Names in `METRICS`; the first one selects the best step.
-        standardize: Whether a regression is trained in units of its labels' standard deviation, from their mean; when
-            null, if they are not of about the size 1, see `scale`. Outputs are in the labels' own units either way.
-        adapt: What differs in single-task adaptation, as a partial `TrainingSettings`.
+        standardize: Whether a regression is trained on standardized labels (mean 0, standard deviation 1). When null,
+            it is if the labels' standard deviation is below 0.1 or above 10, or the magnitude of their mean is above
+            10. Outputs are in the labels' original units either way.
+        adapt: Overrides for single-task adaptation, as a partial `TrainingSettings`.
     """
 
     type: TaskType
@@ -204,20 +208,20 @@ class TaskDef(TrainingSettings):
         return sorted((name for name in self.data.splits if name != "train"), key=lambda name: name != "validation")
 
     def read_from(self, source: Sourced) -> TaskDef:
-        """This definition, which knows where each of its keys stands."""
+        """Copy this definition and record the origin of each of its keys."""
         task = self.model_copy()
         task._read_from = Sourced(places=source.places)
         return task
 
     def place(self, *path: str) -> str:
-        """Where a key of the definition stands, such as ``glue.yml:12``; nothing where that is not known."""
+        """Origin of a key of the definition, such as ``glue.yml:12``; empty if unknown."""
         return self._read_from.place(path)
 
     def label_index(self) -> dict[str, int]:
-        """Maps the text of a label cell to its class index.
+        """Map the text of a label cell to its class index.
 
-        A cell names its class or, unless a class name is itself a number, gives its index. A whole number may stand
-        there with or without a fraction of zero, as 1 or as 1.0: integers become such where one of them is missing.
+        A cell holds the name of its class or, unless some class name is a number, the index of its class. Whole numbers
+        match with or without a zero fraction (1 or 1.0), since integer columns with missing values often become floats.
         """
         by_name = {name: index for index, name in enumerate(self.labels)}
         if any(NUMBER.fullmatch(name) for name in self.labels):
@@ -228,11 +232,11 @@ class TaskDef(TrainingSettings):
 
 
 def task_notes(tasks: Mapping[str, TaskDef], limit: int) -> list[str]:
-    """What of the tasks' settings has another effect than it seems to.
+    """Notes on settings whose effect may not be the intended one.
 
     Args:
         tasks: The tasks.
-        limit: Tokens that tokenizer and encoder take.
+        limit: Maximum tokens of an input that tokenizer and encoder accept.
     """
     return _length_notes(tasks, limit) + _radius_notes(tasks)
 
@@ -243,7 +247,7 @@ def _radius_notes(tasks: Mapping[str, TaskDef]) -> list[str]:
         smart = task.smart
         if smart.weight > 0 and smart.unit == "embedding_rms" and 0 < smart.epsilon < SMALL_RADIUS:
             small.setdefault(smart.epsilon, []).append(name)
-    told = "of the size of the word embeddings; published radii are absolute (smart.unit: absolute, or preset: paper)"
+    told = "times the RMS of the word embeddings; published radii are absolute (smart.unit: absolute, or preset: paper)"
     return [f"{listed(names)}: smart.epsilon is {epsilon:g} {told}" for epsilon, names in small.items()]
 
 
@@ -252,12 +256,12 @@ def _length_notes(tasks: Mapping[str, TaskDef], limit: int) -> list[str]:
     for name, task in tasks.items():
         if task.max_length > limit and _has_own_length(task):
             asked.setdefault(task.max_length, []).append(name)
-    taken = f"is more than the {limit:,} tokens that the encoder takes; {limit:,} is used"
+    taken = f"exceeds the encoder's limit of {limit:,} tokens; {limit:,} is used"
     return [f"{listed(names)}: max_length {length:,} {taken}" for length, names in asked.items()]
 
 
 def _has_own_length(task: TaskDef) -> bool:
-    """Whether `max_length` was chosen, as the default is not where every default is filled in, as runs keep tasks."""
+    """Whether `max_length` was chosen: in a run's resolved definitions, which name all keys, the default was not."""
     given = task.model_fields_set
     filled_in = task.model_dump(exclude_none=True).keys() <= given
     return "max_length" in given and not (filled_in and task.max_length == TaskDef.model_fields["max_length"].default)

@@ -1,4 +1,4 @@
-"""Experiment trackers beside TensorBoard, by way of Accelerate: which there are, and what they are told of a run."""
+"""Experiment trackers other than TensorBoard, used through Accelerate, and the hyperparameters they record."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Scalar = str | bool | int | float
 
 @dataclass(frozen=True)
 class Tracker:
-    """One that Accelerate knows.
+    """A tracker that Accelerate supports.
 
     Attributes:
-        packages: Distributions that bring it, any of which will do; the first is what to install.
-        options: The run's directory, and whether the run is continued, to what its `init` takes.
-        forbidden: Characters that it takes in no name.
+        packages: Distributions that provide it, any of which suffices; the first is the one to install.
+        options: Maps the run directory, and whether the run is resumed, to the tracker's `init` options.
+        forbidden: Characters that it does not accept in names.
     """
 
     packages: tuple[str, ...]
@@ -34,7 +34,7 @@ class Tracker:
 
 
 def telemetry_problems(config: RunConfig) -> list[Problem]:
-    """What of the section `telemetry` cannot be done here."""
+    """Settings of the section `telemetry` that this environment does not support."""
     problems = []
     for name in config.telemetry.trackers:
         packages = TRACKERS[name].packages
@@ -48,7 +48,7 @@ def telemetry_problems(config: RunConfig) -> list[Problem]:
 
 
 def _is_installed(package: str) -> bool:
-    try:  # a directory of that name, which a tracker may have left here, is no package
+    try:  # unlike an import, not misled by a directory of that name that a tracker left in the working directory
         version(package)
     except PackageNotFoundError:
         return False
@@ -56,35 +56,35 @@ def _is_installed(package: str) -> bool:
 
 
 class Trackers:
-    """The trackers of a run, in the process that writes.
+    """The trackers of a run, in the main process.
 
     Args:
-        accelerator: An `Accelerator` that was made with `log_with`.
+        accelerator: An `Accelerator` created with `log_with`.
         run: Configuration and tasks.
         folder: The run directory.
-        resumed: Whether the run is continued.
+        resumed: Whether the run is resumed.
     """
 
     def __init__(self, accelerator: Any, run: Run, folder: Path, *, resumed: bool) -> None:
         settings, self._started = run.config.telemetry, accelerator.trackers
         options = {name: TRACKERS[name].options(folder, resumed) for name in settings.trackers}
         with contextlib.ExitStack() as failed:
-            failed.callback(self.finish)  # one that began does not stay open because the next one cannot begin
+            failed.callback(self.finish)  # close the trackers already started if a later one fails to start
             accelerator.init_trackers(settings.project, hyperparameters(run), options)
             failed.pop_all()
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Logs values by their TensorBoard tags."""
+        """Log values under their TensorBoard tags, with forbidden characters replaced by dashes."""
         for tracker in self._started:
             known = TRACKERS.get(tracker.name)
             pattern = f"[{re.escape(known.forbidden)}]" if known and known.forbidden else r"(?!)"
             tracker.log({re.sub(pattern, "-", tag): value for tag, value in values.items()}, step=step)
 
     def finish(self) -> None:
-        """Ends all of them, also where one cannot be ended.
+        """Finish all trackers, even if one of them fails to finish.
 
-        Accelerate's own `end_training` would also take the run's processes apart, which go on: they save the model, and
-        with `--baselines` train again.
+        Accelerate's own `end_training` would also shut down the process group, which is still needed: to save the
+        model and, with `--baselines`, to train again.
         """
         with contextlib.ExitStack() as ending:
             for tracker in self._started:
@@ -93,13 +93,13 @@ class Trackers:
 
 
 def hyperparameters(run: Run) -> dict[str, Scalar]:
-    """What decides a run, by the keys of `--set` (`optimizer.name`, `tasks.rte.smart.weight`): as resolved.
+    """Resolved settings that affect results, by the keys of `--set` (`optimizer.name`, `tasks.rte.smart.weight`).
 
-    Tasks are described as they are trained; what is unset or off and what no result depends on is left out.
+    Tasks are described as they are trained. Settings that are unset or disabled are left out.
     """
     config = run.config
     sections = config.model_dump(include={"encoder", "phase", "head", "leaks", *DECIDING})
-    for key in (*PER_TASK, "log_every"):  # what tasks hold, and what decides nothing
+    for key in (*PER_TASK, "log_every"):  # listed per task, or without effect on results
         sections["train"].pop(key)
     if config.train.max_steps is not None:
         sections["train"].pop("epochs")
@@ -127,7 +127,7 @@ OF_TASKS = (
 
 
 def _named(key: str) -> Callable[[Path, bool], dict[str, Any]]:
-    """Options of a tracker that only needs the run's name, which is its directory as it was typed."""
+    """Options of a tracker that needs only the run's name: the run directory as the user gave it."""
     return lambda folder, resumed: {key: folder.as_posix()}
 
 

@@ -1,4 +1,4 @@
-"""`validate` and `prepare`: what can be known of definitions and data before a run, without training."""
+"""The commands `validate` and `prepare`: check definitions and data, and tokenise data, before a run."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ LABELS_SHOWN = 6
 
 @dataclass
 class Findings:
-    """What `validate` found.
+    """Results of `validate`.
 
     Attributes:
-        errors: What stops a run.
-        warnings: What a user should look at.
-        tasks: Task to split to figures: rows, unlabelled, columns, labels, duplicates, conflicts, and lengths with an
-            encoder.
-        leaks: Training rows that stand in evaluation rows, of any two tasks.
-        dry_run: With a dry run its plan, the step of each task, and what the whole run would take.
+        errors: Problems that prevent a run.
+        warnings: Remarks that deserve the user's attention.
+        tasks: Task to split to statistics: rows, unlabelled, columns, labels, duplicates, conflicts and, with an
+            encoder, lengths.
+        leaks: Evaluation rows that also occur in training rows, of any two tasks.
+        dry_run: Results of a dry run: its plan, a step of each task, and estimates for the whole run.
     """
 
     errors: list[Problem] = field(default_factory=list)
@@ -84,7 +84,7 @@ _CELLS = {
 
 
 def validate(request: Request, *, dry_run: bool) -> Findings:
-    """Checks definitions, then all rows of all splits, then leaks between tasks; with `dry_run` one step per task."""
+    """Check definitions, all rows of all splits, and leaks between tasks; with `dry_run`, run one step per task."""
     findings = Findings()
     run, tasks, data_root, findings.errors = _resolved(request)
     if run is not None:
@@ -112,11 +112,11 @@ def validate(request: Request, *, dry_run: bool) -> Findings:
     return findings
 
 
-NO_ENCODER = ""  # data can be checked without one
+NO_ENCODER = ""  # placeholder, since data can be checked without an encoder
 
 
 def _resolved(request: Request) -> tuple[Run | None, dict[str, TaskDef], str | None, list[Problem]]:
-    """The run, its tasks and the data's root, as far as they can be made out, and all that is wrong."""
+    """The run (None if its configuration is invalid), the valid tasks, the data's root, and all problems."""
     definitions, problems = read_task_defs(request.task_defs)
     file, found = read_config(request.config)
     config, tasks, wrong = resolve(
@@ -128,14 +128,14 @@ def _resolved(request: Request) -> tuple[Run | None, dict[str, TaskDef], str | N
 
 
 def _with_encoder(checked: Checked, findings: Findings, *, dry_run: bool) -> None:
-    """Adds token lengths and, in a dry run, a training step of every task."""
+    """Add token lengths and, in a dry run, a training step of every task."""
     from mtl.dryrun import lengths, try_steps
 
     found = lengths(checked)
-    limit = max(facts["max_length"] for facts in found.values())  # the encoder's, if any task's is more
+    limit = max(facts["max_length"] for facts in found.values())  # the encoder's limit, if any task exceeds it
     findings.warnings += [Problem("", note) for note in task_notes(checked.run.tasks, limit)]
     for (name, split), facts in found.items():
-        if split in findings.tasks[name]:  # unlike what is held out of the training data
+        if split in findings.tasks[name]:  # false for the split `holdout`, drawn from the training data
             findings.tasks[name][split] |= facts
         if facts["truncated"]:
             share = facts["truncated"] / facts["examples"]
@@ -147,10 +147,10 @@ def _with_encoder(checked: Checked, findings: Findings, *, dry_run: bool) -> Non
 
 
 def prepare_all(request: Request) -> str:
-    """Tokenises every split of every task into the cache and returns a table of what is there.
+    """Tokenise every split of every task into the cache, and return a table of the splits.
 
     Raises:
-        UserError: With all that is wrong.
+        UserError: With all problems found.
     """
     run, tasks, data_root, problems = _resolved(request)
     encoder = ""
@@ -158,7 +158,7 @@ def prepare_all(request: Request) -> str:
         encoder = find_encoder(request.typed.data["encoder"])
     except UserError as error:
         problems += error.problems
-    data = check_data(tasks, data_root)
+    data = check_data(tasks, data_root, held_out=run is not None and run.config.train.holdout is not None)
     if run is None or problems + data.problems:
         raise UserError(problems + data.problems)
     from mtl.data import prepare

@@ -1,4 +1,4 @@
-"""Messages in the words of who asked: flags for a command line, arguments and settings for a program."""
+"""Phrase messages for the caller: in terms of flags for the command line, of arguments and settings for Python code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mtl.errors import NonFiniteError, Problem, UserError
 
 Folder: TypeAlias = "str | os.PathLike[str]"
 
-# Flag to the key it sets; `--set KEY=VALUE` reaches every other key.
+# Flag name to the configuration key that it sets; `--set KEY=VALUE` sets any other key.
 FLAGS = {
     "encoder": "encoder",
     "data_root": "data_root",
@@ -37,13 +37,13 @@ ARGUMENTS = (
     *("encoder", "data_root", "head", "output", "task", "tasks", "task_defs", "config", "resume", "overwrite"),
     *("trust_remote_code", "baselines"),
 )
-VALUES = ("drop", "warn", "ignore", "fp32", "bf16")  # that stand behind a flag in messages
+VALUES = ("drop", "warn", "ignore", "fp32", "bf16")  # values that may follow a flag in messages
 SWITCHES = ("--resume", "--overwrite", "--trust-remote-code")
 
 
 @contextlib.contextmanager
 def words_of(command: Sequence[str] | None) -> Iterator[None]:
-    """Tells what is wrong in the words of the caller: arguments and settings for a program, flags for a command."""
+    """Rephrase errors raised in the block for Python callers, unless a command line was given."""
     try:
         yield
     except UserError as error:
@@ -58,11 +58,11 @@ def words_of(command: Sequence[str] | None) -> Iterator[None]:
 
 
 def in_python(text: str, switched_on: str = "=True") -> str:
-    """A text with a program's words for flags: `resume=True`, `settings['train.smart'] = False`.
+    """Replace command-line flags in a text by Python: `resume=True`, `settings['train.smart'] = False`.
 
     Args:
-        text: In the words of the command line.
-        switched_on: What follows a switch.
+        text: A message that names flags.
+        switched_on: Suffix of an argument that is a switch on the command line.
     """
 
     def word(match: re.Match[str]) -> str:

@@ -75,16 +75,14 @@ def duplicate_key(case: Case) -> Callable[[], str]:
 
     def message() -> str:
         first = case.place("dropout").rpartition(":")[2]
-        return (
-            f"{case.place('dropout', number=2)}: the key 'mood.dropout' stands here again; it is first in line {first}"
-        )
+        return f"{case.place('dropout', number=2)}: duplicate key 'mood.dropout'; it is first defined in line {first}"
 
     return message
 
 
 def wrong_metric(case: Case) -> Callable[[], str]:
     case.edit("[mrr, map]", "[mrr, accuracy]")
-    return lambda: f"{case.place('[mrr, accuracy]')}: answer.metrics: 'accuracy' is no metric of ranking; allowed: "
+    return lambda: f"{case.place('[mrr, accuracy]')}: answer.metrics: 'accuracy' is not a metric for ranking; allowed: "
 
 
 def unknown_label(case: Case) -> Callable[[], str]:
@@ -135,7 +133,7 @@ def missing_directory(case: Case) -> Callable[[], str]:
 def output_in_use(case: Case) -> Callable[[], str]:
     case.output.mkdir()
     (case.output / "notes.txt").write_text("mine")
-    return lambda: f"--output: {case.output} is in use by something that is no run; name another directory"
+    return lambda: f"--output: {case.output} contains files but no run; name another directory"
 
 
 def unknown_setting(case: Case) -> Callable[[], str]:
@@ -161,7 +159,7 @@ def misspelt_file(case: Case) -> Callable[[], str]:
 
 def definitions_twice(case: Case) -> Callable[[], str]:
     case.files *= 2
-    return lambda: f"{case.definitions}: is named twice; name each file of definitions once"
+    return lambda: f"{case.definitions}: is given twice; give each task definition file once"
 
 
 def data_for_definitions(case: Case) -> Callable[[], str]:
@@ -190,7 +188,7 @@ def misspelt_directory(case: Case) -> Callable[[], str]:
 
 def head_of_another(case: Case) -> Callable[[], str]:
     case.words += ["--set", "head=mood"]
-    return lambda: "--set head: head is for `adapt`: in `train` every head is new, so it can be 'fresh' only"
+    return lambda: "--set head: head is for `adapt`: in `train` every head is new, so only 'fresh' is allowed"
 
 
 def nothing_to_continue(case: Case) -> Callable[[], str]:
@@ -294,7 +292,7 @@ def test_a_hub_repository_without_a_configuration(
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", missing)
     case.encoder = "owner/weights-only"
-    message = "--encoder: 'owner/weights-only' on the hub holds no config.json, so it is no Transformers model"
+    message = "--encoder: 'owner/weights-only' on the hub has no config.json, so it is not a Transformers model"
     assert told(case, capsys) == [message]
 
 
@@ -303,15 +301,15 @@ ENCODERS: list[tuple[str, str]] = [
     ("pkg:pytets/model", "no package 'pytets' is installed here; did you mean 'pytest'?"),
     ("pkg:not-a-name/model", "expected pkg:PACKAGE/SUBDIR"),
     ("pkg:json/nothing", "there is no directory"),
-    ("pkg:json/../../..", "leads out of the package"),
-    ("pkg:json", "holds no config.json, so it is no Transformers model"),
+    ("pkg:json/../../..", "points outside the package"),
+    ("pkg:json", "has no config.json, so it is not a Transformers model"),
     ("pkg:os/model", "no package 'os' is installed here"),
     ("./missing", "there is no directory missing"),
     ("/missing", "there is no directory /missing"),
     ("two words", "is neither a directory, nor pkg:PACKAGE/SUBDIR, nor a hub id"),
     ("a/b/c", "is neither a directory, nor pkg:PACKAGE/SUBDIR, nor a hub id"),
-    ("owner/no-such-model", "is no directory here, and the hub cannot be asked: "),
-    ("owner/name.", "is no directory here and no hub id: "),
+    ("owner/no-such-model", "is not a local directory, and looking it up on the hub failed: "),
+    ("owner/name.", "is neither a local directory nor a hub id: "),
     ("owner--x", "is neither a directory, nor pkg:PACKAGE/SUBDIR, nor a hub id"),
     ("", "is neither a directory, nor pkg:PACKAGE/SUBDIR, nor a hub id"),
 ]
@@ -328,7 +326,7 @@ def test_encoders_that_do_not_exist(spec: str, message: str) -> None:
 
 
 def test_an_encoder_is_a_directory_with_a_configuration(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no config"):
+    with pytest.raises(UserError, match="has no config"):
         find_encoder(str(tmp_path))
     (tmp_path / "config.json").write_text("{}")
     assert find_encoder(str(tmp_path)) == str(tmp_path.resolve())
@@ -368,25 +366,33 @@ LIGHT: list[tuple[list[str], int, str]] = [
     (["--help"], 0, "COMMAND"),
     *([([command, "--help"], 0, "--debug") for command in ("train", "adapt", "evaluate", "predict", "export")]),
     *([([command, "--help"], 0, "--debug") for command in ("validate", "prepare", "report", "init")]),
-    ([], 2, "error: no command is named; there are: train, adapt, "),
+    ([], 2, "error: no command given; available: train, adapt, "),
     (["trian"], 2, "completion; did you mean 'train'?\nsee run_mtl.py --help"),
     (
         ["train", "--ouput", "x"],
         2,
-        "error: --ouput: there is no such flag here; did you mean '--output'?\nsee run_mtl.py train",
+        "error: --ouput: unknown flag; did you mean '--output'?\nsee run_mtl.py train",
     ),
-    (["train", "--output", "x", "--split=test"], 2, "--split: there is no such flag here; it is a flag of: evaluate\n"),
-    (["train", "--output", "x", "--resume", "--overwrite"], 2, "--overwrite: not together with --resume; leave one"),
-    (["train", "--output", "x", "--tasks", ","], 2, "--tasks: expected names with commas between, got ','"),
+    (["train", "--output", "x", "--split=test"], 2, "--split: unknown flag; it is a flag of: evaluate\n"),
+    (
+        ["train", "--output", "x", "--resume", "--overwrite"],
+        2,
+        "--overwrite: cannot be combined with --resume; remove one",
+    ),
+    (["train", "--output", "x", "--tasks", ","], 2, "--tasks: expected names separated by commas, got ','"),
     (
         ["export", "x", "--weights", "bets"],
         2,
         "--weights: got 'bets'; allowed: best, final, teacher; did you mean 'best'?",
     ),
-    (["schema", "extra"], 2, "error: extra: nothing takes this word\nsee run_mtl.py schema --help"),
+    (["schema", "extra"], 2, "error: extra: unexpected argument\nsee run_mtl.py schema --help"),
     (["train", "tasks.yml"], 2, "error: the following arguments are required: --output"),
     (["train", "--output", "x", "--epochs", "many"], 2, "error: --epochs: expected a whole number, got 'many'"),
-    (["train", "--output", "x", "--epochs", "1", "--max-steps", "1"], 2, "--max-steps: not together with --epochs"),
+    (
+        ["train", "--output", "x", "--epochs", "1", "--max-steps", "1"],
+        2,
+        "--max-steps: cannot be combined with --epochs",
+    ),
     (["train", "bad.yml", "--encoder", "./missing", "--output", "x"], 2, "bad.yml:2: is not valid YAML"),
     (["train", "good.yml", "--encoder", "./missing", "--output", "x"], 2, "there is no directory missing"),
     (
@@ -468,4 +474,4 @@ def test_help_explains_every_flag_and_its_defaults_are_those_of_the_configuratio
                     default = str(getattr(getattr(config, section), key))
                     assert f"(default: {default})" in action.help or f"{default} (default)" in action.help, flag
                 if flag.removeprefix("--").replace("-", "_") in PER_TASK:
-                    assert "of every task" in action.help, f"{name} {flag}: it wins over what a definition names"
+                    assert "for every task" in action.help, f"{name} {flag}: it overrides what a definition names"

@@ -93,15 +93,19 @@ CASES: dict[str, tuple[dict[str, Edit], str, str]] = {
     "a key twice": (
         definition("  metrics: [acc", "  type: ranking\n  metrics: [acc"),
         "tasks.yml:4",
-        "the key 'mood.type' stands here again; it is first in line 2",
+        "duplicate key 'mood.type'; it is first defined in line 2",
     ),
     "a task twice": (
         definition("pairs:", "mood:"),
         "tasks.yml:8",
-        "the key 'mood' stands here again; it is first in line 1",
+        "duplicate key 'mood'; it is first defined in line 1",
     ),
     # Keys and values of a definition
-    "a path as a name": (definition("mood:", "../mood:"), "tasks.yml:1", "may hold letters, digits, '-' and '_' only"),
+    "a path as a name": (
+        definition("mood:", "../mood:"),
+        "tasks.yml:1",
+        "may contain only letters, digits, '-' and '_'",
+    ),
     "a word for a task": (
         definition("pairs:\n", "words: hello\npairs:\n"),
         "tasks.yml:8",
@@ -139,7 +143,7 @@ CASES: dict[str, tuple[dict[str, Edit], str, str]] = {
     "no validation data": (
         definition(", validation: dev.csv", ""),
         "tasks.yml:6",
-        "mood.data.files has no 'validation'",
+        "mood.data.files has no 'validation'; it has: train; or take rows out of the training data: --set train.hold",
     ),
     "neither hub nor files": (
         definition("    files: {train: train.csv, validation: dev.csv}\n", "    splits: {train: a, validation: b}\n"),
@@ -155,17 +159,17 @@ CASES: dict[str, tuple[dict[str, Edit], str, str]] = {
     "one label": (
         definition("[bad, good]", "[bad]"),
         "tasks.yml:3",
-        "mood.labels: a classification needs at least two",
+        "mood.labels: classification needs at least two",
     ),
     "no labels": (
         definition("  labels: [bad, good]\n", ""),
         "tasks.yml:1",
-        "mood.labels: a classification needs at least two",
+        "mood.labels: classification needs at least two",
     ),
     "a label twice": (
         definition("[bad, good]", "[bad, good, bad]"),
         "tasks.yml:3",
-        "mood.labels: 'bad' stands there twice",
+        "mood.labels: 'bad' is listed twice",
     ),
     "labels of a regression": (
         definition("  type: regression\n", "  type: regression\n  labels: [a, b]\n"),
@@ -190,7 +194,7 @@ CASES: dict[str, tuple[dict[str, Edit], str, str]] = {
     "another type's metric": (
         setting("metrics: [pearson]"),
         "tasks.yml:4",
-        "'pearson' is no metric of classification; allowed: accuracy,",
+        "'pearson' is not a metric for classification; allowed: accuracy,",
     ),
     "a misspelt metric": (setting("metrics: [acuracy]"), "tasks.yml:4", "did you mean 'accuracy'"),
     "a metric of two labels": (
@@ -273,12 +277,12 @@ CASES: dict[str, tuple[dict[str, Edit], str, str]] = {
     "an unknown encoding": (
         column_key("encoding: utf-7000"),
         "tasks.yml:7",
-        "is no text encoding; try utf-8, utf-16 or cp1252",
+        "unknown text encoding 'utf-7000'; try utf-8, utf-16, cp1252",
     ),
     "a path as a split": (
         column_key("splits: {train: train, validation: validation, a/b: train}"),
         "tasks.yml:7",
-        "'a/b' may hold letters",
+        "'a/b' may contain only letters",
     ),
     "a split of no file": (
         column_key("splits: {train: train, validation: validatoin}"),
@@ -290,7 +294,7 @@ CASES: dict[str, tuple[dict[str, Edit], str, str]] = {
     "a spreadsheet": (
         definition("train.csv", "train.xlsx"),
         "tasks.yml:6",
-        "train.xlsx is of an unknown type; allowed: .parquet, .jsonl, .csv, .tsv",
+        "train.xlsx has an unknown type; allowed: .parquet, .jsonl, .csv, .tsv",
     ),
     "an empty file": ({"train.csv": ""}, "train.csv", "is empty; expected a first line with the columns' names"),
     "a header only": ({"train.csv": "text,mood\n"}, "train.csv", "holds no rows"),
@@ -307,7 +311,7 @@ CASES: dict[str, tuple[dict[str, Edit], str, str]] = {
     "a column twice": (
         {"train.csv": "text,mood,text\na,good,b\n"},
         "train.csv:1",
-        "the column 'text' stands there twice",
+        "the column 'text' appears twice",
     ),
     "an unknown label": (
         {"train.csv": "text,mood\na,good\nb,godo\n"},
@@ -327,7 +331,7 @@ CASES: dict[str, tuple[dict[str, Edit], str, str]] = {
     "no label": (
         {"train.csv": "text,mood\na,\nb,bad\n"},
         "train.csv:2",
-        "if it means 'no label', write it into mood.data.unlabelled",
+        "if it means 'no label', add it to mood.data.unlabelled",
     ),
     "an index beyond the labels": (
         {"train.csv": "text,mood\na,2\n"},
@@ -362,7 +366,7 @@ CASES: dict[str, tuple[dict[str, Edit], str, str]] = {
         "is not valid JSON: Expecting property name",
     ),
     "one JSON array": ({"pairs.jsonl": '[\n{"one": "a"}]\n'}, "pairs.jsonl:1", "is not valid JSON: Expecting value"),
-    "lists for rows": ({"pairs.jsonl": '["a", "b", 1]\n'}, "pairs.jsonl:1", "expected one JSON object a line"),
+    "lists for rows": ({"pairs.jsonl": '["a", "b", 1]\n'}, "pairs.jsonl:1", "expected one JSON object per line"),
     "a number for a text": (
         {"pairs.jsonl": '{"one": 5, "two": "b", "score": 1}\n'},
         "pairs.jsonl:1",
@@ -412,7 +416,7 @@ CASES: dict[str, tuple[dict[str, Edit], str, str]] = {
     "half an emoji": (
         {"pairs.jsonl": '{"one": "so good \\ud83d", "two": "b", "score": 1}\n'},
         "pairs.jsonl:1",
-        r"column 'one' holds half a character, \ud83d, as a text has that was cut within an emoji",
+        r"column 'one' contains half a character, \ud83d, as if it had been cut in the middle of an emoji",
     ),
     "commas in a TSV": (
         {"search.tsv": "id,question,answer,relevant\nq1,a,b,1\n"},
@@ -469,6 +473,31 @@ def test_broken(case: str, command: str, tmp_path: Path, encoder_dir: Path, caps
     follow_ups = {"search.tsv": 0, "tasks.yml": 3}
     assert len(errors) <= 1 + follow_ups.get(where.partition(":")[0], 1), "one fault, and what follows from it"
     assert not (tmp_path / "run").exists()
+
+
+TOGETHER = {
+    "a missing column": (definition("text_a: text", "text_a: txt"), "no column 'txt'"),
+    "a missing split": (
+        column_key("splits: {train: train, validation: dv}"),
+        "'files' has no 'dv'",
+    ),
+    "no validation data": (definition(", validation: dev.csv", ""), "mood.data.files has no 'validation'"),
+    "a label twice": (definition("[bad, good]", "[bad, good, bad]"), "labels: 'bad' stands there twice"),
+}
+
+
+@pytest.mark.parametrize("case", TOGETHER)
+def test_unknown_labels_are_told_beside_other_faults_of_the_task(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edits, message = TOGETHER[case]
+    file = write(tmp_path, edits)
+    (tmp_path / "train.csv").write_text("text,mood\nit is good,god\nit is bad,bad\n")
+    assert main(["validate", str(file)]) == 2
+    errors = [line for line in capsys.readouterr().out.splitlines() if line.startswith("error: ")]
+    assert sum(message in line for line in errors) >= 1, errors
+    assert sum("train.csv:2: unknown label 'god'" in line for line in errors) == 1, errors
+    assert not any("unknown label 'bad'" in line or "holds nothing" in line for line in errors), "nothing that is right"
 
 
 WORDS = st.sampled_from(

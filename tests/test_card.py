@@ -133,7 +133,7 @@ def test_recipe_data_and_versions_are_the_run_s(run_dir: Path, exports: Path) ->
             assert f"- `{package}` `{version}`" in text
         assert "The encoder's card states `apache-2.0`." in text
     leak = next(leak for leak in provenance["leaks"] if leak["evaluation"] == "mood/validation")
-    assert f"{leak['rows']} rows stand in `{leak['train']}` ({leak['kind']})" in text_of(exports / "mood")
+    assert f"{leak['rows']} rows occur in `{leak['train']}` ({leak['kind']})" in text_of(exports / "mood")
 
 
 def test_a_card_tells_no_paths_of_the_machine(run_dir: Path, exports: Path, encoder: Path) -> None:

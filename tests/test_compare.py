@@ -398,3 +398,20 @@ def test_held_out_rows_decide_in_place_of_validation(
     assert main(["export", str(output), "--task", "mood", "--output", str(tmp_path / "exports")]) == 0
     values = [number(results[key]["mood"]["holdout"]["accuracy"]) for key in ("tasks", "baselines")]
     assert ["mood", "accuracy", *values] in [line.split()[:4] for line in capsys.readouterr().out.splitlines()]
+
+
+def test_with_held_out_rows_no_validation_split_is_needed(
+    corpus: Path, encoder_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, output = corpus.with_name("unvalidated.yml"), tmp_path / "run"
+    mood = corpus.read_text(encoding="utf-8").split("\n\n")[0]
+    file.write_text(mood.replace(", validation: mood/validation.jsonl", ""), encoding="utf-8")
+    words = ["train", str(file), "--encoder", str(encoder_dir), "--output", str(output), "--max-steps", "2"]
+    words += ["--no-smart", "--no-proximal"]
+    assert main(words) == 2
+    told = "mood.data.files has no 'validation'; it has: train; or take rows out of the training data: --set train.hold"
+    assert told in capsys.readouterr().err
+    assert main([*words, "--set", "train.holdout=0.2"]) == 0
+    assert list(json.loads((output / "results.json").read_text())["tasks"]["mood"]) == ["holdout"]
+    assert main(["report", str(output)]) == 0
+    assert main(["evaluate", str(output), "--split", "train"]) == 0

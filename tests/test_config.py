@@ -171,29 +171,29 @@ def test_a_typed_number_of_steps_wins_over_a_file_s_epochs() -> None:
     assert (config.train.epochs, config.train.max_steps) == (3, 7)
 
 
-TWO = "train.max_steps not together with train.epochs"
+TWO = "train.max_steps cannot be combined with train.epochs"
 CONTRADICTIONS: list[tuple[dict[str, tuple[str, Any]], list[str], str]] = [
     (
         {"train.max_steps": ("--max-steps", 3)},
         ["train.epochs=2"],
-        f"--max-steps: {TWO} (--set train.epochs); leave one",
+        f"--max-steps: {TWO} (--set train.epochs); remove one",
     ),
-    ({"train.epochs": ("--epochs", 3)}, ["train={max_steps: 2}"], f"--set train: {TWO} (--epochs); leave one of them"),
-    ({}, ["train={epochs: 1, max_steps: 2}"], f"--set train: {TWO}; leave one of them out"),
+    ({"train.epochs": ("--epochs", 3)}, ["train={max_steps: 2}"], f"--set train: {TWO} (--epochs); remove one of them"),
+    ({}, ["train={epochs: 1, max_steps: 2}"], f"--set train: {TWO}; remove one of them"),
     (
         {"train.train_size": ("--train-size", 10)},
         ["train.train_fraction=0.5"],
-        "--train-size: train.train_size not together with train.train_fraction (--set train.train_fraction); leave",
+        "--train-size: train.train_size cannot be combined with train.train_fraction (--set train.train_fraction)",
     ),
     (
         {"train.smart": ("--no-smart", False)},
         ["train.smart=true"],
-        "--no-smart: not together with --set train.smart; leave one of them out",
+        "--no-smart: cannot be combined with --set train.smart; remove one of them",
     ),
     (
         {"train.proximal": ("--no-proximal", False)},
         ["train={proximal: true}"],
-        "--no-proximal: not together with --set",
+        "--no-proximal: cannot be combined with --set",
     ),
 ]
 

@@ -210,11 +210,11 @@ def test_export_loads_where_nothing_of_ours_is(
     assert "# " + task in (exports / task / "README.md").read_text()
 
 
-def test_ranking_export_loads_in_cross_encoder(exports: Path, corpus: Path) -> None:
+def test_ranking_export_gives_its_scores_in_cross_encoder(exports: Path, corpus: Path) -> None:
     cross_encoder = pytest.importorskip("sentence_transformers").CrossEncoder
     rows = read(corpus.parent / "answer" / "validation.jsonl")[:6]
     model = cross_encoder(str(exports / "answer"), device="cpu")
-    scores = model.predict([(row["question"], row["candidate"]) for row in rows], activation_fn=torch.nn.Identity())
+    scores = model.predict([(row["question"], row["candidate"]) for row in rows])
     native = AutoModelForSequenceClassification.from_pretrained(exports / "answer").eval()
     tokenizer = AutoTokenizer.from_pretrained(exports / "answer")
     inputs = tokenizer(
@@ -300,7 +300,10 @@ def test_labels_of_a_configuration_keep_their_place_in_adaptation(
     file.write_text(f"tasks: {{mood: {{labels: [{', '.join(labels)}]}}}}\n")
     for words in (["--config", str(file)], ["--set", f"tasks.mood.labels=[{', '.join(labels)}]"]):
         assert main(["adapt", str(run_dir), "--task", "mood", *words, "--output", str(output)]) == 2
-        assert "--head: outputs keep their place, and the labels of mood are in the order" in capsys.readouterr().err
+        assert (
+            "--head: outputs are matched by position, and the labels of mood are in the order"
+            in capsys.readouterr().err
+        )
         assert not output.exists()
 
 
@@ -320,7 +323,7 @@ def test_adapt_tells_what_it_does_not_know(run_dir: Path, tmp_path: Path, capsys
     assert f"{tmp_path}: is neither a run (no run.yml) nor an export" in capsys.readouterr().err
     for part in ("best", "best/mood", "model"):
         assert main(["adapt", str(run_dir / part), "--task", "mood", "--output", str(tmp_path / "x")]) == 2
-        assert capsys.readouterr().err == f"error: {run_dir / part}: is a part of a run; name the run, {run_dir}\n"
+        assert capsys.readouterr().err == f"error: {run_dir / part}: is part of a run; name the run itself, {run_dir}\n"
     assert main(["adapt", str(run_dir / "bets"), "--task", "mood", "--output", str(tmp_path / "x")]) == 2
     assert "bets: there is no such directory; did you mean" in capsys.readouterr().err
     before = (run_dir / "run.yml").read_text()
@@ -622,7 +625,7 @@ def test_the_length_told_is_the_one_that_inputs_are_cut_to(
     }
     definition = {"type": "classification", "labels": ["false", "true"], "data": data, **given}
     (tmp_path / "tasks.yml").write_text(json.dumps({"good": definition}))
-    run, note = tmp_path / "run", "good: max_length 512 is more than the 64 tokens that the encoder takes; 64 is used\n"
+    run, note = tmp_path / "run", "good: max_length 512 exceeds the encoder's limit of 64 tokens; 64 is used\n"
     words, short = [str(tmp_path / "tasks.yml"), "--encoder", str(encoder_dir)], ["--max-steps", "1"]
 
     def printed(*words: str) -> str:
@@ -660,7 +663,7 @@ def test_training_tells_of_the_data_what_validate_does(
         for split in files
         for remark in (
             "1 row with an empty text",
-            "1 row with the texts of an earlier row and another label",
+            "1 row with the same texts as an earlier row but a different label",
             "no row has the labels 'b', 'c'",
             "95% of the rows have the label 'a'",
         )

@@ -52,7 +52,7 @@ def test_what_fails_half_way_leaves_what_was_there(error: BaseException, tmp_pat
 def test_the_system_s_reason_is_told(tmp_path: Path) -> None:
     path = tmp_path / "a"
     for error in (OSError(errno.ENOSPC, "x"), SafetensorError("I/O error: x (os error 28)")):
-        told = f"{path} cannot be written: No space left on device; what .* is intact"
+        told = f"{path} cannot be written: No space left on device; its previous content is intact"
         with pytest.raises(StorageError, match=told), files.storing(path):
             raise error
 
@@ -220,7 +220,7 @@ def test_a_run_on_a_full_disk_stops_and_goes_on_when_there_is_room_again(
             patch.setattr(hooks.RunHooks, "evaluate", spoil)
             assert main(arguments(corpus, encoder_dir, output)) == 1
         error = capsys.readouterr().err
-        assert "cannot be written: No space left on device; what stood there before is intact; continue with:" in error
+        assert "cannot be written: No space left on device; its previous content is intact; continue with:" in error
         assert error.rstrip().endswith("--resume")
         newest, damaged = load_newest(output / "checkpoints")
         assert newest is not None and newest.step == 3 and damaged == []

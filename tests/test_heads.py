@@ -29,12 +29,12 @@ def test_stored_head(head: str, stored: str | None) -> None:
         ("rte", "scitail", SCITAIL, None),
         ("reuse", "rte", KNOWN["rte"], None),
         ("stsb", "similarity", {"type": "regression"}, None),
-        ("reuse", "scitail", SCITAIL, "no head of 'scitail'; allowed: fresh, rte, mnli, stsb"),
-        ("rt", "scitail", SCITAIL, "no head of 'rt'; allowed: reuse, fresh, rte, mnli, stsb; did you mean 'rte'?"),
+        ("reuse", "scitail", SCITAIL, "no head for 'scitail'; allowed: fresh, rte, mnli, stsb"),
+        ("rt", "scitail", SCITAIL, "no head for 'rt'; allowed: reuse, fresh, rte, mnli, stsb; did you mean 'rte'?"),
         ("mnli", "scitail", SCITAIL, "the head of mnli has 3 outputs, and scitail needs 2"),
         ("stsb", "scitail", SCITAIL, "stsb is a regression and scitail a classification: their heads differ"),
-        ("rte", "turned", TURNED, "the labels of rte are in the order entailment, not_entailment; use the same"),
-        ("reuse", "rte", TURNED, "the labels of rte are in the order entailment, not_entailment; use the same"),
+        ("rte", "turned", TURNED, "the labels of rte are in the order entailment, not_entailment; use it"),
+        ("reuse", "rte", TURNED, "the labels of rte are in the order entailment, not_entailment; use it"),
     ],
 )
 def test_head_problem(head: str, task: str, definition: dict[str, Any], message: str | None) -> None:

@@ -169,9 +169,9 @@ def test_buckets_are_shared_as_often_as_minhash_says() -> None:
 
 
 def test_in_words_and_as_json() -> None:
-    assert str(Leak("a/train", "b/validation", 1, "exact")) == "b/validation: 1 row stands in a/train (exact)"
+    assert str(Leak("a/train", "b/validation", 1, "exact")) == "b/validation: 1 row occurs in a/train (exact)"
     assert str(Leak("a/train", "b/validation", 2000, "normalized")) == (
-        "b/validation: 2,000 rows stand in a/train (normalized)"
+        "b/validation: 2,000 rows occur in a/train (normalized)"
     )
     assert Leak("a/train", "b/validation", 2, "exact").as_json() == {
         "train": "a/train",
@@ -249,7 +249,7 @@ def test_train_tells_drops_or_ignores(
     facts = json.loads((run / "results.json").read_text())["data"]["t"]["train"]
     assert (facts["rows"], facts["dropped"]) == (rows, dropped)
     told = {"warn": "warning: ", "drop": "note: "}.get(policy)
-    for rows_told in ("1 row stands in t/train (exact)", "1 row stands in t/train (normalized)"):
+    for rows_told in ("1 row occurs in t/train (exact)", "1 row occurs in t/train (normalized)"):
         assert (f"{told}t/validation: {rows_told}" in out) is (told is not None)
     assert ("t/train: 2 rows left out that are also evaluation rows" in out) is (policy == "drop")
     assert len(json.loads((run / "provenance.json").read_text())["leaks"]) == (0 if policy == "ignore" else 2)
@@ -337,8 +337,8 @@ def test_adaptation_tells_rows_that_the_encoder_saw_before(
         assert main([*words, "--leaks", policy, *short]) == 0
         out, card = capsys.readouterr().out, (new / "best" / "b" / "README.md").read_text()
         for kind in ("exact", "normalized"):
-            told = f"warning: b/validation: 1 row stands in a/train ({kind}), on which the encoder was trained before"
-            assert told in out and f"- Seen in training: `b/validation`: 1 row stands in `a/train` ({kind})." in card
+            told = f"warning: b/validation: 1 row occurs in a/train ({kind}), on which the encoder was trained before"
+            assert told in out and f"- Seen in training: `b/validation`: 1 row occurs in `a/train` ({kind})." in card
         assert "--leaks drop leaves" not in out, "they are not of this run's training rows"
     assert main(["adapt", str(run), "--task", "a", "--output", str(again), *short]) == 0
     assert "trained before" not in capsys.readouterr().out, "the run to start from left them out"
@@ -354,7 +354,7 @@ def test_a_card_does_not_say_that_rows_were_seen_which_were_not_drawn(tmp_path: 
     words = ["train", str(path), "--encoder", str(encoder_dir), "--output", str(tmp_path / "run"), "--max-steps", "1"]
     assert main([*words, "--train-size", "1", "--no-smart", "--no-proximal"]) == 0
     card = (tmp_path / "run" / "best" / "t" / "README.md").read_text()
-    told = "`t/validation`: 1 row stands in `t/train` (exact)."
+    told = "`t/validation`: 1 row occurs in `t/train` (exact)."
     assert f"- In the data that training rows were drawn from: {told}" in card and "Seen in training" not in card
 
 

@@ -75,7 +75,7 @@ def test_outputs_that_rounding_tells_apart_stay_so(tmp_path: Path) -> None:
 def test_damage_is_told_with_its_line(kind: str, change: dict[str, Any], tmp_path: Path) -> None:
     good = KINDS[kind][1]
     path = written(tmp_path / "p.jsonl", [{"row": 3, **good}, {"row": 4, **good, **change}])
-    with pytest.raises(UserError, match=r"p\.jsonl:2: is no prediction"):
+    with pytest.raises(UserError, match=r"p\.jsonl:2: is not a prediction"):
         read_predictions(path, task(kind))
 
 

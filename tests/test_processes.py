@@ -355,7 +355,7 @@ def test_a_process_that_dies_ends_the_run(corpus: Path, still_encoder: Path, tmp
         found = ended(processes, SHUTDOWN)
     assert found[rank][0] == -signal.SIGKILL
     assert found[1 - rank][0] == 1
-    assert "another process of the run, or the network, is gone (" in found[1 - rank][2]
+    assert "another process of the run, or the network, failed (" in found[1 - rank][2]
     assert f"(in process {1 - rank})" in found[1 - rank][2]
     remove_steps_after(tmp_path / "run", 10)
     with started([["train", "--output", str(tmp_path / "run"), "--resume"]] * 2) as processes:

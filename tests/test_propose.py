@@ -355,7 +355,7 @@ def test_the_name_of_a_missing_value_is_no_label(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", single(["a", "None", None, "b", "a"]))
     _, task = load(propose(path), tmp_path)
     assert (task.labels, task.data.unlabelled) == (["a", "b"], ["None"])
-    with pytest.raises(UserError, match="the label 'a' only"):
+    with pytest.raises(UserError, match="only the label 'a' in"):
         propose(write(path, single(["a", "None", None])))
 
 
@@ -471,7 +471,7 @@ def test_only_the_first_rows_are_read(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "\n# Proposed from 6 rows (first ones only" in "\n" + propose(path)
     assert "run_mtl.py validate" in propose(path)
     path.write_text("text,label\n" + "it is good,a\n" * 7)
-    with pytest.raises(UserError, match="in the first 6 rows: add others, shuffle"):
+    with pytest.raises(UserError, match="in the first 6 rows: add others, or shuffle"):
         propose(path)
 
 
@@ -495,8 +495,8 @@ ERRORS: dict[str, tuple[str, str, str]] = {
         r"label \(empty\); name the right one 'label'",
     ),
     "lists": ("rows.jsonl", '{"text": "it is good", "labels": ["a"]}\n', "no column that can be the label"),
-    "one label": ("rows.csv", "text,label\nit is good,a\nit is bad,a\n", "the label 'a' only, in 2 rows: add others"),
-    "one number": ("rows.csv", "text,label\nit is good,1\nit is bad,NA\n", "the label '1' only"),
+    "one label": ("rows.csv", "text,label\nit is good,a\nit is bad,a\n", "only the label 'a' in 2 rows: add others"),
+    "one number": ("rows.csv", "text,label\nit is good,1\nit is bad,NA\n", "only the label '1' in"),
     "a label each": (
         "rows.csv",
         "text,label\n" + "".join(f"it is good,answer {n}\n" for n in range(10)),
@@ -516,9 +516,9 @@ ERRORS: dict[str, tuple[str, str, str]] = {
     "no header": (
         "rows.csv",
         "it is good,a\n" + "".join(f"it is bad {n} times,{c}\n" for n, c in enumerate("abbaab")),
-        "the columns' names",
+        "the column names must be in the first line",
     ),
-    "header again": ("rows.csv", "text,label\nit is good,a\ntext,label\nit is bad,b\n", "the columns' names"),
+    "header again": ("rows.csv", "text,label\nit is good,a\ntext,label\nit is bad,b\n", "the column names must be"),
     "unknown suffix": ("rows.xlsx", "text", r"unknown type; convert it to one of: \.parquet, \.jsonl, \.csv, \.tsv"),
     "not JSON": ("rows.jsonl", "text", "not valid JSON"),
     "half a character": ("rows.csv", "\udcff\udcfet\0e", "is not utf-16 text"),

@@ -263,7 +263,7 @@ def test_code_of_an_encoder_runs_with_the_flag_only(
     captured = capsys.readouterr()
     told = captured.out + captured.err
     assert "--trust-remote-code" in told and "Traceback" not in told
-    assert ("trust_remote_code counts on the command line only" in told) == (how in IN_A_FILE)
+    assert ("trust_remote_code works only on the command line" in told) == (how in IN_A_FILE)
     assert not mark.exists()
 
 
@@ -299,7 +299,7 @@ def test_the_run_of_an_encoder_with_code_is_used_with_the_flag(
         assert main([*words, "--trust-remote-code"]) == 0, command
     exported = tmp_path / "exports" / "mood"
     for path in (run, exported):
-        with pytest.raises(mtl.UserError, match="which runs with trust_remote_code=True only"):
+        with pytest.raises(mtl.UserError, match="which runs only with trust_remote_code=True"):
             mtl.load(path)
         assert mtl.load(path, trust_remote_code=True).embed(["a film"]).shape == (1, 32)
     settings = {"train.max_steps": 1}
@@ -377,7 +377,7 @@ def test_a_long_line_or_text_is_told_and_not_read_whole(tmp_path: Path, monkeypa
             list(read_rows(Source(path=path)))
     pq.write_table(pa.table({"a": ["short"] * 2000 + ["x" * 251]}), tmp_path / "a.parquet")
     rows = read_rows(Source(path=tmp_path / "a.parquet"))
-    with pytest.raises(source.UserError, match="has a text of 251 bytes near it; at most"):
+    with pytest.raises(source.UserError, match="a text near here has 251 bytes; at most"):
         list(rows)
 
 

@@ -95,8 +95,8 @@ def test_a_duplicate_key_is_told_with_both_lines_and_the_first_is_kept() -> None
     source, problems = parse_yaml("a:\n  x: 1\n  y: 2\n  x: 3\nb: 1\na: 5\n", "a.yml")
     assert source.data == {"a": {"x": 1, "y": 2}, "b": 1}
     assert problems == [
-        Problem("a.yml:4", "the key 'a.x' stands here again; it is first in line 2"),
-        Problem("a.yml:6", "the key 'a' stands here again; it is first in line 1"),
+        Problem("a.yml:4", "duplicate key 'a.x'; it is first defined in line 2"),
+        Problem("a.yml:6", "duplicate key 'a'; it is first defined in line 1"),
     ]
 
 
@@ -161,7 +161,7 @@ def test_size_and_depth_are_bounded(text: str, words: str) -> None:
         ("a: 1\n\tb: 2\n", "a.yml:2: is not valid YAML: found character '\\t' that cannot start any token"),
         ("a: 1\n---\nb: 2\n", "a.yml:2: is not valid YAML: but found another document"),
         ("a: *nobody\n", "a.yml:1: is not valid YAML: found undefined alias 'nobody'"),
-        ("? [a, b]\n: 1\n", "a.yml:1: a key has to be a plain word"),
+        ("? [a, b]\n: 1\n", "a.yml:1: a key must be plain text"),
     ],
 )
 def test_what_is_no_settings_file_is_told_with_its_line(text: str, message: str) -> None:

@@ -192,7 +192,7 @@ def test_a_column_of_a_parquet_file_may_not_stand_there_twice(tmp_path: Path) ->
 
     columns = [pa.array(["a"]), pa.array([0]), pa.array([1])]
     pq.write_table(pa.Table.from_arrays(columns, names=["text", "label", "label"]), tmp_path / "a.parquet")
-    with pytest.raises(UserError, match=r"a.parquet: the column 'label' stands there twice"):
+    with pytest.raises(UserError, match=r"a.parquet: the column 'label' appears twice"):
         list(read_rows(Source(path=tmp_path / "a.parquet")))
 
 
@@ -202,7 +202,7 @@ def test_a_date_that_python_has_not_is_told_with_its_file(tmp_path: Path) -> Non
 
     table = pa.table({"text": ["a"], "day": pa.array([2**50], pa.timestamp("s"))})
     pq.write_table(table, tmp_path / "a.parquet")
-    with pytest.raises(UserError, match=r"a.parquet row 1: has a value near it that cannot be read"):
+    with pytest.raises(UserError, match=r"a.parquet row 1: a value near here cannot be read"):
         list(read_rows(Source(path=tmp_path / "a.parquet")))
 
 
@@ -227,9 +227,9 @@ BROKEN: dict[str, tuple[str, str | bytes, str]] = {
         HEAD + 'a,b,no\n"a"b,c,no\n',
         ":3: this row cannot be read: ',' expected after '\"' (an unmatched quote?)",
     ),
-    "a column twice": ("a.csv", "first,label,label\n", ":1: the column 'label' stands there twice"),
+    "a column twice": ("a.csv", "first,label,label\n", ":1: the column 'label' appears twice"),
     "bad JSON": ("a.jsonl", '{"first": "a", "label": "no"}\n\n{"first": \n', ":3: is not valid JSON: Expecting value"),
-    "a JSON list": ("a.jsonl", '["a"]\n', ":1: expected one JSON object a line"),
+    "a JSON list": ("a.jsonl", '["a"]\n', ":1: expected one JSON object per line"),
     "deep JSON": (
         "a.jsonl",
         "[" * 200_000 + "\n",
@@ -323,7 +323,7 @@ def test_many_kinds_of_fault_are_cut_short(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", HEAD + "\n".join(f"a,b,{label}" for label in labels))
     problems = faults(path, make_task())
     assert len(problems) == SHOWN_PER_SPLIT + 1
-    assert problems[-1] == f"{path}: {extra} more kinds of fault in its rows"
+    assert problems[-1] == f"{path}: {extra} more kinds of problem in its rows"
 
 
 # Type, label cell, expected label; None where it is a fault.
@@ -427,9 +427,9 @@ def test_a_class_may_be_named_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("labels", "cell", "told"),
     [
-        (["n\u00e9", "ja"], "ne\u0301", "the letters are the same, in another form of Unicode: write all in NFC"),
-        ([1, 2, 10], "01", "a label that is to be read as it stands goes in quotes: '01'"),
-        ([1000, 2], "1e3", "a label that is to be read as it stands goes in quotes: '1e3'"),
+        (["n\u00e9", "ja"], "ne\u0301", "a label differs only in its Unicode normalization: convert both to NFC"),
+        ([1, 2, 10], "01", "if it is a label, write it in quotes in the definition: '01'"),
+        ([1000, 2], "1e3", "if it is a label, write it in quotes in the definition: '1e3'"),
         (["yes", "no"], "yess", "did you mean 'yes'?"),
     ],
 )
@@ -515,7 +515,7 @@ def test_files_that_are_not_there_are_told(tmp_path: Path) -> None:
     assert locate(task, "train", None) == Source(path=good)
     missing = Problem("", f"data.files.validation: there is no file {files['validation']}")
     assert locate(task, "validation", None) == missing
-    unknown = f"data.files.odd: {odd} is of an unknown type; allowed: {', '.join(SUFFIXES)}"
+    unknown = f"data.files.odd: {odd} has an unknown type; allowed: {', '.join(SUFFIXES)}"
     assert locate(task, "odd", None) == Problem("", unknown)
     told = Problem("--split", "data.files has no 'test'; it has: train, validation, odd")
     assert locate(task, "test", None) == told

@@ -227,7 +227,7 @@ BROKEN = {
     "steps and epochs": (
         "{epochs: 2}",
         "{epochs: 2, max_steps: 3}",
-        ["s.yml:18: train.max_steps not together with train.epochs; leave one of them out"],
+        ["s.yml:18: train.max_steps cannot be combined with train.epochs; remove one of them"],
     ),
     "a metric left out": (
         "{epochs: 2}",
