@@ -1,6 +1,6 @@
-"""Whether an encoder's architecture keeps rows apart, from padding and from each other, and lets perturbations in.
+"""Checks of an encoder's architecture: outputs independent of padding and of other rows, and perturbable embeddings.
 
-Most do; the rest would train on something else than what was asked for without a word.
+Most architectures pass. Without the checks, the others would silently train on something else than was asked for.
 """
 
 from __future__ import annotations
@@ -20,24 +20,25 @@ from mtl.model import MultiTaskModel
 from mtl.objective import Objective
 from mtl.tokenizer import usable_length
 
-CHANGE = 1e-3  # of the greatest logit, from which outputs differ by more than rounding
-ROOM = 4  # columns of padding that are tried
+CHANGE = 1e-3  # difference of outputs, relative to the largest, that is more than rounding
+ROOM = 4  # columns of padding to add
 
 
 @torch.no_grad()
 def architecture_warnings(objective: Objective, streams: Mapping[str, BatchStream], tokenizer: Any) -> list[str]:
-    """Tries the model on two short training rows, without dropout; no generator is consumed.
+    """Test the model on two short training rows, without dropout; no generator is advanced.
 
     Args:
         objective: Student on its device, and the tasks.
         streams: Training batches.
-        tokenizer: Whose padding is tried.
+        tokenizer: The encoder's tokenizer, for its padding.
 
     Returns:
-        What a user should know: outputs that depend on padding.
+        Warnings for the user, if outputs depend on padding.
 
     Raises:
-        UserError: The encoder expects padding on the left, or does not let its word embeddings be perturbed.
+        UserError: The encoder cannot be run on texts alone, expects padding on the left, or does not let its word
+            embeddings be perturbed.
     """
     name, stream = next(iter(streams.items()))
     model, kind, examples = objective.model, objective.model.encoder.config.model_type, stream.examples
@@ -54,11 +55,11 @@ def architecture_warnings(objective: Objective, streams: Mapping[str, BatchStrea
             raise UserError.of("--encoder", f"{kind} expects padding on the left, which is not supported")
         smooth = any(task.smart.weight > 0 and task.smart.epsilon > 0 for task in objective.tasks.values())
         if smooth and not _lets_in(objective, name, batch, clean):
-            message = f"the word embeddings of {kind} cannot be perturbed, as SMART does; use --no-smart"
+            message = f"the word embeddings of {kind} cannot be perturbed, as SMART requires; use --no-smart"
             raise UserError.of("--encoder", message)
     finally:
         model.train(training)
-    return [f"outputs of {kind} depend on how far a batch is padded, and so on the other rows of it"] if mixes else []
+    return [f"outputs of {kind} depend on how far a batch is padded, thus on its other rows"] if mixes else []
 
 
 def _first_outputs(model: MultiTaskModel, name: str, batch: Batch) -> Tensor:
@@ -73,7 +74,7 @@ def _first_outputs(model: MultiTaskModel, name: str, batch: Batch) -> Tensor:
 
 
 def _padded(batch: Batch, more: int, pad_id: int) -> Batch:
-    """The batch with further columns of padding."""
+    """The batch with `more` further columns of padding."""
     types = batch.token_type_ids
     return replace(
         batch,
@@ -89,11 +90,11 @@ def _differ(one: Tensor, other: Tensor) -> bool:
 
 
 def _lets_in(objective: Objective, name: str, batch: Batch, clean: Tensor) -> bool:
-    """Whether a perturbation of the first row changes its outputs and no other row's."""
+    """Whether a perturbation of the first row's embeddings changes the outputs of that row and of no other."""
     delta = torch.zeros(*batch.input_ids.shape, objective.model.width, device=clean.device)
     delta[0] = torch.linspace(-1, 1, delta.shape[-1], device=clean.device) * objective.embedding_rms * 10
     try:
         moved = objective.model(name, batch, delta)
-    except (ValueError, AttributeError, TypeError):  # the table gives something else than vectors
+    except (ValueError, AttributeError, TypeError):  # the embedding module does not return vectors of this shape
         return False
     return _differ(moved[0], clean[0]) and not any(map(_differ, moved[1:], clean[1:]))

@@ -1,7 +1,8 @@
-"""Best steps that the newest checkpoint knows, kept until the next one while newer ones take their place.
+"""Backups of the best models that the newest checkpoint refers to, kept until the next checkpoint.
 
-A run may be continued from a checkpoint by other processes, with other roundings: then the steps after it are others,
-and a best step among them that was kept before the run died is one that this run never had.
+A best model that is replaced after the newest checkpoint is still needed if the run dies and is resumed from it: the
+resumed run may round differently, for example with another number of processes, and then never have the model that was
+the replacement. Its backup is restored instead.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ MODEL = "model"
 
 
 def set_aside(model: Path, step: int, predictions: Sequence[Path]) -> None:
-    """Keeps a best step of the newest checkpoint; of several since then the first call counts.
+    """Back up the best model of the newest checkpoint; only the first call after a checkpoint has an effect.
 
     Args:
-        model: Directory of the task's best step.
-        step: The step.
-        predictions: Files of what it predicted.
+        model: Directory of the task's best model.
+        step: Its step.
+        predictions: Files of its predictions.
     """
     if not any(_asides(model)) and model.is_dir():
         with new_directory(model.with_name(f".{model.name}.{step}")) as folder:
@@ -34,12 +35,12 @@ def set_aside(model: Path, step: int, predictions: Sequence[Path]) -> None:
 
 
 def put_back(model: Path, best: Mapping[str, Any] | None, predictions: Sequence[Path]) -> None:
-    """Puts back what was set aside if it is of a checkpoint's best step, and forgets it.
+    """Restore a backup if it is of the checkpoint's best step, then remove all backups.
 
     Args:
-        model: Directory of the task's best step.
-        best: The checkpoint's best step.
-        predictions: Files of what it predicted.
+        model: Directory of the task's best model.
+        best: The checkpoint's best step of the task, if any.
+        predictions: Files of its predictions.
     """
     for aside in _asides(model):
         if best is not None and aside.suffix == f".{best['step']}":
@@ -53,7 +54,7 @@ def put_back(model: Path, best: Mapping[str, Any] | None, predictions: Sequence[
 
 
 def forget(model: Path) -> None:
-    """Removes what was set aside, whole or not: a checkpoint knows the newest."""
+    """Remove a task's backups, complete or not."""
     for aside in [*_asides(model), *model.parent.glob(f"{TEMPORARY}.{model.name}.*")]:
         remove(aside)
 
@@ -63,7 +64,7 @@ def _asides(model: Path) -> list[Path]:
 
 
 def _link(source: str | Path, target: str | Path) -> None:
-    """A second name where the file system has them, else a copy: files are replaced by others, never changed."""
+    """Hard-link a file, or copy it if that fails; a link is safe because files are replaced, never changed in place."""
     try:
         os.link(source, target)
     except OSError:

@@ -15,8 +15,8 @@ from torch import Tensor
 from mtl.data import Examples, Ints
 from mtl.sampling import derive_seed
 
-POOL = 200  # batches sorted by length together: long enough to save padding, short enough to stay random
-POOLS = 4  # at least so many pools in a pass, or few rows would meet the same neighbours in every pass
+POOL = 200  # batches whose examples are sorted together: enough to save padding, few enough to keep them random
+POOLS = 4  # minimum pools per pass; with one, a small data set would have nearly the same batches in every pass
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Batch:
         labels: Class indices (B,) int64, values (B,) float32, or relevance (Q, G) float32.
         lists: For ranking, position in the batch of each query's candidates, −1 beyond a list's end, (Q, G).
         rows: Position of each row in its source, (B,); always on the CPU.
-        lengths: Tokens of each row, (B,); always on the CPU, as reading them from an accelerator would wait for it.
-        unit: What a regression's outputs are divided by; its labels already are.
+        lengths: Tokens of each row, (B,); always on the CPU, as reading them from an accelerator would synchronize.
+        unit: Divisor of a regression's outputs; its labels have already been divided.
     """
 
     input_ids: Tensor
@@ -44,7 +44,7 @@ class Batch:
     unit: float = 1.0
 
     def to(self, device: torch.device) -> Batch:
-        """The batch as a model on a device computes with it."""
+        """Copy with all tensors on a device, except `rows` and `lengths`."""
         types, lists = self.token_type_ids, self.lists
         return replace(
             self,
@@ -60,7 +60,7 @@ class Batch:
 
     @property
     def inputs(self) -> dict[str, Tensor]:
-        """What a Transformers model takes."""
+        """Keyword arguments of a Transformers model."""
         inputs = {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
         return inputs if self.token_type_ids is None else inputs | {"token_type_ids": self.token_type_ids}
 
@@ -76,16 +76,16 @@ class Batch:
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the machine's memory on a device.
+    """Copy a tensor from host memory to a device.
 
-    CUDA takes its copy before the call returns, whatever happens to the source then; of others this is not known
-    (Metal reads it later: pytorch issue 189690).
+    Asynchronous on CUDA only, which reads the (unpinned) source before the call returns, so that it may change
+    afterwards. Other devices may read it later (Metal does: pytorch issue 189690).
     """
     return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def collate(examples: Examples, chosen: Ints, pad_id: int, task_type: str) -> Batch:
-    """Pads the chosen examples; in ranking, rows of one query stand together.
+    """Pad the chosen examples to a batch; in ranking, `lists` groups them by query.
 
     Args:
         examples: The split.
@@ -137,19 +137,20 @@ def _lists(groups: Ints) -> Ints:
 def pass_batches(
     examples: Examples, batch_size: int, seed: int, *, ranking: bool = False, batch_tokens: int | None = None
 ) -> list[Ints]:
-    """One reshuffled pass over the examples in batches of like length.
+    """One shuffled pass over the examples, in batches of similar length.
 
-    Examples are shuffled, sorted by length within pools of up to `POOL` batches, cut into batches, and the batches
+    Examples are shuffled, sorted by length within pools of up to `POOL` batches and cut into batches, which are then
     shuffled.
-    In ranking the unit is the query: queries fill a batch, and a list that is too long for one is cut. It keeps its
-    relevant candidates and a sample of the others, to whom a quarter of the places is left where there are so many.
+    In ranking the unit is the query: a batch holds whole queries, and only a list too long for one batch is cut. It
+    keeps its relevant candidates and a random sample of the others, for which at least a quarter of the places is
+    reserved if there are that many.
 
     Args:
         examples: The split.
         batch_size: Rows of a batch.
         seed: Seed of this pass.
         ranking: Whether examples are candidates of queries.
-        batch_tokens: Tokens of a batch, padding included, by which batches are cut instead (a single example may have
+        batch_tokens: Maximum tokens of a batch, padding included, instead of `batch_size` (a single example may have
             more).
 
     Returns:
@@ -191,7 +192,7 @@ def lists_of(examples: Examples) -> list[Ints]:
 
 
 def _room(examples: Examples, members: Ints, batch_size: int, batch_tokens: int | None) -> int:
-    """Rows of a list that a batch has room for: at least two, as one alone is compared with nothing."""
+    """Maximum rows of a list in one batch; at least two, as a single candidate has nothing to be compared with."""
     rows = batch_size if batch_tokens is None else batch_tokens // int(examples.lengths[members].max())
     return max(2, rows)
 
@@ -207,7 +208,9 @@ def _cut(examples: Examples, members: Ints, room: int, random: np.random.Generat
 
 
 class BatchStream:
-    """A task's training batches: turn k is the same whatever was read before, passes are reshuffled.
+    """A task's training batches, indexed by turn.
+
+    The batch of a turn does not depend on earlier reads; each pass over the data is reshuffled.
 
     Args:
         examples: The training split.
@@ -215,7 +218,7 @@ class BatchStream:
         seed: The run's seed.
         task: The task's name.
         ranking: Whether examples are candidates of queries.
-        batch_tokens: Tokens of a batch instead.
+        batch_tokens: Maximum tokens of a batch instead of `batch_size`; see `pass_batches`.
     """
 
     def __init__(
@@ -242,20 +245,20 @@ class BatchStream:
 
     @property
     def pass_tokens(self) -> int:
-        """Tokens of a pass, padding not included: of the first one, as what is cut off a list differs."""
+        """Tokens of a pass without padding; in ranking those of the first pass, as the samples of cut lists differ."""
         lengths = self.examples.lengths
         return int(lengths[np.concatenate(self._pass(0))].sum() if self.ranking else lengths.sum())
 
     @property
     def cut_lists(self) -> int:
-        """Queries with more candidates than a batch has room for."""
+        """Number of queries with more candidates than a batch has room for."""
         if not self.ranking:
             return 0
         lists = lists_of(self.examples)
         return sum(len(u) > _room(self.examples, u, self.batch_size, self.batch_tokens) for u in lists)
 
     def passes(self, turns: int) -> float:
-        """How often the first `turns` turns go over the data."""
+        """Number of passes over the data, with fraction, in the first `turns` turns."""
         number = 0
         while turns > self._start(number + 1):
             number += 1
@@ -263,7 +266,7 @@ class BatchStream:
         return number + (turns - start) / (end - start)
 
     def _start(self, number: int) -> int:
-        """The turn at which a pass begins; where all have as many batches, none has to be drawn to know."""
+        """First turn of a pass; no batches have to be drawn if every pass has the same number of them."""
         if not self.ranking and self.batch_tokens is None:
             return number * self.per_pass
         while len(self._starts) <= number:
@@ -283,12 +286,12 @@ class BatchStream:
 
 
 def micro_batches(examples: Examples, chosen: Ints, parts: int, *, ranking: bool) -> list[Ints]:
-    """Cuts the rows of a batch into parts of about the same size; in ranking, between queries.
+    """Split the rows of a batch into parts of about equal size; in ranking, only between queries.
 
     Args:
         examples: The split.
         chosen: Positions of the batch's rows, (B,).
-        parts: How many; of a batch with fewer rows or queries some are empty.
+        parts: Number of parts; some are empty if the batch has fewer rows or queries.
         ranking: Whether rows are candidates of queries.
     """
     if ranking:
@@ -301,11 +304,11 @@ def micro_batches(examples: Examples, chosen: Ints, parts: int, *, ranking: bool
 
 
 def evaluation_batches(lengths: Sequence[int] | Ints, batch_tokens: int) -> list[Ints]:
-    """All examples, longest first, so that padding is least and memory runs out at once if at all.
+    """Batches of all examples, longest first: little padding, and memory runs out in the first batch or not at all.
 
     Args:
         lengths: Tokens of each example.
-        batch_tokens: Most tokens of a batch, padding included (a single example may have more).
+        batch_tokens: Maximum tokens of a batch, padding included (a single example may have more).
     """
     lengths = np.asarray(lengths)
     order, batches = np.argsort(-lengths, kind="stable"), []

@@ -1,6 +1,6 @@
-"""The complete state of a run on disk: whole and verified, or not there at all.
+"""Checkpoints: the complete state of a run on disk, written completely or not at all, and verified when read.
 
-A checkpoint is a directory of safetensors and JSON; nothing in it can run code.
+A checkpoint is a directory of safetensors and JSON files; nothing in it can run code.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NAME = re.compile(rf"{PREFIX}[0-9]{{7,15}}")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds.
+    """Contents of a checkpoint.
 
     Attributes:
         step: Optimizer steps done.
@@ -42,13 +42,13 @@ class Checkpoint:
 
 
 class DamagedCheckpointError(Exception):
-    """A checkpoint does not hold what its manifest says."""
+    """A checkpoint does not match its manifest."""
 
 
 def save_checkpoint(root: Path, checkpoint: Checkpoint, keep_last: int) -> Path:
-    """Writes a checkpoint under a temporary name, syncs it to the disk, renames it, and removes the oldest.
+    """Write a checkpoint under a temporary name, sync it to disk, rename it, and remove the oldest ones.
 
-    Newer ones are removed first: the run was continued from before them, as they are damaged.
+    Checkpoints of later steps are removed too: the run was resumed from an earlier one because they were damaged.
 
     Args:
         root: The run's `checkpoints` directory.
@@ -59,7 +59,7 @@ def save_checkpoint(root: Path, checkpoint: Checkpoint, keep_last: int) -> Path:
         The checkpoint's directory.
     """
     final = root / f"{PREFIX}{checkpoint.step:07d}"
-    for leftover in root.glob(f"{TEMPORARY}*"):  # of a process that was killed; the room may be needed
+    for leftover in root.glob(f"{TEMPORARY}*"):  # of a killed process; the space may be needed
         shutil.rmtree(leftover, ignore_errors=True)
     with new_directory(final) as folder:
         for part, tensors in checkpoint.tensors.items():
@@ -77,7 +77,7 @@ def save_checkpoint(root: Path, checkpoint: Checkpoint, keep_last: int) -> Path:
 
 
 def checkpoint_directories(root: Path) -> list[Path]:
-    """All checkpoints under their final names, the newest first."""
+    """All checkpoints under their final names, newest first."""
     found = root.iterdir() if root.is_dir() else ()
     return sorted(
         (path for path in found if NAME.fullmatch(path.name)),
@@ -91,19 +91,19 @@ def _manifest_text(manifest: Mapping[str, str]) -> str:
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
-    """Reads a checkpoint and verifies every file's digest.
+    """Read a checkpoint and verify every file's digest.
 
     Raises:
-        DamagedCheckpointError: A file is missing, cut off or altered.
+        DamagedCheckpointError: A file is missing, truncated or altered.
     """
     try:
         text = (folder / MANIFEST_FILE).read_text()
         manifest = json.loads(text)
         if text != _manifest_text(manifest) or {*manifest, MANIFEST_FILE} != {path.name for path in folder.iterdir()}:
-            raise DamagedCheckpointError(f"{folder / MANIFEST_FILE} does not list what is there")
+            raise DamagedCheckpointError(f"{folder / MANIFEST_FILE} does not match the files beside it")
         for name, written in manifest.items():
             if digest(folder / name) != written:
-                raise DamagedCheckpointError(f"{folder / name} is not what was written")
+                raise DamagedCheckpointError(f"{folder / name} has changed since it was written")
         state = json.loads((folder / STATE_FILE).read_text())
         if folder.name != f"{PREFIX}{state['step']:07d}":
             raise DamagedCheckpointError(f"{folder} holds step {state['step']}")
@@ -114,10 +114,10 @@ def load_checkpoint(folder: Path) -> Checkpoint:
 
 
 def load_newest(root: Path) -> tuple[Checkpoint | None, list[str]]:
-    """Reads the newest checkpoint that verifies.
+    """Read the newest undamaged checkpoint.
 
     Returns:
-        The checkpoint (None where there is none), and what is wrong with each newer one that was passed over.
+        The checkpoint (None if there is none), and a message for each newer, damaged one.
     """
     damaged: list[str] = []
     for folder in checkpoint_directories(root):

@@ -1,4 +1,4 @@
-"""Tokenised rows in memory-mapped Arrow, prepared once and found again by a fingerprint.
+"""Tokenised rows in memory-mapped Arrow files, prepared once and cached by fingerprint.
 
 Legend: N examples, V tokens of one example.
 """
@@ -39,9 +39,9 @@ from mtl.tokenizer import TYPES, tokenizer_fingerprint
 
 Ints = npt.NDArray[np.int64]
 
-FORMAT = 5  # raise when rows are read otherwise, or the layout of prepared files changes
-CHUNK = 1000  # rows of one record batch
-FEW = 20_000  # rows that are tokenised sooner than other processes start
+FORMAT = 5  # increment when the reading of rows or the layout of prepared files changes
+CHUNK = 1000  # rows per record batch
+FEW = 20_000  # below this many rows, tokenising takes less time than starting worker processes
 
 SCHEMA = pa.schema(
     {
@@ -61,16 +61,16 @@ class Examples:
 
     Attributes:
         table: The memory-mapped rows.
-        index: Positions in the table, (N,).
+        index: Position of each example in the table, (N,).
         lengths: Tokens of each example, (N,).
         labels: Class index, value or relevance, (N,); NaN where unlabelled.
-        groups: Number of the query, (N,); −1 outside ranking.
-        rows: Position in the source, from 0, (N,).
+        groups: Query number of each example, (N,); −1 outside ranking.
+        rows: Position of each example in the source, from 0, (N,).
         fingerprint: Digest of data, tokenizer and settings.
-        unlabelled: Rows left out of the source because they carry no label.
-        truncated: Which examples lost tokens to the length limit, (N,).
-        dropped: Examples left out because they stand in evaluation rows.
-        unit: What a regression's labels and outputs are divided by in training; see `scale`.
+        unlabelled: Number of source rows left out because they have no label.
+        truncated: Whether each example was truncated to the length limit, (N,).
+        dropped: Number of training examples removed because they also occur in evaluation data.
+        unit: Divisor of a regression's labels and outputs in training; see `scale`.
     """
 
     table: pa.Table
@@ -96,7 +96,7 @@ class Examples:
 
     @cached_property
     def _views(self) -> dict[str, list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]]:
-        """Offsets and values of each record batch by column, made once: a view a row costs more than its copy."""
+        """Offsets and values of each record batch by column, cached: an Arrow view per row costs more than its copy."""
         return {
             column: [(part.offsets.to_numpy(), part.values.to_numpy()) for part in self.table.column(column).chunks]
             for column in ("input_ids", "token_type_ids")
@@ -126,24 +126,24 @@ def prepare(
     rows: int | None = None,
     bar: bool = True,
 ) -> Examples:
-    """Tokenises a split, or finds it in the cache; rows to be predicted are used once, and not kept there.
+    """Tokenise a split, or load it from the cache. Rows for prediction are not cached.
 
     Args:
         name: The task's name, for messages.
         task: Its definition.
-        source: Where the rows are.
+        source: The source of the rows.
         tokenizer: The encoder's tokenizer.
-        max_length: Tokens of one input; longer pairs lose tokens from the longer text first.
-        labelled: Whether rows carry labels; False for prediction.
-        num_proc: Processes that tokenise; with 1 the tokenizer's own threads do. The result is the same.
-        rows: How many there are, for the progress bar.
-        bar: Whether there is one where stderr is a terminal.
+        max_length: Maximum tokens of one input; longer pairs lose tokens from the longer text first.
+        labelled: Whether rows have labels; False for prediction.
+        num_proc: Worker processes; with 1, the tokenizer's own threads are used. The result is the same.
+        rows: Number of rows, if known, for the progress bar; with fewer than `FEW`, no worker processes are started.
+        bar: Whether to show a progress bar if stderr is a terminal.
 
     Returns:
-        The examples, in the order of the source.
+        The examples, in source order.
 
     Raises:
-        UserError: Rows that `source.RowChecker` refuses, all together.
+        UserError: `checks.RowChecker` found invalid rows, which are all reported together.
     """
     few = rows is not None and rows < FEW
     checker = RowChecker(name, task, labelled=labelled)
@@ -154,7 +154,7 @@ def prepare(
         "format": FORMAT,
         "source": source.fingerprint(),
         "encoding": source.encoding,
-        "suffix": source.path.suffix if source.path else None,  # of a CSV and a TSV, quotes are read differently
+        "suffix": source.path.suffix if source.path else None,  # quotes are read differently in CSV and TSV
         "columns": task.data.columns.model_dump(),
         "unlabelled": sorted(map(repr, task.data.unlabelled)),
         "type": task.type,
@@ -182,14 +182,14 @@ Tokenise = Callable[[Iterator[Chunk]], Iterator[pa.RecordBatch]]
 
 @contextlib.contextmanager
 def _tokenisers(tokenizer: Any, max_length: int, num_proc: int) -> Iterator[Tokenise]:
-    """Yields what turns chunks into record batches, in their order, while the caller reads and writes others."""
+    """Yield a function that turns chunks into record batches, in order, while the caller reads and writes others."""
     pool: Executor
     work: Callable[[Chunk], pa.RecordBatch]
     if num_proc == 1:
         pool, work = ThreadPoolExecutor(1), partial(_tokenise, tokenizer, max_length)
     else:
         start = (_start_worker, (tokenizer, max_length))
-        # Spawned: a fork of a process with threads, which tokenizers and torch have, may hang.
+        # Spawn, because forking a process with threads, as tokenizers and torch create them, may hang.
         pool = ProcessPoolExecutor(num_proc, multiprocessing.get_context("spawn"), *start)
         work = _tokenise_in_worker
 
@@ -197,7 +197,7 @@ def _tokenisers(tokenizer: Any, max_length: int, num_proc: int) -> Iterator[Toke
         waiting: deque[Future[pa.RecordBatch]] = deque()
         for chunk in chunks:
             waiting.append(pool.submit(work, chunk))
-            if len(waiting) > 2 * num_proc:  # no more, so that memory does not grow with the rows
+            if len(waiting) > 2 * num_proc:  # bounded, so that memory does not grow with the rows
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
@@ -213,8 +213,8 @@ _worker: Callable[[Chunk], pa.RecordBatch]
 
 def _start_worker(tokenizer: Any, max_length: int) -> None:
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told, and ends its workers
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core each
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and stops its workers
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core per worker
     _worker = partial(_tokenise, tokenizer, max_length)
 
 
@@ -223,13 +223,13 @@ def _tokenise_in_worker(chunk: Chunk) -> pa.RecordBatch:
 
 
 def _shown(checker: RowChecker, source: Source, total: int | None, bar: bool) -> Iterator[Row]:
-    """Checked rows; a progress bar goes with them, if one is wanted and stderr is a terminal."""
+    """Checked rows, with a progress bar if `bar` is set and stderr is a terminal."""
     options: dict[str, Any] = {"desc": f"preparing {checker.name}", "total": total, "unit": " rows", "leave": False}
     yield from tqdm(checker.check(read_rows(source)), file=sys.stderr, disable=None if bar else True, **options)
 
 
 def _used_once(rows: Iterator[Row], checker: RowChecker, tokenisers: AbstractContextManager[Tokenise]) -> Examples:
-    """A split in a file without a name, which is gone with the examples; it has no fingerprint."""
+    """Tokenise a split into a mapped temporary file that is unlinked at once; its fingerprint is empty."""
     folder = cache_directory()
     with caching(folder), tokenisers as tokenise:
         folder.mkdir(parents=True, exist_ok=True)
@@ -239,19 +239,19 @@ def _used_once(rows: Iterator[Row], checker: RowChecker, tokenisers: AbstractCon
 
 
 def _build(folder: Path, rows: Iterator[Row], checker: RowChecker, tokenise: Tokenise) -> None:
-    """Writes a prepared split under a temporary name and renames it, so that the name stands for a whole one only."""
+    """Write a prepared split under a temporary name and rename it, so that the final name only holds complete ones."""
     with caching(folder):
         temporary = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
-        new = temporary / folder.name  # with the permissions that the user gives, as the cache may be shared
+        new = temporary / folder.name  # mkdir applies the user's umask, as the cache may be shared
         try:
             new.mkdir()
             _write(new, rows, checker, tokenise)
             for path in new.iterdir():
-                sync(path)  # or the name might outlive the content when the machine stops
+                sync(path)  # otherwise a system crash could leave the name without the content
             try:
                 new.rename(folder)
             except OSError:
-                if not folder.is_dir():  # another process was first: its result is the same
+                if not folder.is_dir():  # another process was faster, with the same result
                     raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -273,11 +273,11 @@ def _chunks(rows: Iterator[Row]) -> Iterator[Chunk]:
         yield chunk, [-1 if row.group is None else numbers.setdefault(row.group, len(numbers)) for row in chunk]
 
 
-_one_at_a_time = threading.Lock()  # truncation is a state of the tokenizer, which threads may share
+_one_at_a_time = threading.Lock()  # truncation is mutable state of the tokenizer, which threads may share
 
 
 def _tokenise(tokenizer: Any, max_length: int, chunk: Chunk) -> pa.RecordBatch:
-    """A chunk as it is stored. Only the over-long rows are tokenised twice: truncation is told apart exactly."""
+    """Tokenise a chunk without truncation, to know which rows exceed the limit, and those again with truncation."""
     rows, groups = chunk
     ids, types = _encode(rows, tokenizer, None)
     long = [position for position, tokens in enumerate(ids) if len(tokens) > max_length]
@@ -312,7 +312,7 @@ def _encode(rows: Sequence[Row], tokenizer: Any, max_length: int | None) -> tupl
     ids = encoded["input_ids"]
     types = encoded.get(TYPES) if TYPES in tokenizer.model_input_names else None
     for position, tokens in enumerate(ids):
-        if not tokens:  # an empty text, where no special tokens are added: an encoder needs one token
+        if not tokens:  # an empty text without special tokens; the encoder needs at least one token
             ids[position] = [_stand_in(tokenizer)]
             if types:
                 types[position] = [0]
@@ -346,6 +346,6 @@ def _examples(table: pa.Table, fingerprint: str, unlabelled: int) -> Examples:
 
 
 def encode(rows: Iterable[Row], tokenizer: Any, max_length: int) -> Examples:
-    """Tokenises rows in memory, past the cache; see `prepare`."""
+    """Tokenise rows in memory, without the cache; see `prepare`."""
     batches = [_tokenise(tokenizer, max_length, chunk) for chunk in _chunks(iter(rows))]
     return _examples(pa.Table.from_batches(batches, SCHEMA), "", 0)

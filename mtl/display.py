@@ -1,4 +1,4 @@
-"""What a person sees of a run while it goes: lines, and a progress bar where stderr is a terminal."""
+"""Console output during a run: lines of text, and a progress bar if stderr is a terminal."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from mtl.taskdef import TaskDef
 Level = Literal["silent", "quiet", "normal", "verbose"]
 LEVELS: tuple[Level, ...] = ("silent", "quiet", "normal", "verbose")
 
-WARNING = "warning: "  # how such a line begins
-PAUSE = 60  # seconds between lines about progress where there is no bar
-SMOOTHING = 0.1  # share of the newest value in a smoothed loss; the first ten values are averaged
+WARNING = "warning: "  # start of a warning's line
+PAUSE = 60  # minimum seconds between progress lines if there is no bar
+SMOOTHING = 0.1  # weight of the newest value in a smoothed loss; the first ten values are averaged
 
 
 class Display:
-    """Shows a run.
+    """Console output of a run.
 
     Args:
         level: `silent` shows nothing, `quiet` warnings and the final table, `normal` also the plan, notes, evaluations
-            and the bar, `verbose` also a line each time the log is written.
-        write: Where lines go.
-        words: What puts them into the words of who asked.
-        clock: Seconds from any fixed moment.
+            and the bar (without a terminal, a line of progress every `PAUSE` seconds), `verbose` also a line each time
+            the log is written.
+        write: Function that prints a line.
+        words: Function that adapts a line to the caller; see `wording`.
+        clock: Function that returns the time in seconds, from any fixed moment.
 
     Attributes:
         warnings: All warnings, shown or not.
@@ -46,14 +47,14 @@ class Display:
         self._write, self._words, self._clock = write, words, clock
         self._began, self._shown = (0, 0.0), 0.0  # step and time of the beginning; time of the last line on progress
         self._bar: Any = None
-        self._losses: dict[str, tuple[float, int]] = {}  # task to its smoothed loss, and of how many values
-        self._before: Mapping[str, Any] = {}  # the last evaluation
+        self._losses: dict[str, tuple[float, int]] = {}  # task to its smoothed loss and the number of values in it
+        self._before: Mapping[str, Any] = {}  # the previous evaluation
 
     def shows(self, level: Level) -> bool:
         return LEVELS.index(self.level) >= LEVELS.index(level)
 
     def say(self, line: str, level: Level = "normal") -> None:
-        """Shows a line from a level on."""
+        """Print a line if the display's level is at least `level`."""
         if self.shows(level):
             if self._bar is not None and not self._bar.disable:
                 self._bar.clear()
@@ -64,7 +65,7 @@ class Display:
         self.say(f"{WARNING}{line}", "quiet")
 
     def bar(self, steps: int, done: int) -> Any:
-        """The progress bar with the time left; there is none unless stderr is a terminal."""
+        """Create the progress bar with the remaining time, hidden below `normal` and unless stderr is a terminal."""
         hidden = None if self.shows("normal") else True
         options: dict[str, Any] = {"unit": "step", "file": sys.stderr, "dynamic_ncols": True, "disable": hidden}
         self._bar = tqdm(total=steps, initial=done, **options)
@@ -76,10 +77,10 @@ class Display:
         self._bar.update(step - self._bar.n)
 
     def logged(self, records: Sequence[Mapping[str, Any]], steps: int) -> None:
-        """Shows what was logged: each task's smoothed loss and the learning rate."""
+        """Show logged steps: each task's smoothed loss and the learning rate."""
         for record in records:
             if not math.isfinite(record["loss"]):
-                continue  # a step that was left out
+                continue  # a skipped step
             mean, values = self._losses.get(record["task"], (0.0, 0))
             share = max(SMOOTHING, 1 / (values + 1))
             self._losses[record["task"]] = (mean + share * (record["loss"] - mean), values + 1)
@@ -95,13 +96,13 @@ class Display:
         self.say(line, "verbose")
 
     def continued(self, last: Mapping[str, Any]) -> None:
-        """Tells of the evaluation before the run was interrupted, which the next one is compared to."""
+        """Set the last evaluation before the run was interrupted, with which the next one is compared."""
         self._before = last
 
     def evaluation(
         self, step: int, steps: int, metrics: Mapping[str, Any], best: Mapping[str, Any], tasks: Mapping[str, TaskDef]
     ) -> None:
-        """Shows an evaluation; see `evaluation_lines`."""
+        """Print an evaluation; see `evaluation_lines`."""
         for line in evaluation_lines(step, steps, metrics, best, self._before, tasks):
             self.say(line)
         self._before = metrics
@@ -115,20 +116,23 @@ def evaluation_lines(
     before: Mapping[str, Any],
     tasks: Mapping[str, TaskDef],
 ) -> list[str]:
-    """One line per task: its selecting metric, starred at its best step, other splits, change, and the best so far.
+    """One line per task: its selecting metric on the deciding split, starred at its best step, and on other splits.
+
+    The change of the metric on the deciding split since the previous evaluation follows, if there was one, and the best
+    value so far if this is not the best.
 
     Args:
         step: Steps done.
         steps: Steps of the run.
         metrics: Task to split to metrics.
-        best: Task to its best step and the metrics by split there.
-        before: The same as `metrics`, of the evaluation before; empty at the first one.
+        best: Task to its best step and the metrics by split at that step.
+        before: The same as `metrics`, of the previous evaluation; empty at the first one.
         tasks: The tasks.
     """
     lines, width = [], max(map(len, metrics))
     for name, splits in metrics.items():
         metric, starred = tasks[name].metrics[0], best[name]["step"] == step
-        deciding = next(iter(splits))  # rows held out of the training data where there are some
+        deciding = next(iter(splits))  # `holdout`, if rows are held out of the training data
         others = ", ".join(f"{split} {number(splits[split][metric])}" for split in splits if split != deciding)
         value = f"{metric} {number(splits[deciding][metric])}{'*' if starred else ''}"
         parts = [f"step {step:,}/{steps:,}", name.ljust(width), value + (f" ({others})" if others else "")]

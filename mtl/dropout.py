@@ -1,7 +1,9 @@
-"""Dropout on the CPU, where drawing its masks by `bernoulli_` takes about an eighth of a training step.
+"""Faster dropout on the CPU, where drawing masks by `bernoulli_` takes about an eighth of a training step.
 
-The generator is asked for 64 bits at a time, of which every 16 decide about one number. So rates are multiples of 2⁻¹⁶,
-and what is kept is divided by exactly the share that is kept. On other devices everything is PyTorch's own.
+Random numbers are drawn 64 bits at a time, with 16 bits per element. Rates are therefore rounded to multiples of 2⁻¹⁶,
+and kept elements are divided by the exact probability of being kept. Other devices use PyTorch's own dropout.
+
+Legend: B rows, T tokens, D width of the layer, H attention heads.
 """
 
 from __future__ import annotations
@@ -19,17 +21,17 @@ LEVELS = 1 << 16
 
 
 def quick_dropout(values: Tensor, rate: float) -> Tensor:
-    """0 with probability `rate`, else v/(1 − rate), for every number by itself, from the global generator of the CPU.
+    """Each element independently becomes 0 with probability `rate`, else v/(1 − rate); uses the CPU's global generator.
 
     Args:
         values: v, on the CPU.
-        rate: Above 0 and below 1.
+        rate: Dropout probability, above 0 and below 1.
     """
     levels = min(max(1, round(rate * LEVELS)), LEVELS - 1)
     numbers = values.numel()
     bits = torch.empty((numbers + 3) // 4, dtype=torch.int64).random_(-(1 << 63), None)
     dropped = bits.view(torch.int16)[:numbers].view(values.shape) < levels - LEVELS // 2
-    # The backward pass keeps the mask as it is, a byte for a number, where a product would keep its factor.
+    # masked_fill saves only the mask for the backward pass, one byte per element; a product would save its factor.
     return values.masked_fill(dropped, 0.0).mul_(LEVELS / (LEVELS - levels))
 
 
@@ -53,21 +55,23 @@ def quick_attention(
     is_causal: bool | None = None,
     **options: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Scaled dot-product attention; with dropout on the CPU, where PyTorch has no fused kernel, by its formula.
+    """Scaled dot-product attention, written out for dropout on the CPU, where PyTorch has no fused kernel.
+
+    In all other cases, among them causal attention, PyTorch's `scaled_dot_product_attention` is used.
 
     Args:
         module: The attention layer.
         query: (B, H, T, D/H), as `key` and `value`.
         key: Keys.
         value: Values.
-        attention_mask: True where a query may look, broadcastable to (B, H, T, T).
-        dropout: Rate for the attention weights.
+        attention_mask: True where a query may attend, broadcastable to (B, H, T, T).
+        dropout: Dropout probability of the attention weights.
         scaling: Factor of the scores; 1/√(D/H) when None.
-        is_causal: Whether queries look back only.
-        options: What other architectures hand to `sdpa`.
+        is_causal: Whether queries attend to earlier positions only.
+        options: Further arguments that some architectures pass to `sdpa`.
 
     Returns:
-        (B, T, H, D/H), and no weights.
+        Outputs (B, T, H, D/H), and None in place of attention weights.
     """
     causal = getattr(module, "is_causal", False) if is_causal is None else is_causal
     plain = (
@@ -87,7 +91,7 @@ def quick_attention(
 
 
 def quicken_layers(module: nn.Module) -> None:
-    """Gives all layers in a module the faster dropout."""
+    """Replace all dropout layers in a module by the faster ones."""
     for parent in list(module.modules()):
         for name, child in parent.named_children():
             if type(child) is nn.Dropout and not child.inplace:
@@ -95,7 +99,7 @@ def quicken_layers(module: nn.Module) -> None:
 
 
 def quicken_attention(model: PreTrainedModel) -> None:
-    """Gives it to a model's attention too, where that is PyTorch's scaled dot-product attention."""
+    """Use the faster dropout in a model's attention too, if that is PyTorch's scaled dot-product attention."""
     if model.config._attn_implementation == "sdpa":
         AttentionInterface.register(ATTENTION, quick_attention)
         AttentionMaskInterface.register(ATTENTION, sdpa_mask)

@@ -1,4 +1,4 @@
-"""A run in miniature: token lengths of the data, and one real training step of every task."""
+"""Dry run: token lengths of the data, and one real training step of every task."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mtl.trainer import TERM_NAMES
 
 
 def lengths(checked: Checked) -> dict[tuple[str, str], dict[str, Any]]:
-    """Token figures of every split: of how many examples, total, mean, longest, how many are truncated to what."""
+    """Token statistics of every split: number of examples, total, mean and longest, and truncation."""
     tokenizer = load_tokenizer(checked.encoder, trust_remote_code=checked.run.config.trust_remote_code)
     limit = longest_input(checked, tokenizer)
     splits = prepare_splits(checked, tokenizer, limit)
@@ -43,12 +43,12 @@ def lengths(checked: Checked) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def try_steps(checked: Checked) -> tuple[dict[str, Any], list[str]]:
-    """Runs one forward, backward and optimizer step of every task on its largest batch, all its terms on.
+    """Run one forward, backward and optimizer step of every task on its largest batch, with all its terms on.
 
     Returns:
-        `plan` (see `make_plan`), its `steps` and `epoch_steps`; of each task `batch` (its shape) and the `parts` it is
-        cut into, `loss`, `terms` and `seconds`; of the whole run about how many `seconds` and, so far, bytes of
-        `peak_memory`. And what a run would warn of.
+        The facts: rows of the `plan` (see `make_plan`), its `steps` and `epoch_steps`; for each of the `tasks` the
+        shape of its `batch`, the number of `parts` it is split into, `loss`, `terms` and `seconds`; an estimate of
+        the run's `seconds`, and the `peak_memory` so far, in bytes. Then the warnings that a run would show.
 
     Raises:
         UserError: A loss is not finite, or the run would be refused for another reason.
@@ -63,7 +63,7 @@ def try_steps(checked: Checked) -> tuple[dict[str, Any], list[str]]:
     rows, seconds, on_accelerator = [], 0.0, accelerator.device.type != "cpu"
     for row, (name, stream) in zip(plan.rows, ready.streams.items(), strict=True):
         chosen = max((stream[turn] for turn in range(stream.per_pass)), key=lambda c: _padded(stream.examples, c))
-        for _ in range(1 + on_accelerator):  # whose first step loads its kernels
+        for _ in range(1 + on_accelerator):  # an accelerator's first step also loads its kernels
             start = time.perf_counter()
             loss, terms, parts = _step(ready, name, chosen)
             optimizer.step()
@@ -99,7 +99,7 @@ def try_steps(checked: Checked) -> tuple[dict[str, Any], list[str]]:
 
 
 def _step(ready: Ready, name: str, chosen: Ints) -> tuple[float, list[str], int]:
-    """A step of a task up to its gradients: the loss, the names of its terms, and the parts of the batch."""
+    """Forward and backward pass of a task's step; returns the objective, the names of its terms and the parts."""
     run, objective, accelerator = ready.run, ready.objective, ready.accelerator
     examples, kind = ready.streams[name].examples, run.tasks[name].type
     ranking, total, terms = kind == "ranking", 0.0, list[str]()
@@ -120,5 +120,5 @@ def _padded(examples: Examples, chosen: Any) -> int:
 
 
 def _peak_memory(device: torch.device) -> int:
-    """Bytes: the device's peak where it counts one, else the process's."""
+    """Peak memory in bytes: of the device with CUDA, else of the process."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory()

@@ -1,4 +1,4 @@
-"""Outputs of a model over a whole split, in the order of the source, and what is made of them.
+"""Outputs of a model over a whole split, in source order, and the metrics and predictions computed from them.
 
 Legend: N examples, C outputs of the head.
 """
@@ -29,11 +29,11 @@ from mtl.taskdef import TaskDef
 
 Outputs: TypeAlias = npt.NDArray[np.float32]
 
-# Tokens of a batch, padding included: what a processor's caches hold, and what keeps an accelerator busy.
+# Tokens of a batch, padding included: few enough for the caches of a CPU, enough to keep an accelerator busy.
 BATCH_TOKENS = {"cpu": 2_048, "accelerator": 16_384}
 
 
-@torch.no_grad()  # in inference mode autocast would convert the weights again for every batch
+@torch.no_grad()  # not inference_mode, in which autocast would convert the weights again for every batch
 def split_outputs(
     module: nn.Module,
     forward: Callable[[Batch], Tensor],
@@ -45,19 +45,19 @@ def split_outputs(
     width: int | None = None,
     processes: Processes | None = None,
 ) -> Outputs:
-    """The head's raw outputs, in float32 and evaluation mode.
+    """Compute the head's raw outputs on a split, in evaluation mode and returned as float32.
 
-    They stay on the device until the last is there: an accelerator never waits for a copy.
+    They stay on the device until all are computed, so that an accelerator never waits for a copy.
 
     Args:
-        module: What `forward` runs; its training mode is restored.
-        forward: Outputs of a batch.
+        module: The module that `forward` runs; its training mode is restored.
+        forward: Computes the outputs of a batch.
         examples: The split.
         task: Its task.
         pad_id: The tokenizer's padding id.
-        batch_tokens: Tokens at a time, padding included; by default what `BATCH_TOKENS` says of the device.
-        width: C, where `forward` gives more than the task's own outputs.
-        processes: Those that share the work; each gets the outputs of all.
+        batch_tokens: Maximum tokens of a batch, padding included; by default that of the device in `BATCH_TOKENS`.
+        width: C, if `forward` returns more than the task's own outputs.
+        processes: Processes that share the work; each returns all outputs.
 
     Returns:
         (N, C), in the order of the split.
@@ -72,46 +72,46 @@ def split_outputs(
         batches = evaluation_batches(examples.lengths, tokens)
         for chosen in batches[rank::count]:
             batch = collate(examples, chosen, pad_id, task.type).to(device)
-            places = send(torch.from_numpy(chosen), device)  # before the pass, which it would wait for
+            places = send(torch.from_numpy(chosen), device)  # before the forward pass, or it would wait for that
             outputs[places] = forward(batch).float()
         if is_sharded(module) and 0 < len(batches) % count <= rank:
-            # The others compute one more, for which they need this one's piece.
+            # Lower ranks compute one batch more, for which they need this process's shards.
             forward(collate(examples, batches[0], pad_id, task.type).to(device))
     finally:
         module.train(training)
     if processes is not None:
-        outputs = processes.total(outputs)  # each row is 0 but in one of them
+        outputs = processes.total(outputs)  # each row is 0 in all processes but one
     return outputs.cpu().numpy()
 
 
 def score(task: TaskDef, outputs: Outputs, examples: Examples) -> dict[str, float]:
-    """The task's metrics on a split, with its number of rows as `n`; in ranking also its queries.
+    """The task's metrics on a split and its number of rows, `n`; in ranking also its number of `queries`.
 
-    `queries_without_relevant` of the `queries` have no relevant candidate and count as 0, in metrics of answerable ones
-    not at all.
+    `queries_without_relevant` of them have no relevant candidate: they count as 0, except in the metrics of answerable
+    queries, which leave them out.
     """
     return counts(task, examples) | compute(task.metrics, task.type, outputs, *_truth(task, examples))
 
 
 def score_intervals(task: TaskDef, predictions: Predictions, examples: Examples) -> dict[str, Interval]:
-    """95 % intervals of what `score` gives, from predictions that were written.
+    """95 % intervals of the metrics that `score` computes, from stored predictions.
 
     Raises:
-        UserError: They are of other rows.
+        UserError: The predictions are of other rows.
     """
     if not np.array_equal(predictions.rows, examples.rows):
-        raise UserError.of("predictions", f"are of {len(predictions.rows):,} rows, not of those that were evaluated")
+        raise UserError.of("predictions", f"are of {len(predictions.rows):,} rows, but not the evaluated ones")
     return intervals(task.metrics, task.type, predictions.outputs, *_truth(task, examples))
 
 
 def _truth(task: TaskDef, examples: Examples) -> tuple[npt.NDArray[Any], Ints | None]:
-    """Class indices, values or relevances, (N,), and in ranking the queries' numbers, (N,)."""
+    """Class indices, values or relevances, (N,), and in ranking the query numbers, (N,)."""
     labels = examples.labels if task.type != "classification" else examples.labels.astype(np.int64)
     return labels, examples.groups if task.type == "ranking" else None
 
 
 def counts(task: TaskDef, examples: Examples) -> dict[str, float]:
-    """Rows of a split, and in ranking its queries."""
+    """Number of rows of a split and, in ranking, of its queries."""
     if task.type != "ranking":
         return {"n": len(examples)}
     queries = len(np.unique(examples.groups))
@@ -120,15 +120,15 @@ def counts(task: TaskDef, examples: Examples) -> dict[str, float]:
 
 
 def score_baseline(task: TaskDef, train: Examples, examples: Examples) -> dict[str, float]:
-    """What the metrics are for a guess that reads no text: majority class, mean value or random order."""
+    """Metrics of a baseline that reads no text: majority class, mean value or random order."""
     return baseline(task.type, task.metrics, _truth(task, train)[0], *_truth(task, examples))
 
 
 def prediction_records(task: TaskDef, outputs: Outputs, examples: Examples) -> Iterator[dict[str, Any]]:
-    """One record per row, in the order of the source.
+    """One record per row, in source order.
 
     Classification gives `label` and `probabilities`, regression `value`, ranking `score` and `rank` among the query's
-    candidates (1 is best; of equal scores the later row is first, as the metrics count).
+    candidates (1 is best; of equal scores the later row ranks first, as in the metrics).
     """
     if task.type == "ranking":
         ranks = candidate_ranks(outputs[:, 0], examples.groups)
@@ -145,7 +145,7 @@ def prediction_records(task: TaskDef, outputs: Outputs, examples: Examples) -> I
 
 
 def write_predictions(path: Path, records: Iterator[dict[str, Any]]) -> None:
-    """Writes records as JSON lines, complete or not at all."""
+    """Write records as JSON lines, completely or not at all."""
     with new_file(path) as file:
         for record in records:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")

@@ -1,4 +1,4 @@
-"""What the training loop asks of a run directory: evaluation, best steps, checkpoints, results, display."""
+"""The training loop's hooks into a run directory: evaluation, best steps, checkpoints, results and display."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from mtl.state import TrainState
 
 
 class RunHooks:
-    """Evaluation, files and display of a run, as `trainer.Hooks` asks for them."""
+    """Evaluation, files and display of a run; implements `trainer.Hooks`."""
 
     def __init__(self, ready: Ready, output: Path, display: Display) -> None:
         self.run, self.splits, self.plan, self.processes = ready.run, ready.splits, ready.plan, ready.processes
@@ -91,7 +91,7 @@ class RunHooks:
         save_export(loaded, task, self._best(task), facts, verify=False)
 
     def continues(self, state: TrainState) -> None:
-        """Undoes what was kept after the checkpoint that a run continues from."""
+        """Restore the best steps of the checkpoint from which the run continues."""
         for name in self.run.tasks if self.processes.is_main else ():
             put_back(self._best(name), state.best.get(name), self._predictions(name))
 
@@ -115,8 +115,10 @@ class RunHooks:
         self.store_results(state)
 
     def intervals(self) -> dict[str, dict[str, Any]]:
-        """Intervals of the metrics at each task's best step: of the predictions written there, as a continued run has
-        no others."""
+        """Intervals of the metrics at each task's best step, by task and split.
+
+        They are computed from the stored predictions, as a resumed run has no others.
+        """
         found: dict[str, dict[str, Any]] = {}
         for name, task in self.run.tasks.items():
             found[name] = {}
@@ -126,17 +128,17 @@ class RunHooks:
                 try:
                     predictions = read_predictions(predictions_file(self.output, name, split), task)
                     own = score_intervals(task, predictions, self.splits[name][split])
-                    found[name][split] = {metric: list(bounds) for metric, bounds in own.items()}  # as JSON has them
+                    found[name][split] = {metric: list(bounds) for metric, bounds in own.items()}  # lists, as in JSON
                 except UserError as error:
                     self.display.warn(f"no intervals of {name}/{split}: {error}")
         return found
 
     def store_results(self, state: TrainState, intervals: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Writes `results.json`: each task's metrics at its best step, and what they compare to.
+        """Write `results.json` and return its contents: metrics at each task's best step, baselines, plan and data.
 
         Args:
-            state: Of the run.
-            intervals: Of a finished run.
+            state: State of the run.
+            intervals: Intervals of the metrics if the run is finished, else None.
         """
         results = {
             "tasks": {name: best["splits"] for name, best in state.best.items()},
@@ -161,7 +163,7 @@ class RunHooks:
         return results
 
     def _alone(self, state: TrainState) -> dict[str, Any]:
-        """What training each task alone came to, where this run had finished before."""
+        """Results of training each task alone, if this run had been finished before and has them."""
         try:
             before = read_results(self.output)
         except UserError:  # there is none yet
@@ -170,7 +172,7 @@ class RunHooks:
         return {"single": before["single"]} if same and "single" in before else {}
 
     def renew_cards(self, results: Mapping[str, Any]) -> None:
-        """Adds to the cards of the best steps what is known at the end: intervals, and how long the run was."""
+        """Add what is known at the end, intervals and the length of the run, to the model cards of the best steps."""
         if self.processes.is_main:
             for name, task in self.run.tasks.items():
                 facts = read_facts(name, self.output, self.run, results)

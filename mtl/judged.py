@@ -1,4 +1,4 @@
-"""A run's predictions beside the truth: labels and texts are read from the data again, where it is still there.
+"""A run's predictions with the true labels and the texts, which are read again from the data if it is available.
 
 Legend: N rows, Q queries.
 """
@@ -27,14 +27,14 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Judged:
-    """Predictions of one split, and what would have been right.
+    """Predictions of one split with the true labels.
 
     Attributes:
         task: The task's definition.
-        source: Where the rows are.
-        predictions: Of all rows.
+        source: The source of the rows.
+        predictions: Predictions of all rows.
         labels: Class index, value or relevance, (N,).
-        groups: Number of each row's query, in order of appearance, (N,); None outside ranking.
+        groups: Query number of each row, in order of appearance, (N,); None outside ranking.
     """
 
     task: TaskDef
@@ -48,16 +48,16 @@ class Judged:
 
 
 def judge(record: RunRecord, name: str, split: str, data_root: str | None) -> Judged | str:
-    """Puts predictions and labels together, or says in words why that cannot be.
+    """Combine predictions with labels, or return the reason, in words, why that is impossible.
 
     Raises:
-        UserError: The predictions are damaged: they are the run's own, unlike the data.
+        UserError: The predictions are damaged; unlike the data, they are a part of the run.
     """
     if record.run is None or name not in record.run.tasks:
         return "the run's task definitions are missing"
     task, origin = record.run.tasks[name], _origin(record, split)
     if origin == split and split not in task.evaluation_splits:
-        return "the run's task definitions know no such split"
+        return "the run's task definitions have no such split"
     path = predictions_file(record.path, name, split)
     if not path.is_file():
         return f"there are no predictions ({path.name})"
@@ -70,7 +70,7 @@ def judge(record: RunRecord, name: str, split: str, data_root: str | None) -> Ju
         if before is not None and source.fingerprint() != before:
             return f"the data is not what the run was evaluated on: {source} has changed"
         rows, labels, groups = _read_labels(name, task, source)
-        if origin != split:  # a part of these rows
+        if origin != split:  # the holdout, a subset of these rows
             chosen = np.isin(rows, predictions.rows)
             rows, labels, groups = rows[chosen], labels[chosen], np.unique(groups[chosen], return_inverse=True)[1]
     except (UserError, OSError) as error:
@@ -81,7 +81,7 @@ def judge(record: RunRecord, name: str, split: str, data_root: str | None) -> Ju
 
 
 def _origin(record: RunRecord, split: str) -> str:
-    """The split of the data that a split of a run is read from: what was held out are training rows."""
+    """The data's split from which a run's split is read: rows that were held out are training rows."""
     held_out = record.run is not None and record.run.config.train.holdout is not None and split == "holdout"
     return "train" if held_out else split
 
@@ -103,21 +103,21 @@ def _read_labels(name: str, task: TaskDef, source: Source) -> tuple[Ints, Floats
 
 
 def texts(judged: Judged, positions: Collection[int]) -> dict[int, Row]:
-    """The rows at some positions of the source."""
+    """Rows at the given source positions."""
     wanted = set(positions)
     checker = RowChecker("", judged.task)
     return {row.position: row for row in checker.check(read_rows(judged.source)) if row.position in wanted}
 
 
 def confusion(judged: Judged) -> Ints:
-    """Rows by [true class, predicted class]."""
+    """Confusion matrix: number of rows by [true class, predicted class]."""
     number = judged.task.num_labels
     cells = judged.labels.astype(np.int64) * number + judged.predictions.outputs.argmax(axis=1)
     return np.bincount(cells, minlength=number * number).reshape(number, number)
 
 
 def first_ranks(judged: Judged) -> Ints:
-    """Rank of each query's first relevant candidate, 0 without one, (Q,)."""
+    """Rank of each query's first relevant candidate, 0 if there is none, (Q,)."""
     assert judged.groups is not None
     found: Ints = first_relevant_rank(judged.predictions.outputs, judged.labels, judged.groups)
     return found
@@ -125,11 +125,11 @@ def first_ranks(judged: Judged) -> Ints:
 
 @dataclass(frozen=True)
 class Hard:
-    """An example that the model gets most wrong.
+    """One of the examples that the model predicts worst.
 
     Attributes:
-        rows: Positions in the source: the row; in ranking that of the best relevant candidate and that ranked first.
-        facts: What was true and what was predicted, in words.
+        rows: Source positions: of the row; in ranking, of the best-ranked relevant candidate and of the top candidate.
+        facts: Truth and prediction, as pairs of name and text.
     """
 
     rows: tuple[int, ...]
@@ -137,8 +137,11 @@ class Hard:
 
 
 def hardest(judged: Judged, number: int = 10) -> list[Hard]:
-    """The examples with the lowest probability of the true class, the largest error, or the lowest rank of the first
-    relevant candidate (queries without one are left out); among equals the earlier first."""
+    """The examples that the model predicts worst, worst first; of equally bad ones, the earlier first.
+
+    These have the lowest probability of the true class, the largest error or, in ranking, the relevant candidates
+    ranked furthest down (queries without a relevant candidate are left out).
+    """
     outputs, rows = judged.predictions.outputs, judged.predictions.rows
     if judged.task.type == "ranking":
         return _hardest_queries(judged, number)
@@ -190,17 +193,17 @@ def _hardest_queries(judged: Judged, number: int) -> list[Hard]:
 
 
 def compared(first: RunRecord, second: RunRecord, name: str, split: str, judged: Sequence[Any]) -> Any:
-    """Differences of two runs on a split, metric by metric, or why there are none.
+    """Differences of two runs on a split, metric by metric, or the reason why they cannot be compared.
 
     Args:
         first: A run.
-        second: The run that is compared with it.
+        second: The run to compare with it.
         name: The task.
         split: Its split.
-        judged: What `judge` made of either.
+        judged: Results of `judge` for the two runs.
 
     Returns:
-        Metric to `Difference`, second less first; or the reason in words.
+        Metric to `Difference`, second minus first; or the reason in words.
     """
     for one in judged:
         if isinstance(one, str):
@@ -215,9 +218,9 @@ def compared(first: RunRecord, second: RunRecord, name: str, split: str, judged:
     before, after = judged
     same = before.task.type == after.task.type and before.task.labels == after.task.labels
     if not same or not np.array_equal(before.predictions.rows, after.predictions.rows):
-        return "the runs have other rows or labels"
+        return "the runs have different rows or labels"
     if not np.array_equal(before.labels, after.labels) or not _same(before.groups, after.groups):
-        return "the runs read other labels from the data"
+        return "the runs read different labels from the data"
     metrics = [metric for metric in before.task.metrics if metric in after.task.metrics]
     if not metrics:
         return "the runs have no metric in common"

@@ -20,7 +20,7 @@ Divergence: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 def full_precision(values: Tensor) -> Tensor:
-    """The values in float64 if they are so already, else in float32, of the same shape."""
+    """Convert values to float32, unless they are float64."""
     return values if values.dtype == torch.float64 else values.float()
 
 
@@ -74,7 +74,7 @@ def squared_error(logits: Tensor, labels: Tensor, mask: Tensor | None = None) ->
 def listwise_softmax(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
     """Listwise softmax cross entropy −Σ_j (y_j / Σ_k y_k) log p_j over a query's candidates (ListNet's top-one form).
 
-    Cao et al. 2007, with the relevance normalised to a distribution; with one relevant candidate it is −log p of it.
+    Cao et al. 2007, with the relevance normalised to a distribution; with one relevant candidate j it is −log p_j.
 
     Args:
         logits: Scores, (N, C).
@@ -109,8 +109,8 @@ def pairwise_logistic(logits: Tensor, labels: Tensor, mask: Tensor | None = None
 def sym_kl(p_logits: Tensor, q_logits: Tensor, mask: Tensor | None = None) -> Tensor:
     """Symmetrised Kullback-Leibler divergence Σ_k (p_k − q_k)(log p_k − log q_k), without a factor ½.
 
-    This one product keeps its precision where p and q are close; the sum of two KL terms cancels
-    (arXiv 1911.03437, section 3.1, defines ℓ_s as that sum).
+    This single product keeps its precision where p and q are close; the sum of two KL terms, by which arXiv 1911.03437
+    (section 3.1) defines ℓ_s, suffers from cancellation there.
 
     Args:
         p_logits: (N, C).
@@ -125,10 +125,10 @@ def sym_kl(p_logits: Tensor, q_logits: Tensor, mask: Tensor | None = None) -> Te
 
 
 def kl(p_logits: Tensor, q_logits: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Kullback-Leibler divergence Σ_k q_k (log q_k − log p_k), p being the perturbed side.
+    """Kullback-Leibler divergence Σ_k q_k (log q_k − log p_k), where p is the perturbed side.
 
-    Summed as Σ_k q_k (e^d − 1 − d) with d = log p_k − log q_k, which is equal because both sum to 1 and does not
-    cancel; where e^d could overflow, as p_k − q_k − q_k d. Arguments and result as in `sym_kl`.
+    Computed as Σ_k q_k (e^d − 1 − d) with d = log p_k − log q_k, which is equal because p and q both sum to 1, and is
+    free of cancellation; where e^d could overflow, as p_k − q_k − q_k d. Arguments and result as in `sym_kl`.
     """
     log_p, log_q = log_softmax(p_logits, mask), log_softmax(q_logits, mask)
     p, q, d = _probabilities(log_p, mask), _probabilities(log_q, mask), log_p - log_q
@@ -144,10 +144,10 @@ def js(p_logits: Tensor, q_logits: Tensor, mask: Tensor | None = None) -> Tensor
 
 
 def _from_mean(p: Tensor, q: Tensor, d: Tensor) -> Tensor:
-    """p log(p/m) + m − p of each entry, with m = (p + q)/2 and d = log q − log p; over both sides m − p cancels.
+    """Entrywise p log(p/m) + m − p, with m = (p + q)/2 and d = log q − log p; m − p of both sides sums to 0.
 
-    log(p/m) = −log((1 + q/p)/2) = −log1p((e^d − 1)/2), no difference of near-equal logs; where e^d could overflow it is
-    log 2 − log(1 + e^d).
+    log(p/m) = −log((1 + q/p)/2) = −log1p((e^d − 1)/2) avoids the difference of nearly equal logs; where e^d could
+    overflow, log 2 − log(1 + e^d) is used.
     """
     over = torch.expm1(d.clamp(max=FAR)) / 2
     return torch.where(d > FAR, (q - p) / 2 + p * (math.log(2) - F.softplus(d)), p * (over - torch.log1p(over)))
@@ -170,7 +170,7 @@ def mse(p_logits: Tensor, q_logits: Tensor, mask: Tensor | None = None) -> Tenso
     return difference.square().sum(dim=-1)
 
 
-FAR = 20.0  # a difference of log-probabilities from which terms are summed in a form that neither overflows nor cancels
+FAR = 20.0  # difference of log-probabilities above which terms take a form that cannot overflow (and cancels nothing)
 
 LOSSES: dict[str, Loss] = {
     "cross_entropy": cross_entropy,

@@ -31,14 +31,14 @@ PROBLEM_TYPES = {
     "regression": "regression",
     "ranking": "regression",
 }
-# Names under which architectures keep the dropout of their head; all that a configuration has are set.
+# Configuration keys of the head's dropout, by architecture; all of them that a configuration has are set.
 HEAD_DROPOUT_KEYS = ("classifier_dropout", "cls_dropout", "seq_classif_dropout", "classifier_dropout_prob")
 HEADS_FILE = "heads.safetensors"
 
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Hides the library's loading reports and bars: a fresh head is no news here."""
+    """Hide the library's loading reports and progress bars, because a fresh head is expected here."""
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -53,7 +53,7 @@ def quiet_transformers() -> Iterator[None]:
 class MultiTaskModel(nn.Module):
     """Several native Transformers models that share one base model.
 
-    Each task has a complete `…ForSequenceClassification`, whose base model is the shared one: what is exported is that
+    Each task has a complete `…ForSequenceClassification` whose base model is the shared one, so that an export is that
     model itself. Parameters are registered once, under `encoder` and under `heads` by task.
 
     Args:
@@ -66,7 +66,7 @@ class MultiTaskModel(nn.Module):
         self.encoder = encoder
         self.heads = nn.ModuleDict({head_key(task): _head_of(model) for task, model in task_models.items()})
         self._task_models = dict(task_models)  # a plain dict, so that shared parameters are not registered again
-        self.units: dict[str, float] = {}  # of parameters, by their `named_tensors`, whose size is not about 1
+        self.units: dict[str, float] = {}  # name in `named_tensors` to magnitude, where not about 1; see `scale`
 
     @property
     def tasks(self) -> list[str]:
@@ -99,23 +99,23 @@ class MultiTaskModel(nn.Module):
         return self._task_models[task]
 
     def pad_with(self, pad_id: int) -> None:
-        """Says what padding is where the configuration does not: some look for the last real token."""
+        """Set the padding id in configurations without one: some architectures find the last real token by it."""
         for model in (self.encoder, *self._task_models.values()):
             if getattr(model.config, "pad_token_id", None) is None:
                 model.config.pad_token_id = pad_id
 
     @torch.no_grad()
     def scale_output(self, task: str, scale: Scale, *, fresh: bool) -> None:
-        """Readies a regression's last layer for labels of another size; see `scale`.
+        """Prepare a regression's last layer for labels of another magnitude; see `scale`.
 
         Args:
             task: The task's name.
-            scale: Of its training labels.
-            fresh: Whether its head is new: it begins at their mean then, and at differences of their size.
+            scale: Scale of its training labels.
+            fresh: Whether its head is new; if so, its last layer is multiplied by s and its bias shifted by the mean.
         """
         layers = self.heads[head_key(task)].named_modules()
         linear = [(name, layer) for name, layer in layers if isinstance(layer, nn.Linear) and layer.out_features == 1]
-        if not linear:  # a head of another kind starts and moves as it is
+        if not linear:  # a head without a final linear layer is left as it is
             return
         prefix, (name, last) = f"heads.{task}.", linear[-1]
         if type(last) is nn.Linear:
@@ -157,7 +157,7 @@ class MultiTaskModel(nn.Module):
         return logits
 
     def named_tensors(self) -> dict[str, Tensor]:
-        """Every parameter under a name that stays the same whatever tasks there are: `encoder.…`, `heads.TASK.…`."""
+        """All parameters by names that do not depend on the other tasks: `encoder.…`, `heads.TASK.…`."""
         tensors = {f"encoder.{name}": tensor for name, tensor in self.encoder.named_parameters()}
         for task in self.tasks:
             head = self.heads[head_key(task)]
@@ -166,7 +166,7 @@ class MultiTaskModel(nn.Module):
 
     @torch.no_grad()
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copies tensors into the parameters of the same names.
+        """Copy tensors into the parameters of the same names.
 
         Raises:
             ValueError: A name or shape differs.
@@ -183,7 +183,7 @@ class MultiTaskModel(nn.Module):
 
 
 class FullLinear(nn.Linear):
-    """A linear layer in float32 also under autocast, whose half precision would round a year to a decade."""
+    """Linear layer that stays in float32 under autocast, since bf16 rounds a year such as 2019 to a multiple of 8."""
 
     def forward(self, input: Tensor) -> Tensor:
         with torch.autocast(input.device.type, enabled=False):
@@ -191,10 +191,10 @@ class FullLinear(nn.Linear):
 
 
 def _perturbed(embedded: Tensor, delta: Tensor) -> Tensor:
-    """Word embeddings with δ added; those of padding that an architecture adds by itself stay as they are.
+    """Add δ to word embeddings; padding that an architecture itself appends is not perturbed.
 
     Raises:
-        ValueError: They are laid out otherwise than δ.
+        ValueError: The embeddings have another shape than δ.
     """
     more = embedded.shape[1] - delta.shape[1] if embedded.dim() == 3 else 0
     if more > 0:
@@ -205,7 +205,7 @@ def _perturbed(embedded: Tensor, delta: Tensor) -> Tensor:
 
 
 def layers(encoder: nn.Module) -> list[nn.Module]:
-    """The layers of an encoder: what stands in its outermost list of modules."""
+    """Layers of an encoder: the entries of its first `ModuleList`, with nested lists flattened."""
     found = next(module for module in encoder.modules() if isinstance(module, nn.ModuleList))
     while any(isinstance(child, nn.ModuleList) for child in found):  # blocks of layers
         found = nn.ModuleList(
@@ -215,7 +215,7 @@ def layers(encoder: nn.Module) -> list[nn.Module]:
 
 
 def head_key(task: str) -> str:
-    """Name of the head's module; a bare task name could be one of the container's own methods."""
+    """Name of the head's module; a bare task name could clash with an attribute of `ModuleDict`."""
     return f"{task}_head"
 
 
@@ -229,13 +229,13 @@ def _head_of(model: PreTrainedModel) -> nn.ModuleDict:
 def build_model(
     encoder: str, tasks: Mapping[str, TaskDef], *, seed: int, trust_remote_code: bool = False
 ) -> MultiTaskModel:
-    """Loads a pretrained encoder and gives every task a fresh head.
+    """Load a pretrained encoder and give every task a fresh head.
 
-    Heads depend on the seed and their task's name only, not on the other tasks. Of layers before the output layer they
-    take the pretrained weights, where the checkpoint has them (ModernBERT's `head`), as Transformers does.
+    A head depends only on the seed and its task's name, not on the other tasks. Its layers before the output layer take
+    pretrained weights if the checkpoint has them (ModernBERT's `head`), as in Transformers.
 
     Args:
-        encoder: What `encoder.find_encoder` returned.
+        encoder: Directory or hub id, as returned by `encoder.find_encoder`.
         tasks: Task name to definition.
         seed: The run's seed.
         trust_remote_code: Whether the encoder's repository may run code of its own.
@@ -270,7 +270,7 @@ def build_model(
 def _pretrained_head(
     loaded: PreTrainedModel, config: Any, fresh: set[str], *, trust_remote_code: bool
 ) -> dict[str, Tensor]:
-    """The parameters of a head's layers that the checkpoint holds whole, but for those that depend on the labels."""
+    """Parameters of head layers that the checkpoint holds completely and that do not depend on the labels."""
     layers = [
         {f"{name}.{key}": tensor for key, tensor in child.named_parameters()}
         for name, child in loaded.named_children()
@@ -314,9 +314,9 @@ def _task_model(
         if child_name != model.base_model_prefix:
             child.to_empty(device="cpu")
     with torch.random.fork_rng(devices=[]):
-        # The CPU's generator alone: nothing puts an accelerator's back.
+        # Only the CPU's generator, as fork_rng does not restore an accelerator's here.
         torch.default_generator.manual_seed(derive_seed(seed, "head", name))
-        model.initialize_weights()  # the base model is marked as initialised and stays as it is
+        model.initialize_weights()  # leaves the base model alone, which is marked as initialised
     with torch.no_grad():
         for key, tensor in known.items():
             model.get_parameter(key).copy_(tensor)
@@ -336,17 +336,17 @@ def load_model(
     seed: int = 0,
     trust_remote_code: bool = False,
 ) -> MultiTaskModel:
-    """Loads the shared encoder and the heads that `save_model` wrote.
+    """Load the shared encoder and the heads that `save_model` wrote.
 
     Args:
         folder: A run's `model` directory.
         tasks: Tasks to give a head.
-        heads: Task to the stored head it takes, or None for a fresh one; by default each its own.
+        heads: Task to the task whose stored head it takes, or None for a fresh one; by default each takes its own.
         seed: Seed of the fresh heads.
         trust_remote_code: Whether the directory may run code of its own.
 
     Raises:
-        UserError: The directory holds no such model or lacks a head.
+        UserError: The directory holds no such model, lacks a head, or does not fit the task definitions.
     """
     model = build_model(str(folder), tasks, seed=seed, trust_remote_code=trust_remote_code)
     path = Path(folder) / HEADS_FILE
@@ -373,7 +373,7 @@ def load_model(
 
 
 def head_tensors(model: MultiTaskModel) -> dict[str, Tensor]:
-    """Parameters of all heads, named `TASK.…`, as `HEADS_FILE` holds them."""
+    """Parameters of all heads on the CPU, named `TASK.…`, as stored in `HEADS_FILE`."""
     return {
         name.removeprefix("heads."): tensor.detach().cpu().contiguous()
         for name, tensor in model.named_tensors().items()

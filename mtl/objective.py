@@ -23,7 +23,7 @@ from mtl.sampling import derive_seed
 from mtl.smart import Ball, Distance, Perturbation, draw_noise, passes, perturbation
 from mtl.taskdef import TaskDef
 
-DROPOUT_EVERY = 10  # turns of a task between two measurements of the dropout's own divergence
+DROPOUT_EVERY = 10  # turns of a task between two measurements of the divergence due to dropout alone
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ class RandomState:
 
 
 def random_state(device: torch.device) -> RandomState:
-    """Reads the current state, by which a later forward pass can draw the same dropout masks."""
+    """Current state of the generators, with which a later forward pass can draw the same dropout masks."""
     accelerator = None if device.type == "cpu" else torch.get_device_module(device).get_rng_state(device)
     return RandomState(device, torch.get_rng_state(), accelerator)
 
 
 def seeded_state(seed: int, device: torch.device) -> RandomState:
-    """The state right after seeding; the current one is left as it is."""
+    """State right after seeding; the current state is left unchanged."""
     current = random_state(device)
     torch.manual_seed(seed)
     seeded = random_state(device)
@@ -58,7 +58,7 @@ def _restore(state: RandomState) -> None:
 
 @contextmanager
 def replayed(state: RandomState) -> Iterator[None]:
-    """Draws from a given state inside, and continues from the present one after: nothing is consumed."""
+    """Draw from a given state within the context, and restore the current state afterwards."""
     current = random_state(state.device)
     _restore(state)
     try:
@@ -69,11 +69,11 @@ def replayed(state: RandomState) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Share:
-    """What a micro-batch's sums are divided by to make means over the whole batch of an optimizer step.
+    """Divisors of a micro-batch's sums that make them add up to means over the whole batch of an optimizer step.
 
     Attributes:
-        labelled: Examples of the batch that carry a task loss.
-        examples: All examples of the batch.
+        labelled: Number of examples of the batch that have a task loss.
+        examples: Number of all examples of the batch.
     """
 
     labelled: float
@@ -81,12 +81,12 @@ class Share:
 
     @classmethod
     def whole(cls, batch: Batch) -> Share:
-        """The share of a batch that is computed in one piece."""
+        """Divisors for a batch that is computed in one piece."""
         return cls(labelled=max(1.0, float(batch.weights.sum())), examples=float(len(batch.weights)))
 
     @classmethod
     def of(cls, examples: Examples, chosen: Ints, *, ranking: bool) -> Share:
-        """The same of a batch before it is cut into micro-batches, in whatever process these are computed."""
+        """Divisors for a batch that is split into micro-batches, in any process; see `micro_batches`."""
         if not ranking:
             return cls(labelled=float(len(chosen)), examples=float(len(chosen)))
         groups = examples.groups[chosen]
@@ -95,7 +95,7 @@ class Share:
 
     @classmethod
     def nothing(cls) -> Share:
-        """The share of a process that has no row of a batch: whatever it computes counts as 0."""
+        """Infinite divisors, for a process without rows of a batch: whatever it computes counts as 0."""
         return cls(labelled=math.inf, examples=math.inf)
 
 
@@ -107,8 +107,8 @@ class Objective(nn.Module):
     """Student, teacher and the objectives of all tasks.
 
     Args:
-        model: The student, as pretrained: radii relative to its word embeddings are fixed here.
-        tasks: Task name to its definition, weights of switched-off regularizers at 0.
+        model: The student before training; the RMS of its word embeddings, for relative radii, is measured once here.
+        tasks: Task name to its definition, with weight 0 for regularizers that are switched off.
         seed: The run's seed.
     """
 
@@ -126,16 +126,16 @@ class Objective(nn.Module):
         object.__setattr__(self, "teacher", teacher)
 
     def forward(self, task: str, batch: Batch, turn: int, share: Share) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of one micro-batch.
+        """Objective of one micro-batch.
 
         Args:
             task: The task's name.
-            batch: Rows of it.
-            turn: Number of the task's earlier steps; seeds the noise.
-            share: Divisors that make sums over the micro-batches of a step means.
+            batch: The micro-batch.
+            turn: Number of the task's earlier batches; seeds the noise.
+            share: Divisors of the sums over examples.
 
         Returns:
-            The scalar to differentiate, and the terms before weighting, detached: `loss`, `smart` (R_s), `proximal` (D)
+            The scalar to differentiate, and the detached, unweighted terms: `loss`, `smart` (R_s), `proximal` (D)
             and the telemetry of R_s (`smart_…`); terms that are off are left out.
         """
         definition = self.tasks[task]
@@ -154,23 +154,23 @@ class Objective(nn.Module):
         return definition.weight * total, {name: term.detach() for name, term in terms.items()}
 
     def smooths(self, task: str, turn: int) -> bool:
-        """Whether R_s is part of this step."""
+        """Whether R_s is part of the objective at this turn."""
         settings = self.tasks[task].smart
         return settings.weight > 0 and turn % settings.every == 0
 
     def cost(self, task: str, turn: int) -> float:
-        """Cost of a step relative to a plain one, counted in forward passes; those of telemetry alone are left out."""
+        """Cost of a step relative to a plain one, counted in forward passes, except those for telemetry only."""
         settings = self.tasks[task].smart
         proximal = self.tasks[task].proximal.weight > 0
         on = self.smooths(task, turn)
         return passes(settings.steps, smart=on, perturbed=settings.epsilon > 0, proximal=proximal) / 3
 
     def unit(self, task: str) -> float:
-        """What the task's radius, noise and step size are multiplied by."""
+        """Factor of the task's radius, noise and step size: the RMS of the word embeddings, or 1 for absolute ones."""
         return self.embedding_rms if self.tasks[task].smart.unit == "embedding_rms" else 1.0
 
     def task_loss(self, definition: TaskDef, batch: Batch, outputs: Tensor) -> Tensor:
-        """L summed over the examples of a batch that carry one."""
+        """L summed over the examples of a batch that have a task loss."""
         assert definition.loss is not None
         logits, mask = by_example(outputs, batch)
         return (LOSSES[definition.loss](logits, batch.labels, mask) * batch.weights).sum()
@@ -180,16 +180,16 @@ class Objective(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """R_s summed over the examples, and its telemetry.
 
-        Gradient flows through both arguments of R_s, none through δ. Telemetry: `smart_noise` is ℓ_s at the noise the
-        ascent starts from, `smart_length` ‖δ‖ in units of ε, `smart_boundary` the share at the boundary, and with
-        independent masks `smart_dropout` is ℓ_s between the two masks at δ = 0, from a forward pass of its own in every
-        `DROPOUT_EVERY`-th turn (with shared masks that part is 0).
+        Gradient flows through both arguments of R_s, none through δ. Telemetry: `smart_noise` is the mean ℓ_s at the
+        noise from which the ascent starts, `smart_length` the mean ‖δ‖ in units of ε, `smart_boundary` the fraction at
+        the boundary. With independent masks, `smart_dropout` is the mean ℓ_s between the two masks at δ = 0, from an
+        extra forward pass in every `DROPOUT_EVERY`-th turn (with shared masks it is 0).
         """
         settings = self.tasks[task].smart
         distance = self._distance(settings.divergence, batch)
         seed = derive_seed(self.seed, "smart", task, turn)
         if settings.dropout == "independent":
-            # Other masks in each micro-batch and process, as those of the clean branch are.
+            # Masks differ between micro-batches and processes, as in the clean branch.
             state = seeded_state(derive_seed(seed, "dropout", int(batch.rows[0])), self.model.device)
 
         def f(delta: Tensor | None) -> Tensor:
@@ -232,7 +232,7 @@ class Objective(nn.Module):
     def _proximity(self, task: str, batch: Batch, outputs: Tensor, state: RandomState) -> Tensor:
         """D summed over the examples.
 
-        Teacher and student see the same dropout masks, so that D and its gradient are 0 at θ̃ = θ.
+        Teacher and student use the same dropout masks, so that D and its gradient are 0 at θ̃ = θ.
         """
         assert self.teacher is not None
         with torch.no_grad(), replayed(state):
@@ -252,9 +252,9 @@ class Objective(nn.Module):
 
 
 def by_example(outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:
-    """Lays a head's outputs out by example: (B, C) as it is; in ranking (B, 1) becomes (Q, G) with its mask.
+    """Arrange a head's outputs by example: (B, C) stays as it is; in ranking, (B, 1) becomes (Q, G) with its mask.
 
-    Those of a regression are divided by the batch's unit.
+    Outputs of a regression are divided by the batch's unit.
     """
     if batch.lists is None:
         return (outputs if batch.unit == 1 else outputs / batch.unit), None

@@ -1,4 +1,4 @@
-"""The optimizer and the shape of the learning rate, a pure function of the step."""
+"""The optimizer, and the learning rate schedule as a pure function of the step."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from mtl.config import OptimizerSettings, ScheduleSettings
 
 
 def learning_rate_factor(step: int, total: int, settings: ScheduleSettings) -> float:
-    """Share of the peak learning rate at a step: linear warm-up, then constant or a decay to 0.
+    """Fraction of the peak learning rate at a step: linear warm-up, then constant or a decay to 0.
 
     Args:
         step: Number of the step, from 0.
-        total: Length of the run.
+        total: Length of the run in steps.
         settings: The schedule.
     """
     warmup = round(settings.warmup * total)
@@ -28,17 +28,17 @@ def learning_rate_factor(step: int, total: int, settings: ScheduleSettings) -> f
 
 
 def linear(progress: float) -> float:
-    """Share of the peak learning rate after this fraction of the decay: 1 − progress."""
+    """Fraction of the peak learning rate after this fraction of the decay: 1 − progress."""
     return 1.0 - progress
 
 
 def cosine(progress: float) -> float:
-    """Share of the peak learning rate after this fraction of the decay: (1 + cos(π · progress))/2."""
+    """Fraction of the peak learning rate after this fraction of the decay: (1 + cos(π · progress))/2."""
     return 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
 def constant(progress: float) -> float:
-    """Share of the peak learning rate after the warm-up: 1 throughout."""
+    """Fraction of the peak learning rate after the warm-up: always 1."""
     return 1.0
 
 
@@ -46,10 +46,10 @@ DECAYS: dict[str, Callable[[float], float]] = {"linear": linear, "cosine": cosin
 
 
 class DecoupledAdamax(torch.optim.Adamax):
-    """Adamax whose weight decay is decoupled (arXiv 1711.05101): w ← w (1 − lr · decay) before the step.
+    """Adamax with decoupled weight decay (arXiv 1711.05101): w ← w (1 − lr · decay) before the step.
 
-    PyTorch's own adds the decay to the gradient, where the division by the largest gradient so far makes it a step of
-    the whole learning rate for each weight that has none, such as the embeddings of words that do not occur.
+    PyTorch's Adamax adds the decay to the gradient. After division by the running maximum of the gradient, this is a
+    step of the full learning rate for every weight without a gradient, such as embeddings of words that do not occur.
     """
 
     def __init__(self, params: Any, **options: Any) -> None:
@@ -68,15 +68,16 @@ class DecoupledAdamax(torch.optim.Adamax):
 def make_optimizer(
     parameters: Mapping[str, Tensor], settings: OptimizerSettings, units: Mapping[str, float] | None = None
 ) -> torch.optim.Optimizer:
-    """The optimizer over named parameters, in groups of like decay and learning rate.
+    """Create the optimizer over named parameters, with parameter groups by weight decay and learning rate.
 
-    Biases and normalisation weights (the vectors) do not decay. What stands behind the encoder's layers, the heads and
-    a pooler if the encoder has one, learns `head_factor` times as fast: it is new, or was trained for something else.
+    One-dimensional parameters (biases, normalisation weights) have no weight decay. The heads, and the encoder's pooler
+    if it has one, learn `head_factor` times as fast, because they are new or were trained for something else.
 
     Args:
-        parameters: As `MultiTaskModel.named_tensors` names them.
-        settings: Section `optimizer`.
-        units: Sizes of parameters that are not about 1, by which they move; see `scale`.
+        parameters: Parameters by their names in `MultiTaskModel.named_tensors`.
+        settings: The section `optimizer`.
+        units: Magnitude of parameters where it is not about 1: their learning rate is multiplied by it, their weight
+            decay and ε are divided by it; see `scale`.
     """
     groups: dict[tuple[bool, bool, float], dict[str, Any]] = {}
     for name, parameter in parameters.items():
@@ -97,7 +98,7 @@ def make_optimizer(
 
 BEHIND_THE_LAYERS = ("heads.", "encoder.pooler.")
 
-FUSED = ("cpu", "cuda")  # fused kernels of other devices may ignore the scale by which gradients are clipped
+FUSED = ("cpu", "cuda")  # fused kernels of other devices may ignore `grad_scale`, by which gradients are clipped
 
 OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, Any]]] = {
     "adamw": (torch.optim.AdamW, {"fused": True}),

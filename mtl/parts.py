@@ -1,4 +1,4 @@
-"""Parts of the training data: without leaks, a few examples, or held out. Each is drawn by a seed of its own.
+"""Subsets of the training data: without leaks, few-shot, and held-out; random ones are drawn with seeds of their own.
 
 Legend: N examples.
 """
@@ -18,7 +18,7 @@ from mtl.taskdef import TaskDef
 
 
 def without_leaks(task: TaskDef, examples: Examples, leaked: Collection[int]) -> Examples:
-    """Training examples but those at the given positions of the source; in ranking, but all of such a query."""
+    """Remove the training examples at the given source positions; in ranking, their whole queries."""
     out = np.isin(examples.rows, list(leaked))
     if task.type == "ranking":
         out = np.isin(examples.groups, examples.groups[out])
@@ -26,19 +26,19 @@ def without_leaks(task: TaskDef, examples: Examples, leaked: Collection[int]) ->
 
 
 def few_shot(task: TaskDef, examples: Examples, size: int | None, fraction: float | None, seed: int) -> Examples:
-    """A seeded part of the training data; a smaller part lies within a larger one of the same seed.
+    """Seeded random subset of the training data; with the same seed, a larger subset contains a smaller one.
 
-    Classification keeps the share of each class (highest averages, Sainte-Laguë), ranking takes whole queries.
+    Classification keeps the class proportions (highest averages, Sainte-Laguë), ranking keeps queries whole.
 
     Args:
         task: The task.
         examples: All its training examples.
-        size: Examples (ranking: queries) to take; all of them where there are fewer.
-        fraction: The same as a fraction, at least one.
+        size: Number of examples (ranking: queries) to take; all of them if there are fewer.
+        fraction: Fraction to take if no size is given, at least one.
         seed: The run's seed.
 
     Returns:
-        The part, in the order of the source.
+        The subset, in source order.
     """
     if size is None and fraction is None:
         return examples
@@ -47,17 +47,17 @@ def few_shot(task: TaskDef, examples: Examples, size: int | None, fraction: floa
 
 
 def hold_out(task: TaskDef, examples: Examples, fraction: float, least: int, seed: int) -> tuple[Examples, Examples]:
-    """Parts training data in two, as `few_shot` takes a part: what is trained on, and what is held out of it.
+    """Split training data into a part to train on and a held-out part, drawn as in `few_shot`.
 
     Args:
         task: The task.
         examples: All its training examples.
-        fraction: Of the examples (ranking: queries) that is held out.
-        least: Number that at least is.
+        fraction: Fraction of the examples (ranking: queries) to hold out.
+        least: Minimum number to hold out.
         seed: The run's seed.
 
     Returns:
-        The rest and the held-out part, both in the order of the source.
+        The remaining and the held-out examples, both in source order.
 
     Raises:
         UserError: Nothing would be left to train on.
@@ -72,7 +72,7 @@ def hold_out(task: TaskDef, examples: Examples, fraction: float, least: int, see
 
 
 def repeated(examples: Examples, others: Examples) -> list[int]:
-    """Positions in the source of the examples that are the same tokens as one of some others."""
+    """Source positions of the examples whose tokens equal those of one of `others`."""
     held = {others.tokens("input_ids", index).tobytes() for index in range(len(others))}
     same = [examples.tokens("input_ids", index).tobytes() in held for index in range(len(examples))]
     found: list[int] = examples.rows[np.flatnonzero(same)].tolist()
@@ -80,12 +80,12 @@ def repeated(examples: Examples, others: Examples) -> list[int]:
 
 
 def count_units(task: TaskDef, examples: Examples) -> int:
-    """What sizes of training data count: examples, in ranking queries."""
+    """Size of training data in the unit of `train_size`: examples, or queries in ranking."""
     return len(np.unique(examples.groups)) if task.type == "ranking" else len(examples)
 
 
 def _seeded_part(task: TaskDef, examples: Examples, wanted: int, seed: int, purpose: str) -> npt.NDArray[np.bool_]:
-    """Which examples belong to a seeded part of `wanted` units, (N,)."""
+    """Mask of a seeded random subset of `wanted` units, (N,)."""
     random = np.random.Generator(np.random.Philox(key=derive_seed(seed, purpose)))
     if task.type == "ranking":
         units = np.unique(examples.groups, return_inverse=True)[1]
@@ -93,7 +93,7 @@ def _seeded_part(task: TaskDef, examples: Examples, wanted: int, seed: int, purp
     else:
         units = np.arange(len(examples))
         strata = examples.labels if task.type == "classification" else np.zeros(len(examples))
-    # The j-th of n units of a stratum gets the key (j + u)/n: the first keys hold every stratum in proportion.
+    # The j-th of n units of a stratum gets the key (j + ½)/n: the smallest keys hold every stratum in proportion.
     keys = np.empty(len(strata))
     for stratum in np.unique(strata):
         members = random.permutation(np.flatnonzero(strata == stratum))

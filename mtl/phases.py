@@ -44,23 +44,23 @@ def run_phase(
     display: Display | None = None,
     quiet_data: bool = False,
 ) -> dict[str, Any]:
-    """Trains (or continues) a run and finishes its directory.
+    """Train or resume a run, and complete its directory.
 
     Args:
-        checked: The run, as `preflight` left it.
-        output: Its directory, which this process alone writes to.
+        checked: The run, checked by `preflight`.
+        output: Its directory, to which no other run may write.
         resume: Whether to continue from its newest checkpoint.
-        command: The command line, for the record; None from a program.
+        command: The command line, for the record; None if called from Python.
         overwrite: Whether an earlier run in the directory may be replaced.
-        display: What shows the run; by default as the command line does.
-        quiet_data: Whether notes about the data, leaks among them, were shown before.
+        display: Console output; by default that of the command line.
+        quiet_data: Whether notes about the data, leaks among them, have been shown before.
 
     Returns:
-        What `results.json` holds.
+        The contents of `results.json`.
 
     Raises:
-        UserError: The run cannot start, or another one is writing there.
-        Interrupted: A signal came; the message says how to continue, or that the run had just finished.
+        UserError: The run cannot start, or another one is writing to the directory.
+        Interrupted: A signal was received; the message says how to continue, or that the run had just finished.
         NonFiniteError: A term became NaN or infinite, and may not be skipped.
         StorageError: Something could not be written.
     """
@@ -86,7 +86,7 @@ def run_phase(
             start_directory(checked, ready.splits, output, resume=resume, overwrite=overwrite, command=command)
 
         processes.in_main(start)
-        # From here on, before log and checkpoint are opened: imports within may swallow a plain KeyboardInterrupt.
+        # Installed before log and checkpoint are opened, because imports there may swallow a plain KeyboardInterrupt.
         with StopSignal(launched=processes.count > 1).installed() as stop:
             state = _train(ready, hooks, output, stop, resume=resume, command=command)
         for name, model in (("model", ready.objective.model), ("teacher", ready.objective.teacher)):
@@ -95,7 +95,8 @@ def run_phase(
         results = hooks.store_results(state, intervals=hooks.intervals() if processes.is_main else {})
         hooks.renew_cards(results)
     display.say(results_table(results, ready.run.tasks, output), "quiet")
-    # Too late to stop this run, but not what would follow; an exchange of several processes ends with the next one.
+    # Too late to stop this run, but not what would follow it. With several processes, `agreed` returns the result of
+    # the previous call, hence the second one.
     if asked := max(processes.agreed(stop.received or 0), processes.agreed(0)):
         raise Interrupted(asked, f"stopped by {signal.Signals(asked).name}; the run is finished")
     return results
@@ -104,7 +105,7 @@ def run_phase(
 def _train(
     ready: Ready, hooks: RunHooks, output: Path, stop: StopSignal, *, resume: bool, command: Sequence[str] | None
 ) -> TrainState:
-    """Trains from the newest checkpoint, or from the first step, to the end of the plan."""
+    """Train from the newest checkpoint, or from the first step, to the end of the plan."""
     processes = ready.processes
     checkpoint, damaged = load_newest(output / "checkpoints") if resume else (None, [])
     if resume:
@@ -142,7 +143,7 @@ def _train(
 
 
 def _log(ready: Ready, output: Path, state: TrainState) -> NoLog:
-    """The log of this process; trackers are told of nothing where nothing is left to do."""
+    """The log of this process; trackers are not started if nothing is left to train."""
     if not ready.processes.is_main:
         return NoLog()
     config, trackers = ready.run.config, None
@@ -156,7 +157,7 @@ def _log(ready: Ready, output: Path, state: TrainState) -> NoLog:
 
 
 def show_data_notes(checked: Checked, display: Display) -> None:
-    """Tells what was found of the data before it was tokenised."""
+    """Show what was found in the data before tokenisation: notes, and training rows that are also evaluation rows."""
     for note in checked.data.notes:
         display.say(f"note: {note}")
     own, warn = False, checked.run.config.leaks == "warn"
@@ -173,10 +174,10 @@ def show_data_notes(checked: Checked, display: Display) -> None:
 
 
 def remarks(run: Run, splits: Splits, limit: int) -> list[str]:
-    """What a user should know about the data: truncation, rows left out, queries that teach nothing."""
+    """Notes on the data for the user: truncation, scaling, missing labels, rows left out, queries without task loss."""
     lines = task_notes(run.tasks, limit)
     if run.config.telemetry.gradient_cosine_every is not None and len(run.tasks) == 1:
-        lines.append("telemetry.gradient_cosine_every: there is one task only, whose gradient has no other to go with")
+        lines.append("telemetry.gradient_cosine_every has no effect: gradients are compared between two or more tasks")
     for name, parts in splits.items():
         for split, examples in parts.items():
             share = float(examples.truncated.mean())
@@ -194,11 +195,11 @@ def remarks(run: Run, splits: Splits, limit: int) -> list[str]:
                 lines.append(f"{name}/{split}: {counted(examples.unlabelled, 'row')} without a label left out")
             if examples.dropped:
                 lines.append(
-                    f"{name}/{split}: {counted(examples.dropped, 'row')} left out that stand in evaluation rows"
+                    f"{name}/{split}: {counted(examples.dropped, 'row')} left out that are also evaluation rows"
                 )
             if split == "holdout" and run.config.leaks == "warn" and (same := repeated(parts["train"], examples)):
                 rows = counted(len(same), "row")
-                lines.append(f"{name}/train: {rows} as in {name}/holdout, word for word; --leaks drop leaves them out")
+                lines.append(f"{name}/train: {rows} identical to rows of {name}/holdout; --leaks drop leaves them out")
             without = int(counts(run.tasks[name], examples).get("queries_without_relevant", 0))
             if without:
                 effect = "no task loss" if split == "train" else _counting(run.tasks[name].metrics)
@@ -208,7 +209,7 @@ def remarks(run: Run, splits: Splits, limit: int) -> list[str]:
 
 
 def _absent(run: Run, name: str, split: str, examples: Examples) -> str:
-    """Labels that a part has no row of, where it was drawn from more rows; of whole splits that is told elsewhere."""
+    """Labels without a row in a subset that was drawn from a split; for whole splits, they are reported elsewhere."""
     task, train = run.tasks[name], run.config.train
     drawn = train.holdout or (
         split == "train" and (train.task_sizes.get(name, train.train_size) or train.train_fraction)
@@ -229,7 +230,7 @@ def _cut_lists(streams: Mapping[str, BatchStream]) -> list[str]:
 
 
 def _counting(metrics: Sequence[str]) -> str:
-    """How queries without a relevant candidate count in some metrics."""
+    """How queries without a relevant candidate count in the given metrics, in words."""
     zero = [metric for metric in metrics if not metric.endswith(ANSWERABLE)]
     if not zero:
         return "left out of the metrics"

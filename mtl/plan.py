@@ -1,4 +1,4 @@
-"""The plan of a run: which task every step trains on, and what that comes to.
+"""The plan of a run: which tasks every step trains on, with the resulting passes and tokens per task.
 
 Legend: S steps of the run, K tasks of a step.
 """
@@ -20,12 +20,12 @@ from mtl.sampling import task_sequence
 
 @dataclass(frozen=True)
 class Plan:
-    """Which task every step trains on, and what that comes to.
+    """Which tasks every step trains on, with totals per task.
 
     Attributes:
         sequence: Indices of the tasks of every step, (S, K).
         turns: Number of earlier batches of the same task, (S, K).
-        epoch_steps: Steps of an epoch.
+        epoch_steps: Steps per epoch.
         evaluate_every: Steps between evaluations.
         rows: One row of the printed table per task.
     """
@@ -41,13 +41,13 @@ class Plan:
         return len(self.sequence)
 
     def task_steps(self, done: int) -> dict[str, int]:
-        """How many batches each task got in the first steps; alone it would take that many steps."""
+        """Batches of each task in the first `done` steps: the number of steps it would take if trained alone."""
         counts = np.bincount(self.sequence[:done].ravel(), minlength=len(self.rows)).tolist()
         return {row["task"]: count for row, count in zip(self.rows, counts, strict=True)}
 
 
 def make_plan(run: Run, streams: Mapping[str, BatchStream]) -> Plan:
-    """Lays out a run: an epoch is the batches of one pass of each task, K to a step, for any strategy."""
+    """Plan a run; with any sampling strategy, an epoch has as many batches as one pass over every task, K per step."""
     sizes = [stream.per_pass for stream in streams.values()]
     together = run.config.train.tasks_per_step
     epoch_steps = math.ceil(sum(sizes) / together)

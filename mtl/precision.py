@@ -1,4 +1,4 @@
-"""Half precision: where it can be used, and whether a perturbation survives it in the encoder at hand."""
+"""Half precision: whether a device supports it, and whether perturbations survive it in a given encoder."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from mtl.errors import Problem
 from mtl.model import layers
 from mtl.smart import Ball, draw_noise
 
-if TYPE_CHECKING:  # for names only: prediction needs neither
+if TYPE_CHECKING:  # for annotations only: prediction needs neither
     from accelerate import Accelerator
 
     from mtl.objective import Objective
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-SURVIVES = 0.9  # least cosine between the change after the first layer in half precision and in float32
-RADII = [digit * 10.0**exponent for exponent in range(-6, 3) for digit in (1, 2, 5)]  # tried, in the task's own unit
-OUTSIDE = 1e6  # radii from which noise of standard size is projected to the boundary
-ROWS = 4
+SURVIVES = 0.9  # minimum cosine between the changes after the first layer in half precision and in float32
+RADII = [digit * 10.0**exponent for exponent in range(-6, 3) for digit in (1, 2, 5)]  # to try, in the task's own unit
+OUTSIDE = 1e6  # standard deviation of the noise, in radii, that is projected to the boundary
+ROWS = 4  # rows to measure on
 
 
 def precision_problems(precision: PrecisionName, device: torch.device) -> list[Problem]:
-    """Why a device cannot compute in a precision, if so."""
+    """Problems, if any, that rule out a precision on a device."""
     if precision == "fp16" and device.type == "cpu":
         return [Problem("--precision", "fp16 needs a GPU; bf16 works on the CPU")]
     return []
 
 
 def precision_warnings(precision: PrecisionName, device: torch.device) -> list[str]:
-    """Why computing in a precision is slow on a device, if so."""
+    """Warnings, if any, that a precision is slow on a device."""
     if precision != "bf16" or _has_bf16(device):
         return []
     where = "processor" if device.type == "cpu" else "GPU"
@@ -49,27 +49,27 @@ def _has_bf16(device: torch.device) -> bool:
     if device.type != "cpu":
         return True
     try:
-        supported: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # what PyTorch itself asks before a product
-    except AttributeError:  # a build without oneDNN, of which nothing is known
+        supported: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # PyTorch's own check before a matrix product
+    except AttributeError:  # a build without oneDNN, where support is unknown
         return True
     return supported
 
 
 def autocast(precision: PrecisionName, device: torch.device) -> AbstractContextManager[Any]:
-    """Computes in a precision; weights stay in float32 and are converted once as long as the context lasts."""
+    """Context that computes in a precision; weights stay in float32, and converted copies are cached until its end."""
     return nullcontext() if precision == "fp32" else torch.autocast(device.type, HALVES[precision])
 
 
 def survival(objective: Objective, task: str, batch: Batch, radius: float, accelerator: Accelerator) -> float:
-    """Cosine between what a perturbation changes after the first layer in a run's precision and in float32.
+    """Cosine between the changes that a perturbation causes after the first layer in a run's precision and in float32.
 
-    1 where half precision keeps the perturbation, near 0 where it rounds it away.
+    Near 1 if half precision keeps the perturbation, near 0 if it rounds it away.
 
     Args:
-        objective: Holds the model.
+        objective: The objective, with its model.
         task: The task's name.
         batch: A few rows of it.
-        radius: Of the perturbation, a random point at the boundary of the task's ball.
+        radius: Radius of the perturbation, which is a random point on the boundary of the task's ball.
         accelerator: Device and precision.
     """
     model = objective.model
@@ -95,7 +95,7 @@ def survival(objective: Objective, task: str, batch: Batch, radius: float, accel
 
 @contextmanager
 def _full_products() -> Iterator[None]:
-    """Products of float32 matrices in float32, whatever the program around set."""
+    """Compute float32 matrix products in full precision, whatever the calling program has set."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
@@ -121,14 +121,14 @@ def _after_first_layer(encoder: nn.Module, forward: Callable[[], Tensor]) -> Ten
 def erased_perturbations(
     objective: Objective, streams: Mapping[str, BatchStream], pad_id: int, accelerator: Accelerator
 ) -> list[Problem]:
-    """Tasks whose perturbation half precision rounds away, each with the smallest radius that survives.
+    """Problems for tasks whose perturbation is rounded away, each with the smallest radius that survives.
 
     Args:
         objective: Student on its device, and the tasks.
-        streams: Training batches, of whose first a few rows are used.
+        streams: Training batches; a few rows of each task's first one are used.
         pad_id: The tokenizer's padding id.
-        accelerator: Device and precision. In float32 nothing is measured, unless the program around has products of
-            matrices computed with fewer digits (TF32).
+        accelerator: Device and precision. In float32 nothing is measured, unless the calling program lets matrix
+            products use fewer digits (TF32).
     """
     problems: list[Problem] = []
     products = torch.get_float32_matmul_precision()

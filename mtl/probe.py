@@ -1,4 +1,4 @@
-"""How tasks pull at the shared encoder: the cosine between the gradients of their losses on rows that stay the same.
+"""Interaction of tasks in the shared encoder: cosines between the gradients of their losses on fixed rows.
 
 Legend: K tasks, P parameters of the encoder.
 """
@@ -23,15 +23,15 @@ from mtl.processes import Processes
 from mtl.sampling import derive_seed
 from mtl.taskdef import TaskDef
 
-HELD = 4  # gradients kept at a time, each as large as the encoder
+HELD = 4  # gradients kept in host memory at a time, each as large as the encoder
 
 
 class Probe:
-    """Compares the tasks' gradients on fixed training rows; training does not notice it.
+    """Compare the tasks' gradients on fixed training rows, without any effect on training.
 
-    Gradients are of the plain loss (dropout off, no regularizer, full precision) by the encoder's parameters. At most
-    `HELD` of them are kept, in the machine's memory, and one more is on the device: with more tasks than that some are
-    computed again. Each process computes its part of the rows; the main one keeps and compares.
+    Gradients are those of the plain loss (no dropout, no regularizer, full precision) with respect to the encoder's
+    parameters. At most `HELD` + 1 of them are kept in host memory, and one on the device; with more tasks than that,
+    some are computed again. Each process computes its part of the rows; the main process keeps and compares gradients.
 
     Args:
         run: Configuration and tasks.
@@ -63,15 +63,17 @@ class Probe:
         return every is not None and step % every == 0
 
     def measure(self) -> dict[str, Any]:
-        """The names of the tasks, the cosines of each pair of them, (K, K), and the norms of their gradients, (K,).
+        """Measure the tasks' gradients; every process has to call this, and only the main one gets valid values.
 
-        A cosine is None where a gradient is 0 or not finite, a norm where it is not finite.
+        Returns:
+            Names of the tasks (`tasks`), the cosine of each pair (`cosines`, (K, K)), None if a gradient is 0 or not
+            finite, and the norms of the gradients (`norms`, (K,)), None if not finite.
         """
         model, names = self.objective.model, list(self._rows)
         training = model.training
         model.eval()
         try:
-            with replayed(random_state(model.device)):  # also where an architecture draws without being asked to train
+            with replayed(random_state(model.device)):  # some architectures draw in evaluation mode too
                 products = self._products(names)
         finally:
             model.train(training)
@@ -94,12 +96,12 @@ class Probe:
                     held[j] = kept
                 for i, other in held.items():
                     found[i, j] = found[j, i] = _product(other, kept)
-                del gradient, kept  # before the next is computed
+                del gradient, kept  # to free memory before the next is computed
         products: list[list[float]] = found.tolist()
         return products
 
     def _gradient(self, name: str) -> list[Tensor]:
-        """The gradient of a task's mean loss over its probe, by parameter."""
+        """Gradient of a task's mean loss over its probe rows, one tensor per parameter."""
         task, (examples, pieces) = self.objective.tasks[name], self._rows[name]
         batches = [collate(examples, piece, self.pad_id, task.type) for piece in pieces]
         labelled = max(1.0, sum(float(batch.weights.sum()) for batch in batches))
@@ -107,7 +109,7 @@ class Probe:
         for batch in batches[self.processes.rank :: self.processes.count]:
             there = batch.to(self.objective.model.device)
             loss = self.objective.task_loss(task, there, self.objective.model(name, there)) / labelled
-            # Unlike backward(): nothing is added to what the parameters hold, and processes exchange nothing.
+            # Unlike backward(), this neither changes the parameters' gradients nor makes processes exchange them.
             parts = torch.autograd.grad(loss, self._parameters, allow_unused=True)
             for whole, part in zip(total, parts, strict=True):
                 if part is not None:
@@ -116,10 +118,10 @@ class Probe:
         return [self.processes.total(whole) for whole in total]
 
     def _pieces(self, task: TaskDef, examples: Examples, seed: int) -> list[Ints]:
-        """The rows in micro-batches that take no more memory than the training's; too long lists are cut as there.
+        """Micro-batches of the rows that need no more memory than in training; overlong lists are cut as in training.
 
-        Transformers does not compute activations again in evaluation mode: where training does, a piece holds those of
-        all layers at once, and is smaller by their number.
+        Transformers does not use activation checkpointing in evaluation mode. If training uses it, micro-batches are
+        smaller here by the number of layers, as the activations of all layers are held at once.
         """
         ranking, parts = task.type == "ranking", self.run.config.train.accumulation * self.processes.count
         if self.run.config.train.gradient_checkpointing:
@@ -129,7 +131,7 @@ class Probe:
 
 
 def probe_rows(task: TaskDef, examples: Examples, rows: int, seed: int) -> Examples:
-    """A seeded choice of about so many rows: classes by their shares, in ranking whole queries, at least one."""
+    """Seeded sample of about `rows` rows, in the proportions of the classes; in ranking whole queries, at least one."""
     units = count_units(task, examples)
     return few_shot(task, examples, max(1, round(rows * units / len(examples))), None, seed)
 

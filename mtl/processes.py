@@ -1,6 +1,6 @@
-"""The processes of a run, on Accelerate and torch.distributed: who writes, and what all of them have to agree on.
+"""The processes of a run, on Accelerate and torch.distributed: the main process, and communication between all.
 
-A run of one process is the same run: every exchange is then the identity.
+A run with one process uses the same code: every exchange is then the identity.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ from mtl.launch import LOCAL_RANK, PROCESSES
 from mtl.precision import precision_problems
 from mtl.shards import let_go, shard_problems
 
-PATIENCE = timedelta(hours=1)  # for a process that prepares data or writes; one that died is noticed at once
+PATIENCE = timedelta(hours=1)  # timeout while another process prepares data or writes; a dead one is noticed at once
 T = TypeVar("T")
 
 
 def make_accelerator(precision: PrecisionName, trackers: Sequence[str] = ()) -> Accelerator:
-    """Device, precision and processes of a run.
+    """Create the Accelerator of a run: device, precision and processes.
 
     Args:
         precision: fp32, bf16 or fp16.
         trackers: Experiment trackers, which log nothing until they are initialised.
 
     Raises:
-        UserError: The device cannot compute in the precision asked for.
+        UserError: The device does not support the precision, or a launcher option is not supported.
     """
     if problems := shard_problems(precision):
         raise UserError(problems)
-    # Accelerate wraps one model by FSDP, but there may be a teacher: `shards` does it. Transformers, asked for it too,
-    # would load weights in the main process only.
+    # Accelerate shards one model only, but there may be a teacher, so `shards` does it. Transformers reads this
+    # variable too, and would load weights in the main process only.
     os.environ["ACCELERATE_USE_FSDP"] = "false"
-    AcceleratorState._reset_state()  # it is one for the process, and an earlier run may have had another precision
+    AcceleratorState._reset_state()  # a singleton, and an earlier run may have had another precision
     together = DistributedDataParallelKwargs(find_unused_parameters=True)  # a step leaves the other tasks' heads unused
     accelerator = Accelerator(
         cpu=_on_cpu(),
@@ -66,37 +66,38 @@ def _on_cpu() -> bool:
 
 
 class Processes:
-    """This process among those of the run.
+    """The processes of a run, as seen from this one.
 
     Attributes:
-        rank: Its number.
-        count: W, how many there are.
+        rank: Number of this process, from 0.
+        count: Number of processes.
     """
 
     def __init__(self) -> None:
         state = PartialState(cpu=_on_cpu(), timeout=PATIENCE) if PROCESSES > 1 else None
         self.rank = int(state.process_index) if state is not None else 0
         self.count = int(state.num_processes) if state is not None else 1
-        # What is agreed on every step must not wait for an accelerator: a group of the hosts' own.
+        # A separate gloo group on the hosts, so that what is agreed on in every step need not wait for an accelerator.
         self._hosts = dist.new_group(backend="gloo", timeout=PATIENCE) if self.count > 1 else None
         self._asked: tuple[Tensor, Any] | None = None
 
     @classmethod
     @cache
     def current(cls) -> Processes:
-        """This process, which joins the others once, until its end."""
+        """The instance of this process, which joins the others once and leaves at its end."""
         joined = cls()
         atexit.register(joined.leave)
         return joined
 
     def leave(self) -> None:
-        """Ends the exchange with the others; nothing if this process ends by an error that nobody caught.
+        """Destroy the process groups, unless this process ends with an uncaught exception.
 
-        One that was launched alone has a group too, of itself.
+        A single process that was started by a launcher has a group too.
 
-        A group's threads end with the last reference to it, whatever PyTorch's name for this says, and otherwise may
-        abort a process whose interpreter has ended (https://github.com/pytorch/pytorch/issues/190489). After an error
-        the others may wait for this process, and taking leave could wait for them.
+        Despite its name, `destroy_process_group` does not end a group's threads: they end with the last reference to
+        the group, and may otherwise abort a process whose interpreter has shut down
+        (https://github.com/pytorch/pytorch/issues/190489). After an uncaught exception the other processes may be
+        waiting for this one, and destroying the groups could wait for them.
         """
         if getattr(sys, "last_value", None) is not None or not (dist.is_available() and dist.is_initialized()):
             return
@@ -106,22 +107,22 @@ class Processes:
             dist.destroy_process_group()
         self._asked = self._hosts = None
         let_go()
-        gc.collect()  # what a sharded model consists of refers to one another, and to the group
+        gc.collect()  # parts of a sharded model are in reference cycles that hold the group
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that writes files and talks to people."""
+        """Whether this is the main process, the only one that writes files and messages."""
         return self.rank == 0
 
     def total(self, values: Tensor) -> Tensor:
-        """The sum of a tensor over all processes."""
+        """Sum of a tensor over all processes."""
         if self.count > 1:
             values = values.clone()
             dist.all_reduce(values)
         return values
 
     def all_states(self, state: Tensor) -> list[Tensor]:
-        """A tensor of each process, on the CPU."""
+        """The tensors that all processes passed, by rank; they have to be on the CPU."""
         if self.count == 1:
             return [state]
         states = [torch.empty_like(state) for _ in range(self.count)]
@@ -129,9 +130,9 @@ class Processes:
         return states
 
     def agreed(self, number: int) -> int:
-        """The largest number that any process gave at the call before this one; 0 at first.
+        """Largest number that any process passed to the previous call, 0 at the first; with one process, `number`.
 
-        Nothing waits: the exchange that a call begins has the time of a step.
+        This hardly waits: the exchange that a call starts has until the next call, a step later, to complete.
         """
         if self.count == 1:
             return number
@@ -146,11 +147,11 @@ class Processes:
         return before
 
     def together(self, work: Callable[[], T]) -> T:
-        """Does something in every process; where it is wrong in one, all of them stop.
+        """Run a function in every process; if it raises a `UserError` in one of them, all stop.
 
         Raises:
-            UserError: What is wrong in any process, in the one that talks to people.
-            ElsewhereError: The same, in the others.
+            UserError: In the main process, with the problems of all processes.
+            ElsewhereError: In the other processes.
         """
         if self.count == 1:
             return work()
@@ -169,29 +170,29 @@ class Processes:
         return result  # type: ignore[return-value]  # what `work` returned, as it raised nothing
 
     def in_main(self, work: Callable[[], None]) -> None:
-        """Does something in the main process only; the others wait, and stop where it is wrong."""
+        """Run a function in the main process only; the others wait, and stop if it raises a `UserError`."""
         self.together(work if self.is_main else _nothing)
 
     def main_first(self, work: Callable[[], T]) -> T:
-        """Does something in the main process, then in the others, which find on the disk what it made."""
+        """Run a function in one process of each machine, then in the others, which find on disk what it made."""
         if self.count == 1:
             return work()
         mine: T | None = None
-        for turn in (True, False):  # one process of every machine is the first there
+        for turn in (True, False):
             first = LOCAL_RANK == 0
             done = self.together(work if first == turn else _nothing)
             mine = done if first == turn else mine
-        return mine  # type: ignore[return-value]  # it was this process's turn once
+        return mine  # type: ignore[return-value]  # set in one of the two turns
 
     def require_same(self, facts: Mapping[str, str], where: str) -> None:
-        """Checks that every process has the same.
+        """Check that facts are the same in every process.
 
         Args:
-            facts: What to compare: name to its fingerprint.
-            where: What to name in the message.
+            facts: Name of each fact to its fingerprint.
+            where: Location to name in the message.
 
         Raises:
-            UserError: A process has something else than the main one.
+            UserError: A fact differs between a process and the main one.
         """
         if self.count == 1:
             return
@@ -213,7 +214,7 @@ def _nothing() -> Any:
 
 
 def _merged(everywhere: list[list[Problem]]) -> list[Problem]:
-    """Problems that all processes have once, the others with the process that has them."""
+    """Problems of all processes: common ones once, the others with their process."""
     common = [problem for problem in everywhere[0] if all(problem in problems for problems in everywhere)]
     own = [
         Problem(problem.where, f"{problem.message} (in process {rank})")

@@ -1,4 +1,4 @@
-"""The momentum Bregman proximal point update (arXiv 1911.03437, section 3.2): a slow teacher and its momentum."""
+"""The momentum Bregman proximal point update (arXiv 1911.03437, section 3.2): momentum schedule and teacher update."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from mtl.taskdef import ProximalSettings
 
 
 def momentum(step: int, total_steps: int, settings: ProximalSettings) -> float:
-    """β of the teacher's update after a step: `beta_early` for the first `switch` of the run, then `beta_late`.
+    """β of the teacher's update after a step: `beta_early` in the first `switch` fraction of the run, then `beta_late`.
 
-    One that is not set is 1 − S/(w·T), with which the weights of the last w·T steps make up 1 − 1/e of the teacher.
+    If that setting is None, β = max(0, 1 − S/(w·T)): the weights of the last w·T steps then make up about 1 − 1/e of
+    the teacher.
 
     Args:
         step: Number of the step just done, from 1.
-        total_steps: T, length of the run.
-        settings: The task's settings, of which w is the window and S the inner steps.
+        total_steps: T, length of the run in steps.
+        settings: The task's settings, with the window w and S inner steps.
     """
     beta = settings.beta_early if step <= settings.switch * total_steps else settings.beta_late
     if beta is None:
@@ -28,10 +29,10 @@ def momentum(step: int, total_steps: int, settings: ProximalSettings) -> float:
 
 @torch.no_grad()
 def update_teacher(teacher: Iterable[Tensor], student: Iterable[Tensor], beta: float) -> None:
-    """θ̃ ← β θ̃ + (1 − β) θ, in place and for all tensors at once.
+    """Update the teacher in place, all tensors at once: θ̃ ← β θ̃ + (1 − β) θ.
 
-    The student's parameters are those after the optimizer's step. (Line 14 of the paper's Algorithm 1 averages the
-    iterate before it when S = 1, by which the teacher would lag one step behind its definition in the text.)
+    θ are the student's parameters after the optimizer step. (For S = 1, line 14 of the paper's Algorithm 1 averages the
+    parameters before the step, so that the teacher would lag one step behind its definition in the text.)
 
     Args:
         teacher: θ̃, one tensor per parameter.

@@ -32,24 +32,24 @@ from mtl.shards import gather, is_sharded, shard
 from mtl.tokenizer import load_config, load_tokenizer, usable_length
 from mtl.trainer import Hooks, Trainer
 
-_RUNS = count()  # of this process
+_RUNS = count()  # runs of this process so far
 
 
 @dataclass(frozen=True)
 class Ready:
-    """A run that can start.
+    """A run that is ready to start.
 
     Attributes:
         run: Configuration and tasks.
-        processes: Who takes part.
+        processes: The processes of the run.
         accelerator: Device and precision.
-        tokenizer: The encoder's.
+        tokenizer: The encoder's tokenizer.
         splits: Tokenised data by task and split.
         streams: Each task's training batches.
         plan: The steps.
         objective: Student, on its device, and teacher.
-        limit: Tokens that tokenizer and encoder take.
-        copy: In the main process of a sharded run, where whole weights go to be written.
+        limit: Longest input, in tokens, that both tokenizer and encoder accept.
+        copy: Full copy of the model, to gather weights into before writing; in the main process of a sharded run only.
     """
 
     run: Run
@@ -64,7 +64,7 @@ class Ready:
     copy: MultiTaskModel | None = None
 
     def whole(self, model: MultiTaskModel) -> MultiTaskModel | None:
-        """A model as the main process can write it, None elsewhere; each process has to call it."""
+        """The full model in the main process, None in the others; every process has to call this."""
         if is_sharded(model):
             gather(model, self.copy)
             return self.copy
@@ -75,7 +75,7 @@ class Ready:
         return int(self.tokenizer.pad_token_id)
 
     def trainer(self, log: NoLog, hooks: Hooks) -> Trainer:
-        """The loop, which writes to a log and asks its surroundings through hooks."""
+        """Create the trainer, with its log and hooks."""
         probe = None
         if self.run.config.telemetry.gradient_cosine_every is not None and len(self.run.tasks) > 1:
             probe = Probe(self.run, self.objective, self.streams, self.pad_id, self.processes)
@@ -94,14 +94,15 @@ class Ready:
 
 
 def get_ready(checked: Checked, processes: Processes, *, bar: bool = True) -> Ready:
-    """Prepares data and model of a run.
+    """Prepare data and model of a run.
 
     Raises:
-        UserError: The data cannot be used, the encoder not be loaded, or processes have different data.
+        UserError: The data cannot be used, the encoder cannot be loaded, a setting is not supported on this device, or
+            the processes have different data.
     """
     run = checked.run
-    if next(_RUNS):  # not before the first, which it would keep waiting
-        gc.collect()  # models of the run before, which Accelerate ties to themselves
+    if next(_RUNS):  # not before the first run, which it would delay
+        gc.collect()  # frees models of the previous run, which Accelerate leaves in reference cycles
     accelerator = processes.together(
         lambda: make_accelerator(run.config.train.precision, run.config.telemetry.trackers)
     )
@@ -112,7 +113,7 @@ def get_ready(checked: Checked, processes: Processes, *, bar: bool = True) -> Re
     tokenizer = load_tokenizer(checked.encoder, trust_remote_code=run.config.trust_remote_code)
     limit = longest_input(checked, tokenizer)
     splits = processes.main_first(lambda: prepare_splits(checked, tokenizer, limit, bar=bar))
-    processes.require_same(fingerprints(splits), "the data of")
+    processes.require_same(fingerprints(splits), "data")
     scales = own_units(run, splits)
     streams = make_streams(run, splits)
     torch.manual_seed(run.config.train.seed)
@@ -145,13 +146,13 @@ def make_streams(run: Run, splits: Splits) -> dict[str, BatchStream]:
 
 
 def longest_input(checked: Checked, tokenizer: Any) -> int:
-    """Tokens that both tokenizer and encoder take; a task's `max_length` may be more."""
+    """Longest input, in tokens, that both tokenizer and encoder accept; a task's `max_length` may be larger."""
     config = load_config(checked.encoder, trust_remote_code=checked.run.config.trust_remote_code)
     return usable_length(tokenizer, config)
 
 
 def prepare_splits(checked: Checked, tokenizer: Any, limit: int, *, bar: bool = True) -> dict[str, dict[str, Examples]]:
-    """Tokenised splits of every task, inputs cut to a limit of tokens, training data to the size asked for."""
+    """Tokenise the splits of every task, truncate inputs to `limit` tokens, and select the rows to train on."""
     run = checked.run
     splits: dict[str, dict[str, Examples]] = {}
     for name, task in run.tasks.items():
@@ -170,7 +171,7 @@ def prepare_splits(checked: Checked, tokenizer: Any, limit: int, *, bar: bool = 
             if split == "train" or run.config.train.holdout is None
         }
         train, examples = run.config.train, splits[name]["train"]
-        if train.holdout is not None:  # of all rows, so that it is the same part whatever is left out of the others
+        if train.holdout is not None:  # drawn first, so that it does not depend on what is left out below
             examples, splits[name]["holdout"] = hold_out(task, examples, train.holdout, train.holdout_rows, train.seed)
         if run.config.leaks == "drop":
             leaked = list(checked.data.leaks.leaked[f"{name}/train"])
@@ -178,14 +179,14 @@ def prepare_splits(checked: Checked, tokenizer: Any, limit: int, *, bar: bool = 
                 leaked += repeated(examples, splits[name]["holdout"])
             examples = without_leaks(task, examples, leaked)
             if len(examples) == 0:
-                raise UserError.of("--leaks drop", f"leaves {name} no training rows: all stand in evaluation rows")
+                raise UserError.of("--leaks drop", f"leaves {name} no training rows: all are also evaluation rows")
         size = train.task_sizes.get(name, train.train_size)
         splits[name]["train"] = few_shot(task, examples, size, train.train_fraction, train.seed)
     return splits
 
 
 def own_units(run: Run, splits: Mapping[str, dict[str, Examples]]) -> dict[str, Scale]:
-    """Has regressions trained in units of their labels' spread where that is far from 1; returns their scales."""
+    """Set the units of regressions whose labels are scaled in `splits`, and return their scales; see `scale`."""
     found = {}
     for name, task in run.tasks.items():
         if task.type != "regression":
@@ -198,14 +199,14 @@ def own_units(run: Run, splits: Mapping[str, dict[str, Examples]]) -> dict[str, 
 
 
 def make_model(checked: Checked, scales: Mapping[str, Scale]) -> MultiTaskModel:
-    """A pretrained encoder with fresh heads; in adaptation the multi-task encoder and, unless fresh, one of its heads.
+    """Load a pretrained encoder with fresh heads or, in adaptation, the multi-task encoder with a stored or fresh head.
 
     Args:
         checked: The run.
-        scales: Of regressions' training labels, where they are not trained on as they are.
+        scales: Scales of the regressions whose labels are scaled.
 
     Raises:
-        UserError: It cannot be loaded, or cannot compute activations again.
+        UserError: The encoder cannot be loaded, or does not support gradient checkpointing.
     """
     run = checked.run
     model = _make_model(checked)
@@ -214,7 +215,7 @@ def make_model(checked: Checked, scales: Mapping[str, Scale]) -> MultiTaskModel:
     if run.config.train.gradient_checkpointing:
         if not model.encoder.supports_gradient_checkpointing:
             raise UserError.of("train.gradient_checkpointing", "this encoder's architecture does not support it")
-        # The reentrant kind knows no gradient by the input alone, which the ascent of R_s needs.
+        # Reentrant checkpointing cannot differentiate with respect to inputs alone, as the ascent of R_s does.
         encoder = model.encoder
         enable = getattr(encoder, "activation_checkpointing_enable", None) or encoder.gradient_checkpointing_enable
         enable({"use_reentrant": False})

@@ -1,4 +1,4 @@
-"""Tables and lines for people: the plan, an evaluation, results, and runs side by side."""
+"""Text tables of a run's plan, its results and several runs side by side, and reading of `results.json`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RESULTS_FILE = "results.json"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Columns aligned by their widest cell, numbers to the right."""
+    """Format a table as text: columns as wide as their widest cell, those of numbers aligned to the right."""
     cells = [[printable(str(cell)) for cell in row] for row in rows]
     widths = [max(len(line[i]) for line in [list(header), *cells]) for i in range(len(header))]
     right = [bool(rows) and all(_is_number(row[i]) for row in cells) for i in range(len(header))]
@@ -33,7 +33,7 @@ def _is_number(cell: str) -> bool:
 
 
 def number(value: Any) -> str:
-    """A metric with four decimals, a count with its thousands separated, `–` for None."""
+    """A metric with four decimals, a count with thousands separators, `–` for None."""
     return "–" if value is None else f"{value:.4f}" if isinstance(value, float) else f"{value:,}"
 
 
@@ -43,8 +43,8 @@ def interval(bounds: Sequence[float] | None) -> str:
 
 
 def plan_table(rows: Sequence[Mapping[str, Any]], steps: int, epoch_steps: int) -> str:
-    """The plan of a run: what each task gets."""
-    total = sum(r["steps"] for r in rows)  # more than steps where a step is of several tasks
+    """Table of a run's plan: batches, passes and tokens of each task."""
+    total = sum(r["steps"] for r in rows)  # more than `steps` if a step holds several tasks
     header = ("task", "type", "rows", "batch", "steps", "share", "passes", "tokens")
     body = [
         (
@@ -63,7 +63,7 @@ def plan_table(rows: Sequence[Mapping[str, Any]], steps: int, epoch_steps: int) 
 
 
 def dry_run_text(facts: Mapping[str, Any]) -> str:
-    """What `dryrun.try_steps` found, for people."""
+    """Text summary of what `dryrun.try_steps` returned."""
     rows = [
         (r["task"], _shape(r), f"{r['loss']:.3f}", ", ".join(r["terms"]), f"{r['seconds']:.2f}") for r in facts["tasks"]
     ]
@@ -82,9 +82,9 @@ def _shape(row: Mapping[str, Any]) -> str:
 
 
 def results_table(results: Mapping[str, Any], tasks: Mapping[str, TaskDef], output: Path) -> str:
-    """The end of a run: every metric at the task's best step with its interval, beside a guess that reads no text.
+    """Table at the end of a run: every metric at the task's best step, with its interval and baseline.
 
-    Where inputs were truncated their share stands there too.
+    If inputs were truncated, a column shows the fraction of them.
     """
     shares = {
         (name, split): facts["truncated"] / facts["rows"]
@@ -114,16 +114,16 @@ def results_table(results: Mapping[str, Any], tasks: Mapping[str, TaskDef], outp
 
 
 def read_results(run_dir: Path) -> dict[str, Any]:
-    """Reads a run's `results.json`.
+    """Read a run's `results.json`.
 
     Raises:
-        UserError: There is none, or it is damaged.
+        UserError: It is missing or damaged.
     """
     path = run_dir / RESULTS_FILE
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        what = "holds no results.json: it is no run, or was never evaluated"
+        what = "holds no results.json: it is not a run, or was never evaluated"
         raise UserError.of(str(run_dir), what if run_dir.is_dir() else "there is no such directory") from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError.of(str(path), f"cannot be read: {error}") from None
@@ -132,7 +132,7 @@ def read_results(run_dir: Path) -> dict[str, Any]:
     except ValidationError as error:
         where = ".".join(map(str, error.errors()[0]["loc"]))
         raise UserError.of(
-            str(path), f"is not a run's results: {where or 'it'} is missing or of another kind"
+            str(path), f"is not a run's results: {where or 'it'} is missing or has the wrong type"
         ) from None
     return results
 
@@ -151,7 +151,7 @@ class _PlanRow(BaseModel, strict=True):
 
 
 class _Results(BaseModel, strict=True):
-    """What readers of `results.json` rely on."""
+    """The fields of `results.json` that readers rely on."""
 
     tasks: _BySplit
     intervals: dict[str, dict[str, dict[str, Annotated[list[float], Field(min_length=2, max_length=2)]]]] = {}

@@ -1,4 +1,4 @@
-"""How a run directory begins: what describes the run, and what a resumed one has to agree with."""
+"""Start of a run directory: the files that describe the run, with which a resumed run has to agree."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ Splits = Mapping[str, Mapping[str, Examples]]
 def start_directory(
     checked: Checked, splits: Splits, output: Path, *, resume: bool, overwrite: bool, command: Sequence[str] | None
 ) -> None:
-    """Writes what describes the run, or checks that a resumed one is described the same.
+    """Write the files that describe the run, or check that a resumed run agrees with them.
 
     Raises:
-        UserError: The directory is in use, leads elsewhere, or its run has another configuration or other data.
+        UserError: The directory is in use or contains links, or its run has another configuration or other data.
     """
     run = checked.run
-    if problems := check_output(output, resume=resume, overwrite=overwrite):  # others may have come first meanwhile
+    if problems := check_output(output, resume=resume, overwrite=overwrite):  # again: others may have come first
         raise UserError(problems)
     found = fingerprints(splits)
     if resume:
@@ -59,17 +59,20 @@ def start_directory(
         problems = differences(run, before, output)
         begun = _begun(output / PROVENANCE_FILE)
         settings = _settings_digest(*((output / file).read_text("utf-8") for file in (RUN_FILE, TASKS_FILE)))
-        if begun.get("settings", settings) != settings:  # runs of earlier versions do not say
+        if begun.get("settings", settings) != settings:  # earlier versions did not record it
             message = (
-                f"{RUN_FILE} or {TASKS_FILE} was edited since the run began; undo that, or begin another run by it"
+                f"{RUN_FILE} or {TASKS_FILE} was edited since the run began; undo that, or start a new run with it"
             )
             problems.append(Problem("--resume", message))
         stored = begun["data"]
         for key in sorted(stored.keys() | found.keys()):
             if stored.get(key) != found.get(key) and key.split("/")[0] in run.tasks.keys() & before.tasks.keys():
-                problems.append(Problem("--resume", f"the data of {key} is not what the run began with"))
+                problems.append(Problem("--resume", f"the data of {key} has changed since the run began"))
         if problems:
-            message = f"{output} goes on as it began: leave out what differs, or name another --output without --resume"
+            message = (
+                f"{output} can only be resumed unchanged: leave out what differs, or name another --output "
+                "without --resume"
+            )
             raise UserError([*problems, Problem("--resume", message)])
         return
     empty_directory(output)
@@ -95,7 +98,7 @@ def start_directory(
 
 
 def origin_of(checked: Checked) -> Origin | None:
-    """Where the run's encoder comes from; of another run's encoder, what that run knows, if it knows it."""
+    """Origin of the run's encoder; if another run has trained it, the origin that run recorded, if any."""
     folder = Path(checked.encoder)
     adapts = checked.run.config.phase == "adapt"
     known = _known_to(folder.parent) if adapts or folder.name in ("model", "teacher") else None
@@ -103,7 +106,7 @@ def origin_of(checked: Checked) -> Origin | None:
 
 
 def _known_to(before: Path) -> Origin | None:
-    """Where the encoder that a run has trained comes from."""
+    """Origin of the encoder that a run has trained, with that run as its last phase."""
     try:
         provenance, results = read_provenance(before), read_results(before)
     except UserError:
@@ -120,7 +123,7 @@ def fingerprints(splits: Splits) -> dict[str, str]:
 
 
 def _settings_digest(run_text: str, tasks_text: str) -> str:
-    """What the files of a run say but where encoder and data lie, which may have moved."""
+    """Digest of a run's settings, except those that may change and the places of encoder and data, which may move."""
     settings, tasks = (
         parse_yaml(text, file)[0].data for text, file in ((run_text, RUN_FILE), (tasks_text, TASKS_FILE))
     )
@@ -136,15 +139,13 @@ def _begun(path: Path) -> dict[str, Any]:
         provenance = dict(json.loads(path.read_text(encoding="utf-8")))
         return {**provenance, "data": dict(provenance["data"])}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        raise UserError.of(
-            str(path), "is missing or damaged, so nobody can tell whether the data is the same"
-        ) from None
+        raise UserError.of(str(path), "is missing or damaged, so it is unknown whether the data is the same") from None
 
 
 def differences(new: Run, old: Run, output: Path) -> list[Problem]:
-    """What a resumed run would change."""
+    """Settings and tasks that a resumed run would change."""
     problems, both = list[Problem](), new.tasks.keys() & old.tasks.keys()
-    if list(new.tasks) != list(old.tasks):  # they take turns in their order
+    if list(new.tasks) != list(old.tasks):  # the order matters: tasks take turns in it
         named, had = listed(list(new.tasks), 40), listed(list(old.tasks), 40)
         problems.append(Problem("--resume", f"the tasks are {named}, but the run has the tasks {had}"))
     before, after = (
@@ -163,7 +164,7 @@ def _file_of(key: str) -> str:
 
 
 def resume_command(command: Sequence[str] | None) -> str:
-    """What continues a run, after "continue with"."""
+    """How to resume a run, as the end of a message: after "continue with"."""
     if command is None:
         return " resume=True"
     words = [word for word in command if word not in ("--overwrite", "--resume")]
@@ -172,7 +173,7 @@ def resume_command(command: Sequence[str] | None) -> str:
 
 
 def installed_version(package: str) -> str | None:
-    """A package's version, None where it is not installed."""
+    """A package's version, None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -180,7 +181,7 @@ def installed_version(package: str) -> str | None:
 
 
 def git_revision() -> str | None:
-    """The revision of this code, if it runs from a checkout of its own, not from a package within another one's."""
+    """Git revision of this code, if it runs from its own checkout and is not a package inside another repository."""
     here = Path(__file__)
     try:
         for command in (("ls-files", "--error-unmatch", here.name), ("rev-parse", "HEAD")):
@@ -204,14 +205,14 @@ def processor() -> str:
 
 
 def system() -> str:
-    """Operating system and architecture, which say nothing of one machine alone."""
+    """Operating system and architecture, which do not identify the machine."""
     return f"{platform.system()} {platform.machine()}"
 
 
 def peak_memory() -> int:
-    """Most bytes that this process has held so far in the machine's memory.
+    """Peak memory of this process so far, in bytes, on the host.
 
-    Where the system tells them by process: `getrusage` begins with the peak of the process that started this one.
+    Read from `/proc` where available, as `getrusage` starts from the peak of the parent process.
     """
     try:
         lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()

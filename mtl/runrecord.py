@@ -1,7 +1,7 @@
-"""What a run directory tells of itself, read by whoever does not trust it: nothing is executed, everything is checked.
+"""Reading of run directories that need not be trusted: nothing is executed, everything is checked.
 
-A file that is missing is a note, as a run may be unfinished or was moved in parts; a damaged one is an error that names
-it. Needs neither torch nor transformers.
+A missing file leads to a note, as a run may be unfinished or may have been moved in parts; a damaged file is an error
+that names it. Needs neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mtl.report import read_results
 from mtl.source import MAX_LINE
 
 METRICS_FILE = "metrics.jsonl"
-LARGEST = 1e100  # a greater number is damage, and would overflow the charts
+LARGEST = 1e100  # larger numbers count as damage; they would overflow the charts
 MAX_STEP = 1 << 40
 
 Points = list[tuple[float, float]]
@@ -39,14 +39,14 @@ EXPORT_NAMES = (
     *(TASK_FILE, "README.md", "config.json", "model*.safetensors*", "tokenizer*.json", "special_tokens_map.json"),
     *("added_tokens.json", "chat_template.jinja", "vocab.*", "merges.txt", "*.model", "*.py"),
 )
-# What a directory is, the files by which it is known, and patterns of the names that we or Transformers write there.
+# Kind of directory, the files that identify it, and patterns of the names that we or Transformers write there.
 OWN_NAMES = (("a run", (PROVENANCE_FILE,), RUN_NAMES), ("an export", (TASK_FILE, "config.json"), EXPORT_NAMES))
 
 
 class Provenance(BaseModel):
-    """What of `provenance.json` is shown."""
+    """The fields of `provenance.json` that are read."""
 
-    command: list[str] | None = None  # of a run from Python
+    command: list[str] | None = None  # None for a run from Python
     seed: int | None = None
     python: str | None = None
     platform: str | None = None
@@ -61,7 +61,7 @@ class Provenance(BaseModel):
 
 @dataclass(frozen=True)
 class Gradients:
-    """How the tasks' gradients lay to each other after a step: cosines of each pair and norms, None where undefined."""
+    """Gradients of the tasks after a step: cosines of each pair and norms, None where undefined; see `probe`."""
 
     step: int
     tasks: list[str]
@@ -71,14 +71,14 @@ class Gradients:
 
 @dataclass
 class Log:
-    """What `metrics.jsonl` holds.
+    """Contents of `metrics.jsonl`.
 
     Attributes:
-        steps: Task to the steps done on it, ascending; one that held several of its batches stands there as often.
+        steps: Task to the steps done on it, ascending; a step with several of its batches is listed as often.
         terms: Task to term (loss, smart, …) to its (step, value).
         metrics: Task to split to metric to its (step, value).
-        skipped: Task to its steps that were left out.
-        gradients: Measurements of how tasks pull at the encoder, ascending, all of the same tasks.
+        skipped: Task to the number of its skipped steps.
+        gradients: Measurements of the tasks' gradients, ascending, all of the same tasks.
     """
 
     steps: dict[str, list[int]] = field(default_factory=dict)
@@ -95,10 +95,10 @@ class RunRecord:
     Attributes:
         path: The directory.
         results: `results.json`, checked by `report.read_results`.
-        run: Configuration and tasks, if they are there.
-        provenance: Where the run comes from, if that is there.
-        log: Steps and evaluations.
-        notes: What is missing.
+        run: Configuration and tasks, None if their files are missing.
+        provenance: Where the run comes from, empty if its file is missing.
+        log: Steps and evaluations, empty if the file is missing.
+        notes: What is missing, as text.
     """
 
     path: Path
@@ -115,17 +115,17 @@ class RunRecord:
 
     @property
     def deciding(self) -> str:
-        """The split that chose each task's best step; where the configuration is missing, the first of the results."""
+        """The split that selects each task's best step; without a configuration, the first one in the results."""
         if self.run is not None:
             return self.run.deciding
         return next((split for splits in self.results["tasks"].values() for split in splits), "validation")
 
 
 def read_record(run_dir: Path) -> RunRecord:
-    """Reads a run directory.
+    """Read a run directory.
 
     Raises:
-        UserError: It is no run, or a file of it is damaged.
+        UserError: It is not a run, or one of its files is damaged.
     """
     results, notes = read_results(run_dir), []
     run = None
@@ -140,22 +140,22 @@ def read_record(run_dir: Path) -> RunRecord:
     if (run_dir / METRICS_FILE).is_file():
         log = read_log(run_dir / METRICS_FILE)
     else:
-        notes.append(f"{METRICS_FILE} is missing: there is nothing to draw of the training")
+        notes.append(f"{METRICS_FILE} is missing: there are no learning curves to draw")
     if not results["tasks"]:
         notes.append("nothing was evaluated yet")
     return RunRecord(run_dir, results, run, provenance or Provenance(), log, notes)
 
 
 def output_problems(output: Path, inputs: Iterable[Path] = ()) -> list[Problem]:
-    """Whether a file to be written would replace what it is made from, or a part of a run or an export."""
+    """Problems, if any, that an output would overwrite one of its inputs, or a part of a run or an export."""
     if output.exists() and any(path.exists() and output.samefile(path) for path in inputs):
-        return [Problem("--output", f"{output} is what is read; name another file")]
-    owner = _owner(output.resolve()) or _owner(output.parent.resolve() / output.name)  # a link and what it leads to
+        return [Problem("--output", f"{output} is one of the inputs; name another file")]
+    owner = _owner(output.resolve()) or _owner(output.parent.resolve() / output.name)  # a link's target, and the link
     return [Problem("--output", f"{output} is a part of {owner}; name another")] if owner else []
 
 
 def _owner(path: Path) -> str | None:
-    """The run or export that a path is a part of, if it has a name that stands for something there."""
+    """The run or export that a path is a part of, if its name is one that is used there."""
     for folder in path.parents:
         for kind, marks, names in OWN_NAMES:
             if all((folder / mark).is_file() for mark in marks):
@@ -165,7 +165,7 @@ def _owner(path: Path) -> str | None:
 
 
 def read_provenance(run_dir: Path) -> Provenance | None:
-    """Reads a run's `provenance.json`, if there is one.
+    """Read a run's `provenance.json`, if there is one.
 
     Raises:
         UserError: It is damaged.
@@ -178,13 +178,13 @@ def read_provenance(run_dir: Path) -> Provenance | None:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise UserError.of(str(path), f"is damaged: {where or 'it'} is of another kind ({first['msg']})") from None
+        raise UserError.of(str(path), f"is damaged: {where or 'it'} has the wrong type ({first['msg']})") from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError.of(str(path), f"cannot be read: {error}") from None
 
 
 def read_log(path: Path) -> Log:
-    """Reads a run's log. A last line without its end is one that a killed run was about to write, and is left out.
+    """Read a run's log. An incomplete last line, as a killed run leaves it, is ignored.
 
     Raises:
         UserError: A line is damaged.
@@ -202,17 +202,17 @@ def read_log(path: Path) -> Log:
                 try:
                     _add(log, json.loads(line))
                 except (ValueError, KeyError, TypeError, RecursionError):
-                    raise UserError.of(f"{path}:{number}", "is no record of a run's log: it is damaged") from None
+                    raise UserError.of(f"{path}:{number}", "is not a record of a run's log: it is damaged") from None
     except (OSError, UnicodeError) as error:
         raise UserError.of(str(path), f"cannot be read: {error}") from None
     return log
 
 
 def _add(log: Log, record: Mapping[str, Any]) -> None:
-    """Takes in one record.
+    """Add a record to the log.
 
     Raises:
-        ValueError, KeyError, TypeError: It is none.
+        ValueError, KeyError, TypeError: The record is invalid.
     """
     event, step = record["event"], record["step"]
     if not isinstance(step, int) or isinstance(step, bool) or not 0 < step < MAX_STEP:
@@ -225,7 +225,7 @@ def _add(log: Log, record: Mapping[str, Any]) -> None:
         raise ValueError
     if event == "step":
         steps = log.steps.setdefault(task, [])
-        if steps and steps[-1] > step:  # a step of several tasks may hold one of them twice
+        if steps and steps[-1] > step:  # equal if a step holds several batches of the task
             raise ValueError
         steps.append(step)
         log.skipped[task] = log.skipped.get(task, 0) + ("skipped" in record)
@@ -243,10 +243,10 @@ def _add(log: Log, record: Mapping[str, Any]) -> None:
 
 
 def _gradients(record: Mapping[str, Any], before: Sequence[Gradients]) -> Gradients:
-    """A measurement that fits the ones before.
+    """Check a measurement, which has to be of the same tasks as those before and of a later step.
 
     Raises:
-        ValueError, KeyError, TypeError: It does not, or is none.
+        ValueError, KeyError, TypeError: The record is invalid.
     """
     tasks = list(record["tasks"])
     cosines = [[None if value is None else _number(value) for value in row] for row in record["cosines"]]

@@ -1,9 +1,9 @@
-"""A model in pieces, one for each process: weights, gradients and optimizer state by FSDP2 (`fully_shard` of PyTorch).
+"""Sharding of weights, gradients and optimizer state over processes by FSDP2 (PyTorch's `fully_shard`).
 
-The launcher's own flags ask for it (`accelerate launch --use_fsdp --fsdp_version 2`). The model itself is FSDP's root,
-not the objective: that passes through the model several times and differentiates by δ in between, each of which is a
-forward or backward pass of its own to FSDP. Weights are gathered in float32, and autocast converts them: a sharded run
-computes what an unsharded one does.
+It is enabled by the launcher's own flags (`accelerate launch --use_fsdp --fsdp_version 2`). FSDP's root is the model,
+not the objective: the objective runs the model several times and differentiates with respect to δ in between, and to
+FSDP each of these is a forward or backward pass of its own. Weights are gathered in float32 and converted by autocast,
+so that a sharded run computes the same as an unsharded one.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from mtl.errors import Problem
 from mtl.launch import PROCESSES, SHARDED
 from mtl.model import MultiTaskModel, layers
 
-_MESHES: dict[str, DeviceMesh] = {}  # one for all models of a process, by the kind of device
+_MESHES: dict[str, DeviceMesh] = {}  # device type to the mesh that all models of a process share
 
 
 def shard_problems(precision: PrecisionName) -> list[Problem]:
-    """What the launcher was asked for that does not work here."""
+    """Problems with launcher options that are not supported."""
     if not SHARDED:
         return []
     problems = [] if PROCESSES > 1 else [Problem("--use_fsdp", "needs two processes or more")]
@@ -50,10 +50,10 @@ REFUSED = (
 
 
 def shard(model: MultiTaskModel) -> None:
-    """Leaves of every parameter a piece in each process, in place; layers are gathered one by one when they compute.
+    """Shard every parameter over the processes, in place; layers are gathered one at a time for computation.
 
-    Nothing stays gathered after a forward pass: a teacher, and a student under evaluation, have no backward pass that
-    would let go of it, and the next step would see old weights.
+    Weights are resharded after every forward pass: the teacher, and the student in evaluation, have no backward pass
+    that would reshard them, and the next step would use stale weights.
     """
     device = model.device.type
     mesh = _MESHES[device] = _MESHES.get(device) or init_device_mesh(device, (PROCESSES,))
@@ -62,9 +62,9 @@ def shard(model: MultiTaskModel) -> None:
 
 
 def let_go() -> None:
-    """Lets go of the groups of processes that meshes hold.
+    """Release the process groups that meshes hold.
 
-    DTensor's caches keep a mesh for as long as the interpreter lives, and no public name of PyTorch clears them.
+    DTensor's caches keep a mesh for as long as the interpreter lives, and no public function of PyTorch clears them.
     """
     for mesh in _MESHES.values():
         getattr(mesh, "_pg_registry", {}).clear()
@@ -72,17 +72,17 @@ def let_go() -> None:
 
 
 def is_sharded(module: nn.Module) -> bool:
-    """Whether every process has to take part in all that a module does."""
+    """Whether a module is sharded, so that every process has to take part in all its computations."""
     return isinstance(module, FSDPModule)
 
 
 def own_piece(tensor: Tensor) -> Tensor:
-    """This process's piece of a parameter, sharing its memory; an unsharded one as it is."""
+    """This process's shard of a parameter, sharing its memory; an unsharded parameter is returned as it is."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def pieces_like(tensors: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Cuts whole tensors as the parameters of the same names are cut, without an exchange.
+    """Shard full tensors like the parameters of the same names, without communication.
 
     Raises:
         ValueError: A shape differs.
@@ -93,7 +93,7 @@ def pieces_like(tensors: Mapping[str, Tensor], parameters: Mapping[str, Tensor])
 
 
 def piece_like(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """Cuts a whole tensor as a parameter of its shape is cut.
+    """Shard a full tensor like a parameter of its shape, without communication.
 
     Raises:
         ValueError: The shapes differ.
@@ -111,13 +111,13 @@ def piece_like(tensor: Tensor, parameter: Tensor) -> Tensor:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor with the pieces of all processes, each of which has to call it."""
+    """The full tensor, gathered from all processes, each of which has to call this; an unsharded one as it is."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 @torch.no_grad()
 def gather(model: MultiTaskModel, target: MultiTaskModel | None) -> None:
-    """Copies a sharded model into a whole one, a parameter at a time; without a target a process only takes part."""
+    """Copy a sharded model into a full one, one parameter at a time; processes without a target have to call it too."""
     targets = {} if target is None else target.named_tensors()
     for name, parameter in model.named_tensors().items():
         tensor = whole(parameter)

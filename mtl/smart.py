@@ -1,15 +1,15 @@
 """Smoothness-inducing adversarial regularization (arXiv 1911.03437, section 3.1 and Algorithm 1).
 
-The functions here take tensors and a callable `f` from a perturbation δ to outputs; they know of no model.
+The functions take tensors and a callable `f` from a perturbation δ to outputs; they do not depend on a model class.
 
 Departures from the paper's Algorithm 1:
-- the noise is projected into the ball before it is used, so that δ lies in it for K = 0 as well;
+- the initial noise is projected into the ball, so that δ lies in it for K = 0 as well;
 - g/‖g‖ is taken over all tokens of an example, and is 0 where g = 0;
 - ℓ_s is computed in one cancellation-free form (see `losses.sym_kl`).
-Departures from the authors' public code (MT-DNN), which `ascent="normalized"`, `scope="token"` repeats:
-- it rescales δ to unit norm, instead of projecting it into a ball;
-- it perturbs what the whole embedding layer gives out, and passes that through the embedding layer again; here the word
-  embedding is perturbed, once, so a radius relative to its root mean square stands for the unit radius there;
+Departures from the authors' public code (MT-DNN), whose ascent `ascent="normalized"` with `scope="token"` reproduces:
+- it rescales δ to unit norm instead of projecting it into a ball;
+- it perturbs the output of the whole embedding layer and passes that through the embedding layer again; here the word
+  embeddings are perturbed, once, so its unit radius corresponds to a radius relative to their root mean square;
 - it detaches one side of each divergence, which halves the gradient; here gradient flows through both.
 
 Legend: B rows, T tokens, D width of the word embedding, N examples (rows, or queries in ranking).
@@ -63,7 +63,7 @@ class Ball:
     def direction(self, values: Tensor) -> Tensor:
         """v/‖v‖; 0 where v = 0, (B, T, D).
 
-        Values are divided by their largest entry first, as their squares may underflow where they do not.
+        Values are divided by their largest magnitude first, because their squares may underflow although they do not.
         """
         largest = norm_linf(values, DIMENSIONS[self.scope])
         scaled = values / torch.where(largest > 0, largest, 1.0)
@@ -71,7 +71,7 @@ class Ball:
         return scaled / torch.where(length > 0, length, 1.0)
 
     def boundary_share(self, delta: Tensor, real: Tensor) -> Tensor:
-        """Share at the boundary: of the coordinates of real tokens for linf, of the rows or tokens for l2; a scalar."""
+        """Fraction at the boundary: of real tokens' coordinates for linf, of rows or real tokens for l2; a scalar."""
         reached = delta.abs() if self.norm == "linf" else self.length(delta)
         counted = real.expand_as(reached) if reached.shape[1] == real.shape[1] else torch.ones_like(reached)
         at = (reached >= self.radius * (1 - BOUNDARY)).to(delta.dtype)
@@ -93,15 +93,15 @@ def draw_noise(
 ) -> Tensor:
     """Standard normal noise on the first `length` tokens of every row, 0 beyond.
 
-    Each row draws from a generator of its own, so its noise depends neither on the rest of the batch, nor on how far it
-    is padded, nor on how a batch is spread over processes; the global generator is not touched.
+    Each row draws from its own generator, so that its noise depends neither on the rest of the batch, nor on padding,
+    nor on how a batch is distributed over processes; the global generator is not used.
 
     Args:
         rows: Position of each row in its source, (B,).
         lengths: Real tokens of each row, (B,).
         shape: (B, T, D).
         seed: Seed of the step.
-        device: Where to draw; the numbers differ between kinds of device.
+        device: Device to draw on; the numbers differ between device types.
 
     Returns:
         float32, (B, T, D).
@@ -115,13 +115,13 @@ def draw_noise(
 
 @dataclass(frozen=True)
 class Perturbation:
-    """The adversarial δ and what is known of how it was found.
+    """The adversarial δ and statistics of its ascent.
 
     Attributes:
-        delta: A constant, (B, T, D).
+        delta: δ, detached, (B, T, D).
         at_noise: Mean of ℓ_s at the projected noise; None for K = 0, where δ is that noise.
         length: Mean of ‖δ‖ over rows (or real tokens), in units of the radius.
-        boundary: Share at the boundary, see `Ball.boundary_share`.
+        boundary: Fraction at the boundary; see `Ball.boundary_share`.
     """
 
     delta: Tensor
@@ -143,15 +143,15 @@ def perturbation(
     steps: int,
     ascent: str = "projected",
 ) -> Perturbation:
-    """The adversarial δ by gradient ascent (Algorithm 1, lines 5 to 9).
+    """Find the adversarial δ by gradient ascent (Algorithm 1, lines 5 to 9).
 
         δ ← Π_ε(σ·ν);  repeat K times:  g = ∇_δ ℓ_s(f(x + δ), f(x)),  δ ← Π_ε(δ + η·g/‖g‖)      (projected)
                                                                       δ ← ε·(δ + η·g)/‖δ + η·g‖   (normalized)
 
-    Only δ is differentiated: no parameter's gradient is computed or touched.
+    Gradients are computed with respect to δ only; parameter gradients are neither computed nor changed.
 
     Args:
-        f: Outputs for a perturbation.
+        f: Outputs under a perturbation.
         clean: f(0); treated as a constant.
         noise: ν, (B, T, D).
         mask: 1 on real tokens, (B, T); δ is 0 elsewhere.
@@ -179,13 +179,14 @@ def perturbation(
 
 @torch.enable_grad()
 def _input_gradient(f: Outputs, delta: Tensor, target: Tensor, distance: Distance) -> tuple[Tensor, Tensor]:
-    """ℓ_s, (N,), and its gradient by δ, (B, T, D).
+    """ℓ_s, (N,), and its gradient with respect to δ, (B, T, D).
 
-    The gradient by the outputs is taken in full precision and brought to size 1 in each row before it goes back through
-    the network, whose half-precision gradients would vanish at its own size.
+    The gradient with respect to the outputs is computed in full precision and scaled to a largest entry of 1 in each
+    row before backpropagation through the network, where it might underflow in half precision; the result is scaled
+    back.
     """
     delta.requires_grad_()
-    # A view, because module trackers put hooks on what they see, and autograd.grad refuses hooks on a leaf.
+    # A view, because module trackers register hooks on the tensors they see, and autograd.grad refuses hooks on a leaf.
     outputs = f(delta.view_as(delta))  # (B, C)
     leaf = full_precision(outputs.detach()).requires_grad_()
     value = distance(leaf, target)
@@ -197,22 +198,22 @@ def _input_gradient(f: Outputs, delta: Tensor, target: Tensor, distance: Distanc
 
 
 def projected_step(delta: Tensor, gradient: Tensor, step_size: float, ball: Ball) -> Tensor:
-    """Π_ε(δ + η·g/‖g‖), the paper's, (B, T, D)."""
+    """Ascent step of the paper: Π_ε(δ + η·g/‖g‖), (B, T, D)."""
     return ball.project(delta + step_size * ball.direction(gradient))
 
 
 def normalized_step(delta: Tensor, gradient: Tensor, step_size: float, ball: Ball) -> Tensor:
-    """ε·(δ + η·g)/‖δ + η·g‖, the public code's: the perturbation always has the ball's radius, (B, T, D)."""
+    """Ascent step of the public code: ε·(δ + η·g)/‖δ + η·g‖, always of the ball's radius, (B, T, D)."""
     return ball.radius * ball.direction(delta + step_size * gradient)
 
 
 def passes(steps: int, *, smart: bool, perturbed: bool, proximal: bool) -> int:
-    """Cost of a step in forward passes: a forward is 1, a full backward 2, a backward to δ alone 1.
+    """Cost of a step in forward passes: a forward counts 1, a full backward 2, a backward to δ alone 1.
 
     Args:
         steps: K.
         smart: Whether R_s is on.
-        perturbed: Whether its radius is above 0 (else there is nothing to ascend).
+        perturbed: Whether its radius is above 0 (otherwise there is no ascent).
         proximal: Whether D is on.
     """
     return 3 + (3 + 2 * steps * perturbed if smart else 0) + proximal

@@ -1,4 +1,4 @@
-"""The state of a training run: what a checkpoint holds of it, whatever the number of processes."""
+"""The state of a training run as stored in checkpoints, independent of the number of processes."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ Number = Annotated[int, Field(ge=0)]
 
 @dataclass
 class TrainState:
-    """What the loop remembers beside tensors.
+    """State of the training loop other than tensors.
 
     Attributes:
         step: Optimizer steps done.
-        best: Task to its best step and the metrics by split there.
-        last: Task to the metrics by split at the newest evaluation.
-        stale: Evaluations since any task got better.
-        skipped: Steps that a loss scaler left out because of an overflow.
-        nonfinite: Steps left out because a term or the gradient was NaN or infinite.
+        best: Task to its best step (`step`) and the metrics by split at that step (`splits`).
+        last: Task to the metrics by split at the latest evaluation.
+        stale: Evaluations since a task last improved.
+        skipped: Steps that the loss scaler skipped because of an overflow.
+        nonfinite: Steps skipped because a term or the gradient was NaN or infinite.
         log_position: Size of the log, in bytes.
     """
 
@@ -44,41 +44,41 @@ class TrainState:
     log_position: Number = 0
 
     def is_done(self, steps: int, patience: int | None) -> bool:
-        """Whether a run of so many steps, or evaluations without a better score, is over."""
+        """Whether the run is over: all steps are done, or no task improved in `patience` evaluations."""
         return self.step >= steps or (patience is not None and self.stale >= patience)
 
     def stopped_early(self, steps: int, patience: int | None) -> str | None:
-        """Why a run of so many steps was over before the last of them, if it was."""
+        """Message if the run stopped before its last step, else None."""
         if self.step >= steps or not self.is_done(steps, patience):
             return None
-        without = f"no task had a better value in {counted(self.stale, 'evaluation')} (evaluation.patience)"
+        without = f"no task improved in {counted(self.stale, 'evaluation')} (evaluation.patience)"
         return f"stopped at step {self.step:,} of {steps:,}: {without}"
 
     @classmethod
     def stored(cls, checkpoint: Checkpoint) -> TrainState:
-        """What a checkpoint holds.
+        """Read the state from a checkpoint.
 
         Raises:
-            UserError: It is of another version.
+            UserError: The checkpoint was written by another version.
         """
         try:
             own = {key.name: checkpoint.state[key.name] for key in fields(cls)}
             return TypeAdapter(cls).validate_json(json.dumps(own), strict=True)
         except (KeyError, ValidationError) as error:
-            message = f"the checkpoint of step {checkpoint.step:,} is not one of this run ({type(error).__name__})"
+            message = f"the checkpoint of step {checkpoint.step:,} does not fit this run ({type(error).__name__})"
             raise UserError.of("--resume", message) from error
 
 
 @dataclass
 class Tensors:
-    """Everything of a run that a checkpoint holds as tensors.
+    """The parts of a run that a checkpoint stores as tensors.
 
     Attributes:
         student: θ.
-        teacher: θ̃, where there is one.
-        optimizer: The optimizer itself, not what Accelerate wraps it in.
-        scaler: The loss scaler of fp16.
-        device: Where the run computes.
+        teacher: θ̃, if there is one.
+        optimizer: The optimizer itself, without Accelerate's wrapper.
+        scaler: The loss scaler of fp16, else None.
+        device: The device of the run.
         processes: The processes of the run.
         seed: The run's seed.
     """
@@ -94,8 +94,8 @@ class Tensors:
     def snapshot(self, state: TrainState) -> Checkpoint:
         """The complete state: student, teacher, optimizer, generators of all processes, and the rest as JSON.
 
-        Every process has to call it. What it returns is complete in the main one; in the others sharded tensors, which
-        are gathered one at a time, are left out.
+        Every process has to call this. The result is complete in the main process; in the others, sharded tensors are
+        missing, as they are gathered one at a time and not kept.
         """
         tensors = {
             "model": self._whole(self.student.named_tensors().items()),
@@ -108,10 +108,10 @@ class Tensors:
         return Checkpoint(state.step, tensors, {**asdict(state), "scaler": scaler})
 
     def restore(self, checkpoint: Checkpoint) -> TrainState:
-        """Continues from a checkpoint, which a run with another number of processes may have written.
+        """Restore a checkpoint, which may have been written with another number of processes.
 
         Raises:
-            UserError: It is of another model or another version.
+            UserError: The checkpoint is of another model or another version.
         """
         try:
             return self._restore(checkpoint)
@@ -119,7 +119,7 @@ class Tensors:
             raise
         except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
             reason = f"{type(error).__name__}: {first_line(error)}"
-            message = f"the checkpoint of step {checkpoint.step:,} is not one of this run ({reason})"
+            message = f"the checkpoint of step {checkpoint.step:,} does not fit this run ({reason})"
             raise UserError.of("--resume", message) from error
 
     def _restore(self, checkpoint: Checkpoint) -> TrainState:
@@ -155,9 +155,9 @@ class Tensors:
         state: dict[int, dict[str, Tensor]] = {}
         for key, tensor in tensors.items():
             name, _, entry = key.rpartition(".")
-            piece = piece_like(tensor, parameters[name]) if tensor.dim() else tensor  # the number of steps is not cut
+            piece = piece_like(tensor, parameters[name]) if tensor.dim() else tensor  # the step count is not sharded
             state.setdefault(ordered.index(name), {})[entry] = piece
-        # The optimizer's own loading decides which entry belongs on which device.
+        # The optimizer's own `load_state_dict` decides which entry belongs on which device.
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
 
     def _random_tensors(self) -> dict[str, Tensor]:
@@ -182,12 +182,12 @@ class Tensors:
 
 
 def separate_dropout(seed: int, processes: Processes, step: int = 0) -> None:
-    """Lets every process but the main one draw dropout masks of its own.
+    """Seed every process but the main one, so that each draws its own dropout masks.
 
     Args:
         seed: The run's seed.
         processes: The processes of the run.
-        step: Step after which it begins.
+        step: Steps done so far, which the seeds depend on.
     """
     if processes.rank > 0:
         torch.manual_seed(derive_seed(seed, "process", processes.rank, step))

@@ -1,4 +1,4 @@
-"""Stopping when asked to: SIGINT and SIGTERM are noted, so that the loop can finish its step and save."""
+"""Graceful stop: SIGINT and SIGTERM are recorded, so that the loop can finish its step and save."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from typing import Any
 
 from mtl.errors import Interrupted
 
-ECHO = 2.0  # seconds within which a launcher passes on a signal that its processes have got already
+ECHO = 2.0  # seconds within which a launcher forwards a signal that its processes have already received
 
 
 class StopSignal:
-    """Notes SIGINT and SIGTERM, so that the loop can finish its step; a second one interrupts at once.
+    """Record SIGINT and SIGTERM, so that the loop can finish its step; a second one interrupts at once.
 
     Args:
-        launched: Whether a launcher passes signals on: what follows within `ECHO` seconds is then the first one again.
+        launched: Whether a launcher forwards signals; within `ECHO` seconds, a second one is then taken for a copy.
+
+    Attributes:
+        received: Number of the first signal, None before.
     """
 
     def __init__(self, *, launched: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""The encoder's tokenizer and configuration, as a run needs them."""
+"""Loading of the encoder's tokenizer and configuration, the tokenizer's fingerprint, and the maximum input length."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 from mtl.errors import UserError, load_failure
 
 TYPES = "token_type_ids"
-UNBOUNDED = 1_000_000  # tokenizers without a limit name a larger one
-# Architectures that count positions from the padding id on, as RoBERTa does, so that fewer are left for tokens.
+UNBOUNDED = 1_000_000  # tokenizers without a limit report a larger `model_max_length`
+# Architectures whose position ids start after the padding id, as in RoBERTa, which leaves fewer positions for tokens.
 COUNT_FROM_PADDING = {
     *("camembert", "data2vec-text", "esm", "ibert", "lilt", "longformer", "luke", "markuplm", "mpnet", "roberta"),
     *("roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"),
@@ -19,10 +19,10 @@ COUNT_FROM_PADDING = {
 
 
 def load_tokenizer(encoder: str, *, trust_remote_code: bool = False) -> Any:
-    """Loads the encoder's tokenizer.
+    """Load the encoder's tokenizer.
 
     Raises:
-        UserError: It cannot be loaded.
+        UserError: It cannot be loaded, is missing, or has no padding token.
     """
     from transformers import AutoTokenizer
 
@@ -30,8 +30,8 @@ def load_tokenizer(encoder: str, *, trust_remote_code: bool = False) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(encoder, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, ImportError) as error:
         raise UserError.of(encoder, f"the tokenizer cannot be loaded: {load_failure(error)}") from error
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # Transformers makes one where there is none
-        message = "holds no tokenizer: every word would be unknown; save the model's own beside it (save_pretrained)"
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # Transformers creates an empty one if files are missing
+        message = "contains no tokenizer: every word would be unknown; save the model's own there (save_pretrained)"
         raise UserError.of(encoder, message)
     if tokenizer.pad_token_id is None:
         message = (
@@ -40,14 +40,14 @@ def load_tokenizer(encoder: str, *, trust_remote_code: bool = False) -> Any:
         raise UserError.of(encoder, message)
     if TYPES in tokenizer.model_input_names:
         config = load_config(encoder, trust_remote_code=trust_remote_code)
-        if getattr(config, "type_vocab_size", None) == 1:  # it knows the type 0 alone, which stands for all
+        if getattr(config, "type_vocab_size", None) == 1:  # type 0 is the only one, and the default
             names = [name for name in tokenizer.model_input_names if name != TYPES]
             return AutoTokenizer.from_pretrained(encoder, trust_remote_code=trust_remote_code, model_input_names=names)
     return tokenizer
 
 
 def load_config(encoder: str, *, trust_remote_code: bool = False) -> Any:
-    """Loads the encoder's configuration.
+    """Load the encoder's configuration.
 
     Raises:
         UserError: It cannot be loaded.
@@ -61,13 +61,13 @@ def load_config(encoder: str, *, trust_remote_code: bool = False) -> Any:
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
-    """A digest of all that decides which ids a text gets."""
+    """Digest of everything that determines the token ids of a text."""
     return _fingerprint(tokenizer, len(tokenizer))
 
 
 @lru_cache(maxsize=1)
 def _fingerprint(tokenizer: Any, size: int) -> str:
-    """The same, computed once: `size` changes with words that are added."""
+    """`tokenizer_fingerprint`, cached; `size` is part of the cache key because added tokens change it."""
     if tokenizer.is_fast:
         state = json.loads(tokenizer.backend_tokenizer.to_str())
         state["padding"] = state["truncation"] = None
@@ -78,9 +78,9 @@ def _fingerprint(tokenizer: Any, size: int) -> str:
 
 
 def usable_length(tokenizer: Any, config: Any) -> int:
-    """The longest input, in tokens, that both tokenizer and encoder take."""
+    """Longest input, in tokens, that both tokenizer and encoder accept."""
     limits = [tokenizer.model_max_length] if tokenizer.model_max_length < UNBOUNDED else []
     positions = getattr(config, "max_position_embeddings", None)
-    if positions and positions > 0:  # XLNet, which has no limit, says −1
+    if positions and positions > 0:  # XLNet, which has no limit, has −1
         limits.append(positions - (config.pad_token_id + 1 if config.model_type in COUNT_FROM_PADDING else 0))
     return min(limits, default=UNBOUNDED)

@@ -33,29 +33,29 @@ from mtl.stop import StopSignal
 
 
 class Hooks(Protocol):
-    """What the loop asks of its surroundings."""
+    """Callbacks of the training loop, for evaluation, files and display."""
 
     def evaluate(self) -> Mapping[str, Mapping[str, Mapping[str, float]]]:
-        """Metrics by task and split, with predictions set aside until `keep_best`."""
+        """Compute metrics by task and split, and hold the predictions for `keep_best`."""
 
     def keep_best(self, task: str, best: Mapping[str, Any], before: Mapping[str, Any] | None) -> None:
-        """Keeps the evaluated task's model and predictions: its `step` and metrics by `splits`, and those before."""
+        """Store a task's model and predictions as its best; `best` and `before` hold the `step` and its `splits`."""
 
     def checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Writes a checkpoint."""
+        """Write a checkpoint."""
 
     def progress(self, step: int, task: str) -> None:
-        """Shows a step."""
+        """Show a step."""
 
     def logged(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Shows steps whose terms are known."""
+        """Show steps that have been logged, with their terms as numbers."""
 
     def report(self, step: int, metrics: Mapping[str, Any], state: TrainState) -> None:
-        """Shows and stores an evaluation."""
+        """Show and store an evaluation."""
 
 
 class Trainer:
-    """Trains an objective through a plan.
+    """Trains an objective as planned.
 
     Args:
         run: Configuration and tasks.
@@ -66,8 +66,8 @@ class Trainer:
         accelerator: Device, precision and processes.
         writer: The log.
         hooks: Evaluation, files and display.
-        processes: The processes of the run; each of them has a trainer and does the same steps on its part of the rows.
-        probe: What compares the tasks' gradients now and then.
+        processes: The processes of the run; each has a trainer and takes the same steps on its part of the rows.
+        probe: Measures the tasks' gradients now and then; None for no measurements.
     """
 
     def __init__(
@@ -110,11 +110,11 @@ class Trainer:
         self._unwritten: list[dict[str, Any]] = []
 
     def fit(self, stop: StopSignal) -> None:
-        """Trains to the end of the plan.
+        """Train to the end of the plan.
 
         Raises:
-            Interrupted: A signal came; the state was saved.
-            NonFiniteError: A term became NaN or infinite.
+            Interrupted: A signal was received; the state has been saved.
+            NonFiniteError: A term, the gradient or a metric is NaN or infinite.
         """
         every = self.run.config.checkpoint.every or self.plan.evaluate_every
         while not self.is_done:
@@ -139,7 +139,7 @@ class Trainer:
         return self.state.is_done(self.plan.steps, self.run.config.evaluation.patience)
 
     def step(self, step: int) -> None:
-        """One optimizer step on the step's tasks: forward and backward by micro-batch, one clipping, one update."""
+        """Take an optimizer step on its tasks: forward and backward by micro-batch, one clipping, one update."""
         names = [self.names[index] for index in self.plan.sequence[step].tolist()]
         tasks = [self.run.tasks[name] for name in names]
         rate = float(np.mean([task.learning_rate for task in tasks]))
@@ -171,13 +171,13 @@ class Trainer:
         self.hooks.progress(step + 1, names[-1])
 
     def _backward(self, name: str, turn: int, *, share: float, last: bool) -> dict[str, Tensor]:
-        """Adds the gradient of one task's batch, this process's part of it, and returns the part's terms.
+        """Accumulate the gradient of this process's part of a task's batch, and return that part's terms.
 
         Args:
             name: The task.
             turn: Number of its earlier batches.
-            share: Factor of its objective.
-            last: Whether gradients are exchanged between processes after it: once in a step.
+            share: Weight of its objective in the step.
+            last: Whether this is the last batch of the step, after which processes exchange gradients.
         """
         task, examples, chosen = self.run.tasks[name], self._examples(name), self._batch(name, turn)
         ranking, here = task.type == "ranking", self.run.config.train.accumulation
@@ -185,7 +185,8 @@ class Trainer:
         pieces = micro_batches(examples, chosen, here * self.processes.count, ranking=ranking)
         parts = [[p for p in pieces[here * rank :][:here] if len(p)] for rank in range(self.processes.count)]
         own = [(piece, divided) for piece in parts[self.processes.rank]]
-        # Fewer rows than processes: the exchange needs a gradient of everyone, be it 0, and of shards in every pass.
+        # With fewer rows than processes, some compute a gradient of 0: the exchange needs one from every process, and
+        # in a sharded run in every pass.
         least = max(map(len, parts)) if self.sharded else 1
         own += [(next(filter(len, pieces)), Share.nothing())] * (least - len(own))
         totals: dict[str, Tensor] = {}
@@ -194,14 +195,14 @@ class Trainer:
             with self._exchanging(last and number == len(own) - 1):
                 with self.accelerator.autocast() if self.sharded else contextlib.nullcontext():
                     loss, terms = self.objective(name, batch, turn, divisors)
-                # The exchange makes a mean of what has to be a sum.
+                # The exchange computes a mean where a sum is needed.
                 self.accelerator.backward(loss * (share * self.processes.count))
             for key, term in terms.items():
                 totals[key] = totals[key] + term if key in totals else term
         return totals
 
     def _exchanging(self, exchange: bool) -> contextlib.AbstractContextManager[Any]:
-        # Whole gradients, added up until the last pass, would take the memory that shards are there to spare.
+        # Sharded gradients are exchanged in every pass: accumulating full ones would take the memory that shards save.
         return contextlib.nullcontext() if exchange or self.sharded else self.accelerator.no_sync(self.objective)
 
     def _examples(self, name: str) -> Examples:
@@ -211,11 +212,11 @@ class Trainer:
         return self.streams[name][turn]
 
     def _overflowed(self, norm: Tensor) -> bool:
-        """Whether the loss scaler of fp16 left the step out. A fused optimizer does so itself, and nobody is told."""
+        """Whether fp16's loss scaler skipped the step. A fused optimizer skips by itself, without reporting it."""
         return self.accelerator.scaler is not None and not bool(norm.isfinite())
 
     def _move_teacher(self, step: int) -> None:
-        """θ̃ follows by the mean β of the run's tasks that have the proximal term and update at this step."""
+        """Update θ̃ with the mean β of the run's tasks that have the proximal term and update at this step."""
         settings = [task.proximal for task in self.plain.tasks.values() if task.proximal.weight > 0]
         moving = [s for s in settings if (step + 1) % s.inner_steps == 0]
         if self.teacher is not None and moving:
@@ -223,9 +224,9 @@ class Trainer:
             update_teacher(map(own_piece, self.teacher.parameters()), map(own_piece, self.student.parameters()), beta)
 
     def _clip(self) -> Tensor:
-        """Bounds the norm of the whole gradient and returns what it was.
+        """Clip the norm of the whole gradient, and return the norm before clipping.
 
-        A fused optimizer scales gradients as it reads them, which spares a pass over all of them.
+        A fused optimizer scales gradients while it reads them, which saves a pass over all of them.
         """
         limit, optimizer = self.run.config.train.clip_norm, self.optimizer.optimizer
         single = self.student.dtype == torch.float32 and not self.sharded
@@ -237,21 +238,21 @@ class Trainer:
         return norm
 
     def _is_left_out(self, records: list[dict[str, Any]]) -> bool:
-        """Whether a step is skipped for what it came to. Overflows of fp16's gradients are the loss scaler's business.
+        """Whether to skip a step because of a value that is not finite; fp16's overflows are left to the loss scaler.
 
         Raises:
-            NonFiniteError: More steps are than may be.
+            NonFiniteError: More steps would be skipped than `train.max_skipped` allows.
         """
         if self.run.config.train.on_nonfinite == "stop":
             return False
         fault = next(filter(None, map(self._fault, self._numbers(records))), None)
         if fault is not None and self.state.nonfinite == self.run.config.train.max_skipped:
-            raise NonFiniteError(f"{fault}; that is one step more than train.max_skipped lets be skipped; {ADVICE}")
+            raise NonFiniteError(f"{fault}; that is one skipped step more than train.max_skipped allows; {ADVICE}")
         return fault is not None
 
     def _fault(self, record: Mapping[str, Any]) -> str | None:
-        """What is not finite in a step, with its task, number, term and rows."""
-        scaled = self.accelerator.scaler is not None  # an overflow is the scaler's business
+        """Message with task, step, term and training rows if a value of a step is not finite, else None."""
+        scaled = self.accelerator.scaler is not None  # the loss scaler handles overflows
         for key, value in record.items():
             if isinstance(value, float) and not math.isfinite(value) and not (scaled and key == "gradient_norm"):
                 name = record["task"]
@@ -261,13 +262,13 @@ class Trainer:
         return None
 
     def _numbers(self, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Records with numbers for tensors, summed over the processes; they leave the device here, all at once."""
+        """Replace tensors in records by numbers, summed over the processes, with one transfer from the device."""
         keys = [
             (place, key) for place, r in enumerate(records) for key, value in r.items() if isinstance(value, Tensor)
         ]
-        exact = torch.float32 if self.accelerator.device.type == "mps" else torch.float64  # which mps does not have
+        exact = torch.float32 if self.accelerator.device.type == "mps" else torch.float64  # mps has no float64
         tensors = [records[place][key].detach().to(exact).reshape(()) for place, key in keys]
-        # The norm is that of the exchanged gradient, and the same everywhere.
+        # The norm is that of the exchanged gradient, the same in every process: divided, it sums to itself.
         parts = [
             t / self.processes.count if key == "gradient_norm" else t for t, (_, key) in zip(tensors, keys, strict=True)
         ]
@@ -277,7 +278,7 @@ class Trainer:
         return numbers
 
     def _flush(self) -> None:
-        """Writes the steps since the last flush."""
+        """Log the steps since the last flush."""
         if not self._unwritten:
             return
         records, self._unwritten = self._numbers(self._unwritten), []
@@ -318,11 +319,11 @@ class Trainer:
 
 
 def split_smoothness(record: Mapping[str, Any], dropout: str) -> dict[str, float]:
-    """R_s taken apart: what dropout makes of it, what the perturbation adds, and the ascent's gain over noise.
+    """Decompose R_s: the part due to dropout, the part that the perturbation adds, and the ascent's gain over noise.
 
     Args:
         record: A step's terms, as numbers.
-        dropout: The task's `smart.dropout`; under shared masks dropout makes nothing.
+        dropout: The task's `smart.dropout`; with shared masks, the part due to dropout is 0.
     """
     if "smart" not in record:
         return {}
@@ -335,7 +336,7 @@ def split_smoothness(record: Mapping[str, Any], dropout: str) -> dict[str, float
     return parts
 
 
-ADVICE = "try a lower --learning-rate"  # where something is not finite
+ADVICE = "try a lower --learning-rate"  # ends messages about values that are not finite
 
 TERM_NAMES = {
     "loss": "task loss",

@@ -84,7 +84,7 @@ def test_too_little_memory_is_no_fault_of_the_checkpoint(
     monkeypatch.setattr(MultiTaskModel, "load_tensors", no_room)
     assert main(["train", "--output", str(tmp_path / "run"), "--resume"]) == 1
     error = capsys.readouterr().err
-    assert FULL in error and "is not one of this run" not in error
+    assert FULL in error and "does not fit this run" not in error
 
 
 def test_models_of_a_run_before_are_gone(

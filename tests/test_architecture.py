@@ -85,7 +85,7 @@ def test_outputs_that_depend_on_padding_are_told(encoder_dir: Path, corpus: Path
 
 def test_an_encoder_that_reads_no_word_embeddings_is_refused(encoder_dir: Path, corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match="the word embeddings of bart cannot be perturbed, as SMART does; use --no-smart"
+        UserError, match="the word embeddings of bart cannot be perturbed, as SMART requires; use --no-smart"
     ):
         warnings_of("bart", encoder_dir, corpus, tmp_path)
     assert warnings_of("bart", encoder_dir, corpus, tmp_path, "train.smart=false") == []
@@ -94,7 +94,7 @@ def test_an_encoder_that_reads_no_word_embeddings_is_refused(encoder_dir: Path, 
 @pytest.mark.parametrize(
     ("kind", "fault"),
     [
-        ("ibert", "the word embeddings of ibert cannot be perturbed, as SMART does; use --no-smart"),
+        ("ibert", "the word embeddings of ibert cannot be perturbed, as SMART requires; use --no-smart"),
         ("canine", "canine has no table of word embeddings, which SMART perturbs; use --no-smart"),
     ],
 )

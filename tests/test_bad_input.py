@@ -177,7 +177,7 @@ def no_tokenizer(case: Case) -> Callable[[], str]:
     shutil.copytree(case.encoder, encoder, ignore=shutil.ignore_patterns("tokenizer*", "vocab*", "special*"))
     case.encoder = str(encoder)
     case.words += ["--leaks", "ignore"]  # which is told before
-    return lambda: f"{encoder}: holds no tokenizer: every word would be unknown; "
+    return lambda: f"{encoder}: contains no tokenizer: every word would be unknown; "
 
 
 def misspelt_directory(case: Case) -> Callable[[], str]:

@@ -341,12 +341,12 @@ def test_an_output_replaces_neither_its_input_nor_a_part_of_a_run_or_an_export(
     score, predict = ["evaluate", mood], ["predict", mood, "--input", str(rows)]
     export = ["export", str(run), "--weights", "final", "--overwrite", "--task", "mood"]
     for words, output, message in (
-        (predict, rows, "is what is read"),
-        (predict, data / "mood" / ".." / "mood" / rows.name, "is what is read"),
+        (predict, rows, "is one of the inputs"),
+        (predict, data / "mood" / ".." / "mood" / rows.name, "is one of the inputs"),
         (predict, run / "predictions" / "mood.validation.jsonl", f"is a part of a run, {run}"),
         (predict, run / "best" / "mood" / "config.json", f"is a part of an export, {run / 'best' / 'mood'}"),
         (predict, tmp_path / "other" / "metrics.jsonl", "is a part of a run"),
-        (score, rows, "is what is read"),
+        (score, rows, "is one of the inputs"),
         (score, tmp_path / "link" / "results.json", f"is a part of a run, {run}"),
         (score, tmp_path / "link.json", f"is a part of a run, {run}"),
         (score, exports / "mood" / "task.yml", f"is a part of an export, {exports / 'mood'}"),
@@ -424,7 +424,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_taken(
     path.write_bytes(path.read_bytes()[:-1])
     assert main(["train", "--output", str(output), "--resume"]) == 0
     out = capsys.readouterr().out
-    assert f"warning: passed over a damaged checkpoint: {path} is not what was written" in out
+    assert f"warning: passed over a damaged checkpoint: {path} has changed since it was written" in out
     assert "resuming after step 6" in out
     for name in ("results.json", "metrics.jsonl", "model/model.safetensors"):
         assert (output / name).read_bytes() == (run_dir / name).read_bytes(), name
@@ -444,4 +444,4 @@ def test_a_checkpoint_of_another_run_and_a_log_cut_short_are_told(
     state = json.loads((run_dir / "checkpoints" / "step-0000009" / "state.json").read_text())
     save_checkpoint(output / "checkpoints", Checkpoint(9, tensors, state), 1)
     assert main(["train", "--output", str(output), "--resume"]) == 2
-    assert "the checkpoint of step 9 is not one of this run" in capsys.readouterr().err
+    assert "the checkpoint of step 9 does not fit this run" in capsys.readouterr().err

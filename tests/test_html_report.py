@@ -312,7 +312,7 @@ def test_data_that_changed_since_is_not_shown(copy: Path, corpus: Path, tmp_path
         ("run.yml", "tasks and data of this run are unknown"),
         ("task_defs.yml", "the run's task definitions are missing"),
         ("provenance.json", "where this run comes from is unknown"),
-        ("metrics.jsonl", "nothing to draw of the training"),
+        ("metrics.jsonl", "there are no learning curves to draw"),
         ("predictions/mood.validation.jsonl", "there are no predictions (mood.validation.jsonl)"),
     ],
 )

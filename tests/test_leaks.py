@@ -251,7 +251,7 @@ def test_train_tells_drops_or_ignores(
     told = {"warn": "warning: ", "drop": "note: "}.get(policy)
     for rows_told in ("1 row occurs in t/train (exact)", "1 row occurs in t/train (normalized)"):
         assert (f"{told}t/validation: {rows_told}" in out) is (told is not None)
-    assert ("t/train: 2 rows left out that stand in evaluation rows" in out) is (policy == "drop")
+    assert ("t/train: 2 rows left out that are also evaluation rows" in out) is (policy == "drop")
     assert len(json.loads((run / "provenance.json").read_text())["leaks"]) == (0 if policy == "ignore" else 2)
 
 
@@ -262,7 +262,7 @@ def test_dropping_every_row_is_an_error(tmp_path: Path, encoder_dir: Path, capsy
     path.write_text(f"t: {{type: classification, labels: [x, y], data: {data}}}\n")
     words = ["train", str(path), "--encoder", str(encoder_dir), "--output", str(tmp_path / "run"), "--max-steps", "1"]
     assert main([*words, "--leaks", "drop"]) == 2
-    assert "--leaks drop: leaves t no training rows: all stand in evaluation rows" in capsys.readouterr().err
+    assert "--leaks drop: leaves t no training rows: all are also evaluation rows" in capsys.readouterr().err
 
 
 @pytest.mark.data

@@ -324,7 +324,7 @@ def test_data_that_differs_stops_everyone(corpus: Path, still_encoder: Path, tmp
     with started(commands) as processes:
         (status, _, error), (other_status, _, other_error) = ended(processes)
     assert (status, other_status) == (2, 1) and other_error == ""
-    assert "the data of: mood/train is not the same as in process 0 (in process 1)" in error
+    assert "data: mood/train is not the same as in process 0 (in process 1)" in error
     assert not (tmp_path / "run").exists()
 
 

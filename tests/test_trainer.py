@@ -207,7 +207,7 @@ def test_resume_tells_of_other_tasks_in_one_line(
         assert tasks == told
         assert (
             f"tasks.mood.smart.weight is 7.0, but {output}/task_defs.yml says" in weight
-            and "goes on as it began" in last
+            and "can only be resumed unchanged" in last
         )
 
 
@@ -378,7 +378,7 @@ def test_bad_numbers_may_be_skipped_up_to_a_limit(
     if status:
         error = capsys.readouterr().err
         assert "task 'mood', step 10: the gradient is " in error
-        assert "that is one step more than train.max_skipped lets be skipped" in error
+        assert "that is one skipped step more than train.max_skipped allows" in error
         return
     assert json.loads((output / "results.json").read_text())["nonfinite_steps"] == 2
     steps = {record["step"]: record for record in records(output) if record["event"] == "step"}
@@ -509,7 +509,7 @@ def test_early_stopping_counts_evaluations_without_a_better_task(
     results = json.loads((output / "results.json").read_text())
     last_better = max(results["best_steps"].values())
     assert results["steps"] == last_better + 3 < results["planned_steps"]
-    without = "no task had a better value in 3 evaluations (evaluation.patience)"
+    without = "no task improved in 3 evaluations (evaluation.patience)"
     told = f"stopped at step {last_better + 3} of 12: {without}"
     assert capsys.readouterr().out.splitlines().count(told) == 1
     before = (output / "metrics.jsonl").read_bytes()
