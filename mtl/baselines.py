@@ -1,4 +1,4 @@
-"""Is training together better? Each task of a run trained alone, for as many steps as it got."""
+"""Single-task baselines: trains each task of a multi-task run alone, for as many steps as the run spent on it."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ FOLDER = "baselines"
 def train_baselines(
     checked: Checked, output: Path, results: Mapping[str, Any], *, command: Sequence[str] | None, display: Display
 ) -> dict[str, Any]:
-    """Trains each task of a finished run alone, in `output/baselines/TASK`, and puts the outcome into its results.
+    """Trains each task of a finished run alone, in `output/baselines/TASK`, and adds the metrics to the run's results.
 
-    A single run has the settings, seed, training rows and order of the task's batches of the run; its steps,
-    and the steps between evaluations and checkpoints, are the task's share of the run's. Finished ones are kept, begun
-    ones continued.
+    A baseline has the run's settings and seed, and the task's training rows and order of batches. Its number of steps,
+    and the steps between evaluations and checkpoints, are scaled by the task's share of the run's steps. Finished
+    baselines are kept, unfinished ones continued.
 
     Args:
-        checked: The run, as it was trained.
-        output: Its directory.
-        results: What it came to.
-        command: The command line, for the record; None from a program.
-        display: What shows the runs.
+        checked: The configuration and data of the multi-task run.
+        output: The directory of the multi-task run.
+        results: The results of the multi-task run.
+        command: The command line, for the provenance record; None if called from Python.
+        display: Shows the progress of the baselines.
 
     Returns:
-        The results with `single`: task to split to the metrics of training alone, at its best step.
+        The results with `single`: task → split → metrics of the baseline at its best step.
 
     Raises:
-        UserError: The run has one task only, or an unfinished or foreign run is in the way.
+        UserError: A baseline's directory holds something that cannot be continued.
     """
     processes = Processes.current()
     display = display if processes.is_main else Display("silent")
@@ -77,17 +77,17 @@ def train_baselines(
 
 
 def require_several(checked: Checked) -> None:
-    """Refuses a comparison with itself.
+    """Checks that there is more than one task, because one task alone would be compared with itself.
 
     Raises:
-        UserError: The run has one task only.
+        UserError: The run has only one task.
     """
     if len(checked.run.tasks) < 2:
         raise UserError.of("--baselines", "trains each task of several alone; this run has one task only")
 
 
 def alone_of(checked: Checked, name: str, steps: int, of: int) -> Checked:
-    """The run of one task alone: a step for each of its batches in a run of `of` steps."""
+    """Configuration and data for one task alone, with the `steps` that it had in a multi-task run of `of` steps."""
     config = checked.run.config
     share = steps / of
 
@@ -96,18 +96,18 @@ def alone_of(checked: Checked, name: str, steps: int, of: int) -> Checked:
 
     sections = {
         "train": config.train.model_copy(update={"max_steps": steps, "tasks_per_step": 1}),
-        # Its steps are those that the task got: it does not stop earlier by itself.
+        # Early stopping is off: the number of steps must equal the task's steps in the multi-task run.
         "evaluation": config.evaluation.model_copy(update={"every": scaled(config.evaluation.every), "patience": None}),
         "checkpoint": config.checkpoint.model_copy(update={"every": scaled(config.checkpoint.every)}),
     }
     run = Run(config.model_copy(update=sections), {name: checked.run.tasks[name]})
-    # The rows that leak into any task's evaluation stay left out: both see the same training data.
+    # Leaks into other tasks' evaluation data stay excluded, so that both runs train on the same rows.
     data = Data({name: checked.data.sources[name]}, {name: checked.data.summaries[name]}, checked.data.leaks)
     return replace(checked, run=run, data=data)
 
 
 def differences(results: Mapping[str, Any]) -> list[tuple[str, str, str, float, float]]:
-    """Rows (task, split, metric, multi-task value, value alone) of all that both have."""
+    """Tuples (task, split, metric, multi-task value, single-task value) of every metric that the baselines have."""
     return [
         (name, split, metric, results["tasks"][name][split][metric], value)
         for name, splits in results.get("single", {}).items()
@@ -118,7 +118,7 @@ def differences(results: Mapping[str, Any]) -> list[tuple[str, str, str, float, 
 
 
 def singles_table(results: Mapping[str, Any], run: Run) -> str:
-    """Together beside alone, each at its best step."""
+    """Table of multi-task and single-task metrics, each at its own best step, and their difference."""
     rows = []
     for name, split, metric, together, alone in differences(results):
         first = metric == run.tasks[name].metrics[0]
