@@ -53,7 +53,7 @@ def find_tasks(path: Path, names: list[str], weights: str) -> Stored:
     """
     if exports := _exports(path):
         if weights != "best":
-            raise UserError.of(str(path), f"is an export: it has the weights that were exported, and no {weights} ones")
+            raise UserError.of(str(path), f"is an export: it has only the exported weights, not the {weights} ones")
         _require(names, list(exports), path)
         tasks = {name: exports[name][0] for name in names or exports}
         return Stored(path, None, weights, tasks, {name: exports[name][1] for name in tasks})
@@ -199,7 +199,7 @@ def check_export(
     """
     stored = find_tasks(path, names, weights)
     if stored.run is None:  # the model card needs information that only a run has
-        raise UserError.of(str(path), "is exported already: copy the directory, which needs nothing beside it")
+        raise UserError.of(str(path), "is already an export: copy the directory, which is self-contained")
     repositories = {} if push_to_hub is None else check_push(push_to_hub, list(stored.tasks))
     used = [name for name in stored.tasks if (output / name).exists()]
     if output.exists() and not output.is_dir():
