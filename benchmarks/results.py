@@ -303,7 +303,7 @@ def _differences(group: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[s
 
 
 def gather(folder: Path) -> tuple[dict[str, Any], list[str]]:
-    """What there is of each study in a folder, and the names of those that were not run."""
+    """The summaries of the studies in a folder, by name, and the names of studies that were not run."""
     names = [path.stem for path in sorted(folder.glob("*.yml"))]
     files = {key: folder / f"{key}.json" for name in names for key in (name, f"{name}.robustness")}
     found = {key: json.loads(path.read_text(encoding="utf-8")) for key, path in files.items() if path.is_file()}
@@ -311,7 +311,7 @@ def gather(folder: Path) -> tuple[dict[str, Any], list[str]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; see the module."""
+    """Command line."""
     made = argparse.ArgumentParser(
         prog="python -m benchmarks.results",
         description=__doc__,

@@ -32,7 +32,7 @@ ROWS: tuple[tuple[str, str, tuple[str, ...], str, str], ...] = (
     ("… R_s and D, `--precision bf16`", "steps", ("over_plain", "R_s + D, bf16"), "×", ""),
     ("… plain, `--precision bf16`", "steps", ("over_plain", "plain, bf16"), "×", ""),
     ("… plain, activation checkpointing", "steps", ("over_plain", "plain, checkpointing"), "×", ""),
-    ("memory with R_s and D, minus one copy of the weights / plain", "steps", ("memory_ratio",), "×", "≤ 1.6"),
+    ("peak memory with R_s and D, minus one copy of the weights / plain", "steps", ("memory_ratio",), "×", "≤ 1.6"),
     ("`--help`", "startup", ("seconds", "--help"), "s", "< 0.3 s"),
     ("errors of a broken YAML", "startup", ("seconds", "a broken YAML"), "s", "< 0.3 s"),
     ("`validate`, ten tasks, cached", "startup", ("seconds", "validate, cached"), "s", "< 2 s"),
