@@ -193,7 +193,7 @@ def _metrics(source: Definition, task_type: str, classes: int) -> dict[str, list
         metric = METRICS.get((task_type, written))
         if metric == "f1" and classes > 2:
             metric = "macro_f1"
-            source.note("F1 is of two classes; with more, macro_f1 stands for it")
+            source.note("F1 is defined for two classes; with more, macro_f1 is used instead")
         if metric is None:
             source.note(f"the metric {written} of a {task_type} has no counterpart and is left out")
         elif metric not in metrics:
@@ -209,7 +209,7 @@ def _training(source: Definition, task_type: str) -> dict[str, Any]:
         settings["loss"] = LOSSES.get(written)
         if settings["loss"] not in LOSSES_OF[task_type]:
             settings["loss"] = LOSSES_OF[task_type][0]
-            source.note(f"loss {written} of a {task_type} has no counterpart; {settings['loss']} stands for it")
+            source.note(f"loss {written} of a {task_type} has no counterpart; {settings['loss']} is used instead")
     if written := source.get("dropout_p"):
         settings["dropout"] = scalar(written)
         if not isinstance(settings["dropout"], (int, float)) or not 0 <= settings["dropout"] < 1:
@@ -218,7 +218,7 @@ def _training(source: Definition, task_type: str) -> dict[str, Any]:
         divergence, difference = DIVERGENCES.get(written, (None, ""))
         if divergence not in DIVERGENCES_OF[task_type]:
             divergence = DIVERGENCES_OF[task_type][0]
-            source.note(f"adv_loss {written} of a {task_type} has no counterpart; {divergence} stands for it")
+            source.note(f"adv_loss {written} of a {task_type} has no counterpart; {divergence} is used instead")
         elif difference:
             source.note(f"adv_loss {written} becomes {divergence}, the nearest: {difference}")
         settings["smart"] = {"divergence": divergence}

@@ -97,7 +97,7 @@ def read_tsv(task: Task, path: Path, found: Found, *, labelled: bool) -> Iterato
             if task.type == "ranking" and rows:
                 if rows[0]["uid"] in uids:
                     found.note(
-                        task.name, "a uid that stands there again gets its line's number, for a query of its own"
+                        task.name, "a repeated uid gets its line number as a suffix, so that it is a query of its own"
                     )
                     rows = [{**row, "uid": f"{row['uid']}#{number}"} for row in rows]
                 uids.add(rows[0]["uid"])

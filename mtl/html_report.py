@@ -357,7 +357,9 @@ def _paired(runs: Sequence[Told]) -> Html:
             if name not in first.judged:
                 reasons.append(f"{name}, runs {i} and {j}: run {i} did not evaluate it")
     header = ("task", "split", "metric", "difference", "value", "95 % interval", "conclusion")
-    explained = "Differences on the same rows (paired bootstrap). If an interval contains 0, no difference is clear."
+    explained = (
+        "Differences on the same rows (paired bootstrap). An interval that contains 0 shows no clear difference."
+    )
     return group(
         element("h3", "Differences"),
         element("p", explained, class_="muted"),
