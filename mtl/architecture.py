@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from mtl.batch import Batch, BatchStream, collate
-from mtl.errors import UserError
+from mtl.errors import UserError, first_line
 from mtl.model import MultiTaskModel
 from mtl.objective import Objective
 from mtl.tokenizer import usable_length
@@ -67,8 +67,7 @@ def _first_outputs(model: MultiTaskModel, name: str, batch: Batch) -> Tensor:
     except torch.OutOfMemoryError:
         raise
     except (ValueError, TypeError, NotImplementedError, RuntimeError, IndexError) as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        message = f"{model.encoder.config.model_type} cannot be run on texts alone: {reason}"
+        message = f"{model.encoder.config.model_type} cannot be run on texts alone: {first_line(error)}"
         raise UserError.of("--encoder", message) from error
     return outputs
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,9 +31,9 @@ def train_baselines(
 ) -> dict[str, Any]:
     """Trains each task of a finished run alone, in `output/baselines/TASK`, and adds the metrics to the run's results.
 
-    A baseline has the run's settings and seed, and the task's training rows and order of batches. Its number of steps,
-    and the steps between evaluations and checkpoints, are scaled by the task's share of the run's steps. Finished
-    baselines are kept, unfinished ones continued.
+    A baseline has the run's settings and seed, the task's training rows and order of batches, and as many steps as the
+    run spent on the task. It is evaluated at most as often as the run, so that its best step is chosen from no more
+    evaluations. Finished baselines are kept, unfinished ones continued.
 
     Args:
         checked: The configuration and data of the multi-task run.
@@ -57,8 +58,10 @@ def train_baselines(
             continue
         folder = output / FOLDER / name
         display.say(f"\n{name} alone, {steps:,} steps: {folder}")
-        alone = alone_of(checked, name, steps, results["steps"])
-        results_alone = run_phase(alone, folder, resume=name in begun, command=command, display=display)
+        alone = alone_of(checked, name, steps, results["steps"], results["evaluate_every"])
+        results_alone = run_phase(
+            alone, folder, resume=name in begun, command=command, display=display, quiet_data=True
+        )
         single[name] = results_alone["tasks"][name]
     outcome = {**results, "single": single}
     trust = checked.run.config.trust_remote_code
@@ -86,19 +89,27 @@ def require_several(checked: Checked) -> None:
         raise UserError.of("--baselines", "trains each task of several alone; this run has one task only")
 
 
-def alone_of(checked: Checked, name: str, steps: int, of: int) -> Checked:
-    """Configuration and data for one task alone, with the `steps` that it had in a multi-task run of `of` steps."""
+def alone_of(checked: Checked, name: str, steps: int, of: int, evaluate_every: int) -> Checked:
+    """Configuration and data for one task alone, with its steps in a multi-task run and at most as many evaluations.
+
+    Args:
+        checked: The multi-task run.
+        name: Name of the task.
+        steps: Steps of the multi-task run on this task.
+        of: All steps of the multi-task run.
+        evaluate_every: Steps between evaluations of the multi-task run.
+    """
     config = checked.run.config
-    share = steps / of
 
-    def scaled(every: int | None) -> int | None:
-        return None if every is None else max(1, round(every * share))
+    def as_often(every: int) -> int:
+        return math.ceil(steps / math.ceil(of / every))
 
+    save_every = config.checkpoint.every
     sections = {
         "train": config.train.model_copy(update={"max_steps": steps, "tasks_per_step": 1}),
         # Early stopping is off: the number of steps must equal the task's steps in the multi-task run.
-        "evaluation": config.evaluation.model_copy(update={"every": scaled(config.evaluation.every), "patience": None}),
-        "checkpoint": config.checkpoint.model_copy(update={"every": scaled(config.checkpoint.every)}),
+        "evaluation": config.evaluation.model_copy(update={"every": as_often(evaluate_every), "patience": None}),
+        "checkpoint": config.checkpoint.model_copy(update={"every": save_every and as_often(save_every)}),
     }
     run = Run(config.model_copy(update=sections), {name: checked.run.tasks[name]})
     # Leaks into other tasks' evaluation data stay excluded, so that both runs train on the same rows.

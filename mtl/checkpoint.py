@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mtl.errors import first_line
 from mtl.files import TEMPORARY, digest, new_directory
 
 STATE_FILE = "state.json"
@@ -109,8 +110,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         parts = {Path(name).stem: load_file(folder / name) for name in manifest if name.endswith(".safetensors")}
         return Checkpoint(step=state["step"], tensors=parts, state=state)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DamagedCheckpointError(f"{folder} cannot be read: {reason}") from error
+        raise DamagedCheckpointError(f"{folder} cannot be read: {first_line(error)}") from error
 
 
 def load_newest(root: Path) -> tuple[Checkpoint | None, list[str]]:

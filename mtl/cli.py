@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtl.arguments import WRONG_INPUT, make_parser
-from mtl.errors import ElsewhereError, Interrupted, NonFiniteError, StorageError, UserError, listed
+from mtl.errors import ElsewhereError, Interrupted, NonFiniteError, StorageError, UserError, first_line, listed
 from mtl.launch import PROCESSES, RANK
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed_alone()
     except Exception as error:
         _show_traceback(arguments)
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+        reason = f"{type(error).__name__}: {first_line(error)}"
         if PROCESSES > 1 and isinstance(error, RuntimeError) and re.search("gloo|nccl|connection", str(error), re.I):
             reason = f"another process of the run, or the network, is gone ({reason})"
         if type(error).__name__ == "OutOfMemoryError":  # without importing torch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ Level = Literal["silent", "quiet", "normal", "verbose"]
 LEVELS: tuple[Level, ...] = ("silent", "quiet", "normal", "verbose")
 
 WARNING = "warning: "  # how such a line begins
+PAUSE = 60  # seconds between lines about progress where there is no bar
 SMOOTHING = 0.1  # share of the newest value in a smoothed loss; the first ten values are averaged
 
 
@@ -27,16 +29,22 @@ class Display:
             and the bar, `verbose` also a line each time the log is written.
         write: Where lines go.
         words: What puts them into the words of who asked.
+        clock: Seconds from any fixed moment.
 
     Attributes:
         warnings: All warnings, shown or not.
     """
 
     def __init__(
-        self, level: Level = "normal", write: Callable[[str], None] = print, words: Callable[[str], str] = str
+        self,
+        level: Level = "normal",
+        write: Callable[[str], None] = print,
+        words: Callable[[str], str] = str,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.level, self.warnings = level, list[str]()
-        self._write, self._words = write, words
+        self._write, self._words, self._clock = write, words, clock
+        self._began, self._shown = (0, 0.0), 0.0  # step and time of the beginning; time of the last line on progress
         self._bar: Any = None
         self._losses: dict[str, tuple[float, int]] = {}  # task to its smoothed loss, and of how many values
         self._before: Mapping[str, Any] = {}  # the last evaluation
@@ -60,6 +68,7 @@ class Display:
         hidden = None if self.shows("normal") else True
         options: dict[str, Any] = {"unit": "step", "file": sys.stderr, "dynamic_ncols": True, "disable": hidden}
         self._bar = tqdm(total=steps, initial=done, **options)
+        self._began, self._shown = (done, self._clock()), self._clock()
         return self._bar
 
     def step(self, step: int, task: str) -> None:
@@ -77,7 +86,13 @@ class Display:
         rate = records[-1]["learning_rate"]
         losses = "  ".join(f"{task} {loss:.3f}" for task, (loss, _) in self._losses.items())
         self._bar.set_postfix_str(f"loss {losses}  rate {rate:.2g}")
-        self.say(f"step {records[-1]['step']:,}/{steps:,}  loss {losses}  learning rate {rate:.3g}", "verbose")
+        step, now = records[-1]["step"], self._clock()
+        line = f"step {step:,}/{steps:,}  loss {losses}  learning rate {rate:.3g}"
+        if self._bar.disable and now - self._shown >= PAUSE and not self.shows("verbose"):
+            self._shown = now
+            left = (now - self._began[1]) / max(1, step - self._began[0]) * (steps - step)
+            self.say(f"{line}  {tqdm.format_interval(left)} left")
+        self.say(line, "verbose")
 
     def continued(self, last: Mapping[str, Any]) -> None:
         """Tells of the evaluation before the run was interrupted, which the next one is compared to."""
@@ -100,7 +115,7 @@ def evaluation_lines(
     before: Mapping[str, Any],
     tasks: Mapping[str, TaskDef],
 ) -> list[str]:
-    """One line per task: its selecting metric on each split, starred at its best step, change on the first split, best.
+    """One line per task: its selecting metric, starred at its best step, other splits, change, and the best so far.
 
     Args:
         step: Steps done.
@@ -114,8 +129,9 @@ def evaluation_lines(
     for name, splits in metrics.items():
         metric, starred = tasks[name].metrics[0], best[name]["step"] == step
         deciding = next(iter(splits))  # rows held out of the training data where there are some
-        values = " / ".join(number(values[metric]) for values in splits.values())
-        parts = [f"step {step:,}/{steps:,}", name.ljust(width), f"{metric} {values}{'*' if starred else ''}"]
+        others = ", ".join(f"{split} {number(splits[split][metric])}" for split in splits if split != deciding)
+        value = f"{metric} {number(splits[deciding][metric])}{'*' if starred else ''}"
+        parts = [f"step {step:,}/{steps:,}", name.ljust(width), value + (f" ({others})" if others else "")]
         if name in before:
             parts.append(f"{splits[deciding][metric] - before[name][deciding][metric]:+.4f}")
         if not starred:

@@ -8,7 +8,7 @@ import pkgutil
 import re
 from pathlib import Path
 
-from mtl.errors import UserError, nearest
+from mtl.errors import UserError, first_line, nearest
 
 HUB_ID = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 PACKAGE = "pkg:"
@@ -103,6 +103,6 @@ def _look_up_on_hub(spec: str) -> None:
         if isinstance(error, LocalEntryNotFoundError):
             reason = "it cannot be reached, and no copy of the model is in its cache here"
         else:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
         message = f"{spec!r} is no directory here, and the hub cannot be asked: {reason}; {ENCODERS}{near}"
         raise UserError.of("--encoder", message) from None

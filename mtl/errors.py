@@ -67,12 +67,17 @@ class Interrupted(Exception):
         return type(self), (self.signal_number, str(self))
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an exception's message without its full stop, or the exception's type if it has no message."""
+    lines = str(error).strip().splitlines()
+    return printable(lines[0].rstrip(" .")) if lines else type(error).__name__
+
+
 def load_failure(error: Exception) -> str:
     """Why Transformers did not load something: the first line of what it says, or the flag that is missing."""
-    text = str(error) or type(error).__name__
-    if "trust_remote_code=True" in text:
+    if "trust_remote_code=True" in str(error):
         return "it brings code of its own, which runs with --trust-remote-code only"
-    return text.splitlines()[0]
+    return first_line(error)
 
 
 def printable(text: str) -> str:

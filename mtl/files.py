@@ -19,7 +19,7 @@ from typing import IO, Any
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from mtl.errors import StorageError, UserError
+from mtl.errors import StorageError, UserError, first_line
 
 TEMPORARY = ".writing-"
 REPLACED = ".replaced-"
@@ -68,7 +68,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno is not None:
         return os.strerror(error.errno)
     number = re.search(r"os error (\d+)", str(error))  # safetensors tells the system's error in words
-    return os.strerror(int(number.group(1))) if number else str(error).splitlines()[0]
+    return os.strerror(int(number.group(1))) if number else first_line(error)
 
 
 @contextlib.contextmanager

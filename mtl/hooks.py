@@ -149,6 +149,7 @@ class RunHooks:
             "task_steps": self.plan.task_steps(state.step),
             "steps": state.step,
             "planned_steps": self.plan.steps,
+            "evaluate_every": self.plan.evaluate_every,
             "skipped_steps": state.skipped,
             "nonfinite_steps": state.nonfinite,
             "finished": intervals is not None,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 from mtl.display import WARNING
 from mtl.errors import UserError
 from mtl.files import entries, remove, storing, write_file
+from mtl.precedence import leaves
 from mtl.preflight import RUN_FILE
 from mtl.report import read_results
 from mtl.settings import Settings
@@ -152,16 +153,8 @@ def words_of(node: Node, folder: Path, parent: Path | None, *, resume: bool) -> 
         words = ["adapt", str(parent), "--task", next(iter(node.run.tasks))]
         words += [word for file in node.task_defs for word in ("--task-defs", file)]
     words += ["--output", str(folder)]
-    words += [f"--set={key}={json.dumps(value, ensure_ascii=False)}" for key, value in _leaves(typed)]
+    words += [f"--set={key}={json.dumps(value, ensure_ascii=False)}" for key, value in leaves(typed)]
     return [*words, "--resume"] if resume else words
-
-
-def _leaves(data: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in data.items():
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def failure(log: Path, status: int, start: int) -> str:

@@ -15,7 +15,7 @@ SHINGLE = 5  # characters of one shingle
 SIMILAR = 0.8  # Jaccard index of two texts' shingles from which they are near duplicates
 BANDS, HASHES = 20, 3  # buckets that a row is put into, and minimum hashes that rows of one bucket share
 BUCKET = 8  # rows of one bucket that a training row is compared with
-CHUNK = 1000  # training rows compared at once
+CHUNK = 1000  # evaluation rows hashed at once
 
 _RANDOM = np.random.Generator(np.random.Philox(key=0))
 _FACTORS, _SHIFTS = _RANDOM.integers(0, 1 << 32, size=(2, BANDS * HASHES), dtype=np.uint32)

@@ -27,7 +27,7 @@ from mtl.processes import Processes
 from mtl.ready import Ready, get_ready
 from mtl.report import plan_table, results_table
 from mtl.rundir import Splits, resume_command, start_directory
-from mtl.runlog import RunLog, Silence, Writer
+from mtl.runlog import NoLog, RunLog
 from mtl.state import TrainState, separate_dropout
 from mtl.stop import StopSignal
 from mtl.taskdef import task_notes
@@ -42,6 +42,7 @@ def run_phase(
     command: Sequence[str] | None = None,
     overwrite: bool = False,
     display: Display | None = None,
+    quiet_data: bool = False,
 ) -> dict[str, Any]:
     """Trains (or continues) a run and finishes its directory.
 
@@ -52,6 +53,7 @@ def run_phase(
         command: The command line, for the record; None from a program.
         overwrite: Whether an earlier run in the directory may be replaced.
         display: What shows the run; by default as the command line does.
+        quiet_data: Whether notes about the data, leaks among them, were shown before.
 
     Returns:
         What `results.json` holds.
@@ -64,7 +66,8 @@ def run_phase(
     """
     processes = Processes.current()
     display = (display or Display()) if processes.is_main else Display("silent")
-    show_data_notes(checked, display)
+    if not quiet_data:
+        show_data_notes(checked, display)
     ready = get_ready(checked, processes, bar=display.shows("normal"))
     display.say(plan_table(ready.plan.rows, ready.plan.steps, ready.plan.epoch_steps))
     for line in remarks(ready.run, ready.splits, ready.limit) + _cut_lists(ready.streams):
@@ -138,10 +141,10 @@ def _train(
     return trainer.state
 
 
-def _log(ready: Ready, output: Path, state: TrainState) -> Writer:
+def _log(ready: Ready, output: Path, state: TrainState) -> NoLog:
     """The log of this process; trackers are told of nothing where nothing is left to do."""
     if not ready.processes.is_main:
-        return Silence()
+        return NoLog()
     config, trackers = ready.run.config, None
     with contextlib.ExitStack() as failed:
         if config.telemetry.trackers and not state.is_done(ready.plan.steps, config.evaluation.patience):

@@ -6,17 +6,27 @@ settings gave, its `run.yml` repeats under `inherited`: a configuration file win
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mtl.errors import Problem
 from mtl.presets import under_preset, with_presets
-from mtl.settings import KeyPath, Sourced
+from mtl.settings import KeyPath, Sourced, dotted
 from mtl.taskdef import Defaults, TaskDef
 
 PER_TASK = ("learning_rate", "batch_size", "max_length")  # keys of `train` that a task may have its own of
 
 SIZES = ("train_size", "train_fraction")  # keys of `train`: of each task
 EXCLUSIVE = (("max_steps", "epochs"), SIZES)  # keys of `train`: one or the other is meant
+
+
+def leaves(data: Mapping[str, Any], *path: str) -> Iterator[tuple[str, Any]]:
+    """Yields the dotted key and the value of every setting in nested mappings; an empty mapping is a value."""
+    for key, value in data.items():
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, *path, key)
+        else:
+            yield dotted((*path, key)), value
 
 
 def contradictions(typed: Sourced) -> list[Problem]:

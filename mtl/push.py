@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mtl.errors import Problem, StorageError, UserError, printable
+from mtl.errors import Problem, StorageError, UserError, first_line
 
 FLAG = "--push-to-hub"
 LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
@@ -35,7 +35,7 @@ def check_push(repository: str, names: Sequence[str]) -> dict[str, str]:
         try:
             validate_repo_id(repo_id)
         except HFValidationError as error:
-            problems.append(Problem(FLAG, f"{repo_id!r} is no name of a repository: {_first_line(error)}"))
+            problems.append(Problem(FLAG, f"{repo_id!r} is no name of a repository: {first_line(error)}"))
     if get_token() is None:
         problems.append(Problem(FLAG, f"nobody is logged in to the hub: {LOGIN}"))
     if problems:
@@ -70,14 +70,9 @@ def push(folder: Path, repository: str, name: str) -> str:
         api.upload_folder(repo_id=address.repo_id, folder_path=folder, commit_message=f"Export of {name}")
     except HfHubHTTPError as error:
         if error.response.status_code in REFUSED:
-            message = f"the hub does not let you write to {repository!r} ({_first_line(error)}); {LOGIN}; {kept}"
+            message = f"the hub does not let you write to {repository!r} ({first_line(error)}); {LOGIN}; {kept}"
             raise UserError.of(FLAG, message) from error
-        raise StorageError(f"{repository} cannot be written: {_first_line(error)}; {kept}") from error
+        raise StorageError(f"{repository} cannot be written: {first_line(error)}; {kept}") from error
     except (HTTPError, OSError, RuntimeError, ValueError) as error:  # a failed upload may raise any of these
-        raise StorageError(f"{repository} cannot be written: {_first_line(error)}; {kept}") from error
+        raise StorageError(f"{repository} cannot be written: {first_line(error)}; {kept}") from error
     return str(address)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return printable(lines[0].strip().rstrip(".") if lines else type(error).__name__)

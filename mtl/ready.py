@@ -26,7 +26,7 @@ from mtl.preflight import Checked
 from mtl.probe import Probe
 from mtl.processes import Processes, make_accelerator
 from mtl.rundir import Splits, fingerprints
-from mtl.runlog import Writer
+from mtl.runlog import NoLog
 from mtl.scale import Scale, scale_of
 from mtl.shards import gather, is_sharded, shard
 from mtl.tokenizer import load_config, load_tokenizer, usable_length
@@ -74,7 +74,7 @@ class Ready:
     def pad_id(self) -> int:
         return int(self.tokenizer.pad_token_id)
 
-    def trainer(self, log: Writer, hooks: Hooks) -> Trainer:
+    def trainer(self, log: NoLog, hooks: Hooks) -> Trainer:
         """The loop, which writes to a log and asks its surroundings through hooks."""
         probe = None
         if self.run.config.telemetry.gradient_cosine_every is not None and len(self.run.tasks) > 1:
@@ -225,6 +225,5 @@ def _make_model(checked: Checked) -> MultiTaskModel:
     run, seed, trust = checked.run, checked.run.config.train.seed, checked.run.config.trust_remote_code
     if run.config.phase == "adapt":
         stored = {task: stored_head(run.config.head, task) for task in run.tasks}
-        model = load_model(checked.encoder, run.tasks, stored, seed=seed, trust_remote_code=trust)
-        return model
+        return load_model(checked.encoder, run.tasks, stored, seed=seed, trust_remote_code=trust)
     return build_model(checked.encoder, run.tasks, seed=seed, trust_remote_code=trust)

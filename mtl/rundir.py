@@ -19,6 +19,7 @@ from mtl.data import Examples
 from mtl.errors import Problem, UserError, listed
 from mtl.files import empty_directory, refuse_links, write_file
 from mtl.origin import Origin, Phase, find_origin
+from mtl.precedence import leaves
 from mtl.preflight import PROVENANCE_FILE, RUN_FILE, TASKS_FILE, Checked, check_output, read_run
 from mtl.report import read_results
 from mtl.runrecord import read_provenance
@@ -142,18 +143,12 @@ def _begun(path: Path) -> dict[str, Any]:
 
 def differences(new: Run, old: Run, output: Path) -> list[Problem]:
     """What a resumed run would change."""
-
-    def flat(data: Any, prefix: str = "") -> dict[str, Any]:
-        if isinstance(data, dict) and data:
-            return {k: v for key, value in data.items() for k, v in flat(value, f"{prefix}{key}.").items()}
-        return {prefix[:-1]: data}
-
     problems, both = list[Problem](), new.tasks.keys() & old.tasks.keys()
     if list(new.tasks) != list(old.tasks):  # they take turns in their order
         named, had = listed(list(new.tasks), 40), listed(list(old.tasks), 40)
         problems.append(Problem("--resume", f"the tasks are {named}, but the run has the tasks {had}"))
     before, after = (
-        flat({**run.config.model_dump(), "tasks": {name: run.tasks[name].model_dump() for name in both}})
+        dict(leaves({**run.config.model_dump(), "tasks": {name: run.tasks[name].model_dump() for name in both}}))
         for run in (old, new)
     )
     return problems + [

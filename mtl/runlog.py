@@ -9,15 +9,15 @@ import os
 from collections.abc import Mapping
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from mtl.errors import UserError
 from mtl.files import append, storing
 from mtl.heat_map import heat_chart
 from mtl.pictures import pixels
+from mtl.runrecord import METRICS_FILE
 from mtl.trackers import Scalar, Trackers
 
-METRICS_FILE = "metrics.jsonl"
 BOARD = "tensorboard"
 LAST = ".hparams"  # suffix of the event file with a finished run's hyperparameters
 # Keys of a step's record → TensorBoard tags.
@@ -35,24 +35,8 @@ TAGS = {
 }
 
 
-class Writer(Protocol):
-    """The interface that the trainer writes to."""
-
-    def step(self, record: Mapping[str, Any]) -> None: ...
-
-    def evaluation(self, record: Mapping[str, Any]) -> None: ...
-
-    def gradients(self, record: Mapping[str, Any]) -> None: ...
-
-    def finished(self, hyperparameters: Mapping[str, Scalar], best: Mapping[str, Any], step: int) -> None: ...
-
-    def position(self) -> int: ...
-
-    def close(self) -> None: ...
-
-
-class Silence:
-    """A log that discards everything, for all processes but the main one."""
+class NoLog:
+    """The interface of a log, and a log that discards everything, for all processes except the main one."""
 
     def step(self, record: Mapping[str, Any]) -> None: ...
 
@@ -68,7 +52,7 @@ class Silence:
     def close(self) -> None: ...
 
 
-class RunLog:
+class RunLog(NoLog):
     """Appends records to the run's log files; a resumed run discards what was logged after its checkpoint.
 
     Args:

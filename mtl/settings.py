@@ -19,7 +19,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from mtl.errors import Problem, UserError, listed, nearest
+from mtl.errors import Problem, UserError, first_line, listed, nearest
 
 KeyPath = tuple[str | int, ...]
 
@@ -174,7 +174,7 @@ def parse_yaml(text: str, name: str) -> tuple[Sourced, list[Problem]]:
         reason = str(error.problem or error.context).replace("'<stream end>'", "the end")
         raise UserError.of(where, f"is not valid YAML: {reason}") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise UserError.of(name, f"is not valid YAML: {str(error).splitlines()[0]}") from None
+        raise UserError.of(name, f"is not valid YAML: {first_line(error)}") from None
     if root is None:
         raise UserError.of(name, "is empty; expected a mapping")
     builder = _Builder(name)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, AnyStr
 
-from mtl.errors import Problem, UserError, counted, listed
+from mtl.errors import Problem, UserError, counted, first_line, listed
 from mtl.files import digest
 from mtl.taskdef import TaskDef
 
@@ -109,8 +109,7 @@ def load_hub(source: Source) -> Any:
     try:
         return datasets.load_dataset(hub, config, split=split)
     except Exception as error:  # the library raises some thirty unrelated types, from HTTP to parsing
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        message = f"cannot be loaded from the hub: {reason} (offline? --data-root DIR reads a local mirror)"
+        message = f"cannot be loaded from the hub: {first_line(error)} (offline? --data-root DIR reads a local mirror)"
         raise UserError.of(str(source), message) from error
 
 
@@ -138,7 +137,7 @@ def count_rows(source: Source) -> int:
         try:
             return int(pq.read_metadata(source.path).num_rows)
         except pa.ArrowInvalid as error:
-            raise UserError.of(str(source.path), f"is not a Parquet file: {str(error).splitlines()[0]}") from None
+            raise UserError.of(str(source.path), f"is not a Parquet file: {first_line(error)}") from None
     encoding = source.encoding or marked_encoding(source.path)
     if source.path.suffix == ".jsonl" and encoding.startswith("utf-8"):
         with source.path.open("rb") as file:
@@ -304,7 +303,7 @@ def _read_parquet(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, An
     except OverflowError as error:  # a date outside of Python's years
         raise UserError.of(f"{path} row {number + 1}", f"has a value near it that cannot be read: {error}") from None
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise UserError.of(str(path), f"is not a Parquet file: {str(error).splitlines()[0]}") from None
+        raise UserError.of(str(path), f"is not a Parquet file: {first_line(error)}") from None
 
 
 def _longest(column: Any) -> int:

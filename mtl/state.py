@@ -12,7 +12,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor
 
 from mtl.checkpoint import Checkpoint
-from mtl.errors import UserError, counted
+from mtl.errors import UserError, counted, first_line
 from mtl.model import MultiTaskModel
 from mtl.processes import Processes
 from mtl.sampling import derive_seed
@@ -118,7 +118,7 @@ class Tensors:
         except torch.OutOfMemoryError:
             raise
         except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
-            reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+            reason = f"{type(error).__name__}: {first_line(error)}"
             message = f"the checkpoint of step {checkpoint.step:,} is not one of this run ({reason})"
             raise UserError.of("--resume", message) from error
 

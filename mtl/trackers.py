@@ -13,7 +13,7 @@ from typing import Any
 from mtl.config import Run, RunConfig
 from mtl.errors import Problem
 from mtl.launch import SHARDED
-from mtl.precedence import PER_TASK
+from mtl.precedence import PER_TASK, leaves
 
 Scalar = str | bool | int | float
 
@@ -109,7 +109,7 @@ def hyperparameters(run: Run) -> dict[str, Scalar]:
             if not task[term]["weight"]:
                 task[term] = {"weight": 0.0}
         sections.setdefault("tasks", {})[name] = task
-    return dict(_flat(sections))
+    return {key: value for key, value in leaves(sections) if isinstance(value, Scalar)}
 
 
 DECIDING = ("train", "optimizer", "schedule", "sampling")
@@ -124,16 +124,6 @@ OF_TASKS = (
     "smart",
     "proximal",
 )
-
-
-def _flat(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Scalar]]:
-    found: list[tuple[str, Scalar]] = []
-    for key, value in data.items():
-        if isinstance(value, Mapping):
-            found += _flat(value, f"{prefix}{key}.")
-        elif isinstance(value, Scalar):
-            found.append((prefix + key, value))
-    return found
 
 
 def _named(key: str) -> Callable[[Path, bool], dict[str, Any]]:

@@ -26,7 +26,7 @@ from mtl.plan import Plan
 from mtl.probe import Probe
 from mtl.processes import Processes
 from mtl.proximal import momentum, update_teacher
-from mtl.runlog import Writer
+from mtl.runlog import NoLog
 from mtl.shards import is_sharded, own_piece, whole
 from mtl.state import Tensors, TrainState
 from mtl.stop import StopSignal
@@ -78,7 +78,7 @@ class Trainer:
         plan: Plan,
         pad_id: int,
         accelerator: Accelerator,
-        writer: Writer,
+        writer: NoLog,
         hooks: Hooks,
         processes: Processes,
         probe: Probe | None = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import signal
@@ -17,12 +18,14 @@ import pytest
 from conftest import ROOT
 from test_trainer import signal_at_step
 
+from mtl.baselines import alone_of
 from mtl.cli import main
 from mtl.compare import _Scheduler, _threads
+from mtl.config import command_line
 from mtl.errors import StorageError
 from mtl.ledger import Ledger, failure
 from mtl.paired import compare_pairs, describe
-from mtl.preflight import read_run
+from mtl.preflight import Request, check_train, read_run
 from mtl.report import number
 from mtl.study import Node, read_study
 
@@ -310,7 +313,12 @@ def test_baselines(corpus: Path, encoder_dir: Path, tmp_path: Path, capsys: pyte
         evaluation = read_run(output / "baselines" / task).config.evaluation
         assert evaluation.every == 2 and evaluation.patience is None, "as many steps, whatever they come to"
         assert "trained alone" in (output / "best" / task / "README.md").read_text()
+    assert printed.count("warning: mood/validation: 17 rows stand in") == 1, "told of the first run, not of each again"
     together, alone = ((folder / "metrics.jsonl").read_text() for folder in (output, output / "baselines" / "mood"))
+    looks = [
+        [r for r in map(json.loads, text.splitlines()) if r["event"] == "evaluation"] for text in (together, alone)
+    ]
+    assert [sum(record["task"] == "mood" for record in records) for records in looks] == [3, 3]
     losses = [json.loads(text.splitlines()[0])["loss"] for text in (together, alone)]
     assert losses[0] == losses[1], "the first step is the same to the bit: rows, weights and dropout"
     value, single = (results[key]["mood"]["validation"]["accuracy"] for key in ("tasks", "single"))
@@ -322,6 +330,19 @@ def test_baselines(corpus: Path, encoder_dir: Path, tmp_path: Path, capsys: pyte
     assert main(["train", "--output", str(output), "--resume"]) == 0
     assert json.loads((output / "results.json").read_text()) == results
     assert "trained alone" in (output / "best" / "mood" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("steps", "of", "every", "looks"), [(43, 129, 43, 3), (5, 13, 6, 3), (4, 13, 6, 2), (1, 129, 43, 1), (9, 9, 20, 1)]
+)
+def test_alone_a_task_is_not_evaluated_more_often(
+    steps: int, of: int, every: int, looks: int, corpus: Path, encoder_dir: Path, tmp_path: Path
+) -> None:
+    """Else the best of many steps would be compared with the best of few."""
+    typed = command_line({"encoder": ("--encoder", str(encoder_dir))}, [])
+    alone = alone_of(check_train(Request(tmp_path / "run", [str(corpus)], typed=typed)), "mood", steps, of, every)
+    assert alone.run.config.train.max_steps == steps and alone.run.config.evaluation.every is not None
+    assert math.ceil(steps / alone.run.config.evaluation.every) == looks
 
 
 def test_a_signal_in_the_last_step_is_not_one_to_go_on_with(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mtl.display import evaluation_lines
+from mtl.display import Display, evaluation_lines
 from mtl.report import results_table
 from mtl.taskdef import TaskDef
 
@@ -32,6 +32,39 @@ def test_an_evaluation_shows_value_change_and_best(split: str) -> None:
         "step 20/1,000  a     pearson 0.6250*  +0.1250",
         "step 20/1,000  long  spearman 0.1250  -0.1250  best 0.2500 at step 10",
     ]
+
+
+def test_an_evaluation_names_the_splits_that_decide_nothing() -> None:
+    splits = {"validation": {"pearson": 0.5}, "test": {"pearson": 0.25}, "far": {"pearson": -0.5}}
+    best = {"a": {"step": 10, "splits": splits}}
+    (line,) = evaluation_lines(10, 20, {"a": splits}, best, {}, TASKS)
+    assert line == "step 10/20  a  pearson 0.5000* (test 0.2500, far -0.5000)"
+
+
+@pytest.mark.parametrize(
+    ("level", "shown"),
+    [("silent", []), ("quiet", []), ("normal", [60, 120, 180]), ("verbose", list(range(10, 201, 10)))],
+)
+def test_without_a_terminal_a_line_a_minute_says_how_far_a_run_is(level: Any, shown: list[int]) -> None:
+    """Steps take a second, the log is written every ten of them; 140 of 200 steps remain after 60 s."""
+    now, lines = 1000.0, list[str]()
+    display = Display(level, lines.append, clock=lambda: now)
+    with display.bar(200, 0):
+        for step in range(10, 201, 10):
+            now = 1000.5 + step  # a little late
+            display.logged([{"step": step, "task": "a", "loss": 0.5, "learning_rate": 1e-4}], 200)
+    assert [int(line.split()[1].partition("/")[0]) for line in lines] == shown
+    if level == "normal":
+        assert lines[0] == "step 60/200  loss a 0.500  learning rate 0.0001  02:21 left"
+
+
+def test_a_resumed_run_estimates_by_its_own_steps() -> None:
+    now, lines = 0.0, list[str]()
+    display = Display("normal", lines.append, clock=lambda: now)
+    with display.bar(200, 100):
+        now = 60.0  # for 20 steps: 80 remain
+        display.logged([{"step": 120, "task": "a", "loss": 0.5, "learning_rate": 1e-4}], 200)
+    assert lines[0].endswith("  04:00 left")
 
 
 @pytest.mark.parametrize("truncated", [0, 3])

@@ -31,6 +31,7 @@ from mtl.heat_map import HIGHEST, cell_text, heat_chart, shade
 from mtl.objective import Objective, Share
 from mtl.probe import Probe, probe_rows
 from mtl.processes import Processes
+from mtl.runlog import NoLog
 from mtl.taskdef import TaskDef
 
 __all__ = ["still_encoder"]  # a fixture
@@ -147,7 +148,7 @@ def test_gradients_of_a_transformer_are_those_of_a_backward_pass(
     settings = ("telemetry.gradient_cosine_every=1", "telemetry.probe_rows=20", "tasks.mood.weight=7.0")
     ready = make_ready(corpus, encoder_dir, tmp_path, *settings)
     nothing: Any = None
-    found = ready.trainer(SimpleNamespace(), nothing).probe
+    found = ready.trainer(NoLog(), nothing).probe
     assert found is not None
     ready.objective.model.double()
     measured = found.measure()
