@@ -1,4 +1,4 @@
-"""How much of the computed tokens is real, and whether the order of batches follows their length. Nothing is timed.
+"""Share of computed tokens that are not padding, and correlation of batch order with length. Nothing is timed.
 
 python -m benchmarks.batches
 """
@@ -19,14 +19,14 @@ from mtl.report import table
 from mtl.tokenizer import load_tokenizer
 
 REAL = 0.95
-MIX = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "rte", "wnli")  # of GLUE, what has training rows in the mirror
+MIX = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "rte", "wnli")  # GLUE tasks with training rows in the mirror
 SETTINGS = {"32 rows": (), "2,048 tokens": ("defaults.batch_tokens=2048",)}
 
 
 def as_they_come(encoder: str, data_root: str) -> dict[str, float]:
-    """Computed over real tokens of validation rows in batches of 32 in the order of the file, as a pipeline has them.
+    """Ratio of computed to real tokens for validation rows in batches of 32 in file order, as a pipeline batches them.
 
-    That is by how much a prediction without padding can be faster in the same arithmetic.
+    This is the largest possible speed-up of prediction by avoiding padding alone.
     """
     tokenizer, found = load_tokenizer(find_encoder(encoder)), {}
     with tempfile.TemporaryDirectory() as folder:
@@ -66,7 +66,7 @@ def main() -> None:
         figures[f"as they come/{task}"] = {"computed_over_real": computed_over_real}
     header = ("batches of", "task", "real tokens", "correlation with the turn", "with the next batch")
     print(table(header, rows))
-    print(f"promised: at least {REAL:.0%} real; correlations about 0")
+    print(f"target: at least {REAL:.0%} real; correlations about 0")
     store(options.output, {"figures": figures})
 
 

@@ -1,20 +1,21 @@
-"""What a step costs on more processes: bytes and seconds measured with two, efficiency predicted for many GPUs.
+"""Scaling: bytes and seconds of a step measured with two processes, and predicted efficiency on many GPUs.
 
     python -m benchmarks.growth
 
-Measured on this machine: the bytes that cross the network in a step of two processes (the kernel's count of the
-loopback device, and DDP's buckets), against 4·P·2(W−1)/W bytes a process, the least that an all-reduce of P float32
-gradients can send; and steps of one process and of two, one thread each and the same rows each.
+Measured on this machine: the bytes sent in a step of two processes (from the kernel's counter of the loopback device,
+and DDP's buckets), compared with 4·P·2(W−1)/W bytes per process, the minimum for an all-reduce of P float32 gradients
+among W processes; and the time of a step of one process and of two, each with one thread and the same number of rows.
 
-Predicted from flags (every process computes the same number of tokens, whatever W):
+Predicted from the flags below (every process computes the same number of tokens for all W):
 
     compute  = FLOPs / (--flops · --share),   FLOPs = 2 · weights of the layers · tokens · forward passes
     exchange = bytes / (bandwidth · --link-share) + buckets · 2 log₂W · --latency
     exposed  = exchange, or with overlap the larger of (exchange − last backward pass) and one bucket's exchange
     efficiency = compute / (compute + exposed)
 
-A plain step has 3 forward passes' worth, a full one 9 (`smart.passes`) for the same exchange. A gradient is complete
-only in the backward pass of the clean branch, the last one: what can overlap is 2 forward passes' worth in both.
+A plain step costs as much as 3 forward passes and a full step as much as 9 (`smart.passes`), with the same exchange. A
+gradient is complete only in the last backward pass, that of the clean branch; so in both, the exchange can overlap with
+2 forward-pass equivalents.
 """
 
 from __future__ import annotations
@@ -43,10 +44,10 @@ FORWARDS = {
     "plain": passes(1, smart=False, perturbed=False, proximal=False),
     "full": passes(1, smart=True, perturbed=True, proximal=True),
 }
-BACKWARD = 2  # forward passes that the last backward pass is worth
-BUCKET = 25 * 2**20  # bytes of DDP's buckets
+BACKWARD = 2  # cost of the last backward pass, in forward passes
+BUCKET = 25 * 2**20  # size of DDP's buckets in bytes
 WARMUP = 2
-# Name, default and where it is from.
+# Name, default, and meaning with source.
 ASSUMPTIONS: tuple[tuple[str, float, str], ...] = (
     ("flops", 989e12, "FLOPs a second of a GPU: NVIDIA H100 SXM data sheet, bf16 without sparsity"),
     ("share", 0.30, "share of them that is achieved: assumed, below the 0.46 of PaLM (arXiv 2204.02311, table 3)"),
@@ -64,7 +65,7 @@ ASSUMPTIONS: tuple[tuple[str, float, str], ...] = (
 
 
 def parameters(layers: int, width: int) -> tuple[float, float]:
-    """Weights in the layers (4 attention matrices, 2 of the feed-forward net, 4 times as wide), and all of them."""
+    """Number of weights in the layers (4 attention matrices; 2 feed-forward matrices, 4 times as wide), and in all."""
     inside = 12.0 * layers * width**2
     return inside, inside + VOCABULARY * width
 
@@ -77,7 +78,7 @@ def ring_bytes(weights: float, world: int) -> float:
 def efficiency(
     layers: int, width: int, world: int, forwards: int, given: Mapping[str, float], *, overlap: bool
 ) -> float:
-    """Share of a step's time that is arithmetic; see the formulas at the top."""
+    """Share of a step's time that is spent on arithmetic; see the formulas in the module's docstring."""
     inside, weights = parameters(layers, width)
     forward = 2 * inside * given["tokens"] / (given["flops"] * given["share"])
     bandwidth = given["link-share"] * (given["inside"] if world <= given["machine"] else given["outside"])
@@ -88,7 +89,7 @@ def efficiency(
 
 
 def predictions(given: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Efficiency of every encoder, step and number of GPUs, without and with overlap."""
+    """Efficiency for every encoder, step and number of GPUs, without and with overlap."""
     return [
         {
             "encoder": encoder,
@@ -104,13 +105,13 @@ def predictions(given: Mapping[str, float]) -> list[dict[str, Any]]:
 
 
 def loopback() -> int:
-    """Bytes that have left through the loopback device since the machine started."""
+    """Bytes sent through the loopback device since the machine was started."""
     lines = Path("/proc/net/dev").read_text(encoding="utf-8").splitlines()
     return int(next(line.split(":")[1].split()[8] for line in lines if line.strip().startswith("lo:")))
 
 
 def work(encoder: str, data_root: str | None, settings: Sequence[str], repetitions: int) -> dict[str, Any]:
-    """Seconds of steps in this process, P, and in a run of several the bytes that all of them sent."""
+    """Seconds of the steps in this process, the number of weights P, and the bytes sent by all processes together."""
     import torch
     import torch.distributed as dist
     from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
@@ -126,7 +127,7 @@ def work(encoder: str, data_root: str | None, settings: Sequence[str], repetitio
         return allreduce_hook(group, bucket)
 
     if world > 1:
-        # Without annotations: DDP takes those of a hook for classes, and here they are words.
+        # A lambda has no annotations: DDP checks a hook's annotations, which are strings in this module.
         trainer.objective.register_comm_hook(None, lambda state, bucket: counted(state, bucket))
     seconds, sent = [], []
     for step in range(WARMUP + repetitions):
@@ -146,7 +147,7 @@ def work(encoder: str, data_root: str | None, settings: Sequence[str], repetitio
 
 
 def launch(options: argparse.Namespace, variant: str, world: int) -> dict[str, Any]:
-    """What the first of so many processes found; each computes the same number of rows."""
+    """Measurements of the first of `world` processes, each of which computes the same number of rows."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -167,13 +168,13 @@ def launch(options: argparse.Namespace, variant: str, world: int) -> dict[str, A
         for rank in ranks
     ]
     said = [process.communicate()[0] for process in running]
-    assert all(process.returncode == 0 for process in running), "a process failed; its message stands above"
+    assert all(process.returncode == 0 for process in running), "a process failed; see its message above"
     found: dict[str, Any] = json.loads(said[0].splitlines()[-1])
     return found
 
 
 def measured(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Of each step: bytes a process sent over the formula's, and two processes' time over one's."""
+    """For each kind of step: bytes sent per process, relative to the formula, and time relative to one process."""
     found = {}
     for variant in VARIANTS:
         one, two = (launch(options, variant, world) for world in (1, 2))
@@ -193,7 +194,7 @@ def measured(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The predictions as the README shows them."""
+    """The predictions as a Markdown table, for README.md."""
     head = "| encoder | step | " + " | ".join(f"{world} GPUs" for world in WORLDS) + " |"
     lines = [head, "|---" * (2 + len(WORLDS)) + "|"]
     for encoder in SIZES:
@@ -220,7 +221,7 @@ def main() -> None:
         return
     given = {name: getattr(options, name.replace("-", "_")) for name, _, _ in ASSUMPTIONS}
     rows, found = predictions(given), measured(options)
-    heads = ("step", "MB sent a process", "over the formula (promised: 1.00 to 1.05)", "two processes over one")
+    heads = ("step", "MB sent per process", "/ formula (target: 1.00 to 1.05)", "time of two processes / one")
     print(
         table(
             heads,

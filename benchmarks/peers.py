@@ -1,15 +1,17 @@
-"""Rate of plain training against `transformers.Trainer` and `sentence_transformers.CrossEncoderTrainer`.
+"""Training rate without regularizers, compared with `transformers.Trainer` and
+`sentence_transformers.CrossEncoderTrainer`.
 
     python -m benchmarks.peers
 
-Tokens of text, without padding, per second of the training loop: MRPC for the first, WikiQA for the second, generated
-pairs where there is no mirror. Everyone trains the same encoder on the same rows in float32 with 32 rows a step, and
-neither evaluates, saves nor logs. A repetition is one pass, of which the first steps are not timed.
+The rate is in tokens of text, without padding, per second of the training loop: on MRPC for `Trainer`, on WikiQA for
+`CrossEncoderTrainer`, and on generated pairs if there is no mirror. All train the same encoder on the same rows in
+float32 with 32 rows per step, without evaluation, checkpoints or logs. A repetition is one pass over the rows, of which
+the first steps are not timed.
 
-Our loss of rankings is the softmax over a query's list; `ListNetLoss` is the peer's closest to it, with a softmax over
-the labels too, and batches of as many queries as come to about 32 pairs. Its default cuts a batch into as many pairs at
-a time as there are queries, its `mini_batch_size=-1` takes them all at once. `BinaryCrossEntropyLoss` is that trainer's
-own default and scores each pair by itself.
+The toolkit's ranking loss is a softmax over a query's list. The closest one of the peer is `ListNetLoss`, which also
+has a softmax over the labels; its batches have as many queries as give about 32 pairs. By default it passes as many
+pairs at a time as the batch has queries, with `mini_batch_size=-1` all at once. `BinaryCrossEntropyLoss` is the default
+of `CrossEncoderTrainer` and scores each pair separately.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ from mtl.stop import StopSignal
 from mtl.tokenizer import load_config, load_tokenizer, usable_length
 
 BATCH, MAX_LENGTH, RATE = 32, 128, 5e-5
-UNTIMED = 2  # steps: memory is allocated in them, the optimizer's too
+UNTIMED = 2  # steps that are not timed, because memory is allocated in them
 SETTINGS = (
     *("train.epochs=1", "train.smart=false", "train.proximal=false"),
     *(f"train.batch_size={BATCH}", f"train.max_length={MAX_LENGTH}", f"train.learning_rate={RATE}"),
@@ -58,11 +60,11 @@ Rows = list[dict[str, Any]]
 
 
 class Clock(transformers.TrainerCallback):
-    """Seconds and real tokens of a loop's steps but the first ones; a callback of the peers and hooks of ours.
+    """Measures seconds and real tokens of a loop, except for its first steps; a callback of the peers' trainers.
 
     Args:
-        model: Whose inputs are counted, wherever it is called.
-        steps: Of the loop.
+        model: The module whose input tokens are counted.
+        steps: Number of steps of the loop.
     """
 
     def __init__(self, model: nn.Module, steps: int) -> None:
@@ -73,7 +75,7 @@ class Clock(transformers.TrainerCallback):
         self.tokens += int(options["attention_mask"].sum())
 
     def done(self, step: int) -> None:
-        """A step has ended."""
+        """Called at the end of each step, numbered from 1."""
         if step == UNTIMED:
             self.tokens, self.started = 0, time.perf_counter()
         elif step == self.steps:
@@ -89,7 +91,7 @@ class Clock(transformers.TrainerCallback):
 
 
 class Hooks(Nothing):
-    """Tells a clock of the steps; nothing is shown or kept."""
+    """Hooks of the toolkit's trainer that report steps to a clock and do nothing else."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -99,7 +101,7 @@ class Hooks(Nothing):
 
 
 def read_rows(kind: str, data_root: Path, count: int) -> Rows:
-    """Pairs with a binary label and the query they are of; in rankings every query has a relevant candidate."""
+    """Pairs with a binary label and a query id; in rankings every query has a relevant candidate."""
     ranking = kind == "ranking"
     folder = data_root / ("microsoft/wiki_qa/default" if ranking else "nyu-mll/glue/mrpc")
     if not folder.is_dir():
@@ -133,7 +135,7 @@ def _by_query(rows: Rows) -> list[Rows]:
 
 
 def make_ours(kind: str, rows: Rows, encoder: str, folder: Path) -> tuple[Callable[[], Clock], int]:
-    """One pass of ours, and its number of steps."""
+    """One pass of the toolkit, and its number of steps."""
     for split in ("train", "validation"):
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     columns = {"text_a": "a", "text_b": "b", "label": "label"} | ({"group": "group"} if kind == "ranking" else {})
@@ -179,7 +181,7 @@ def make_trainer(rows: Rows, encoder: str, folder: Path, steps: int, **options: 
 def make_cross_encoder(
     rows: Rows, encoder: str, folder: Path, steps: int, *, lists: bool, **options: Any
 ) -> Callable[[], Clock]:
-    """One pass of `CrossEncoderTrainer`, over queries with their lists or over pairs; options are of `ListNetLoss`."""
+    """One pass of `CrossEncoderTrainer`, over queries with lists or over pairs; `options` are for `ListNetLoss`."""
     with quiet_transformers():
         model = cross_encoder.CrossEncoder(encoder, num_labels=1, max_length=_limit(encoder), device="cpu")
     queries = _by_query(rows)
@@ -211,7 +213,7 @@ def _limit(encoder: str) -> int:
 
 
 def _quiet(folder: Path, steps: int) -> dict[str, Any]:
-    """What keeps a peer from doing anything but training."""
+    """Arguments that switch off everything but training."""
     off = {"save_strategy": "no", "eval_strategy": "no", "logging_strategy": "no", "report_to": "none"}
     where = {"output_dir": str(folder / "peer"), "disable_tqdm": True, "use_cpu": True}
     return {**off, **where, "max_steps": steps, "learning_rate": RATE}
@@ -224,7 +226,7 @@ def _trained(trainer: Any, clock: Clock) -> Clock:
 
 
 def measure(kind: str, encoder: str, data_root: Path, count: int, repetitions: int) -> dict[str, list[float]]:
-    """Tokens per second of everyone, repetition by repetition."""
+    """Tokens per second of the toolkit and its peers, for each repetition."""
     rows = read_rows(kind, data_root, count)
     with tempfile.TemporaryDirectory() as name:
         os.environ["MTL_CACHE"] = f"{name}/cache"
@@ -255,7 +257,7 @@ def main() -> None:
     """Command line."""
     made = parser("peers", __doc__)
     made.add_argument("--data-root", default="../shared/data", type=Path, metavar="DIR", help="mirror of the hub")
-    made.add_argument("--rows", default=20 * BATCH, type=int, metavar="N", help="of a pass")
+    made.add_argument("--rows", default=20 * BATCH, type=int, metavar="N", help="rows per pass")
     options = made.parse_args()
     datasets.disable_progress_bars()
     encoder = find_encoder(options.encoder)
@@ -269,7 +271,7 @@ def main() -> None:
             (kind, name, Spread.of(values), *(("", "") if name == OURS else (over[name], PROMISES[name])))
             for name, values in rates.items()
         ]
-    print(table(("task", "who", "tokens/s", "ours over it", "promised at least"), lines))
+    print(table(("task", "trainer", "tokens/s", "ours / it", "target: at least"), lines))
     store(options.output, {"figures": figures})
 
 

@@ -1,11 +1,12 @@
-"""Rate of prediction against `transformers.pipeline`, and what a second task over the same input costs.
+"""Prediction rate compared with `transformers.pipeline`, and the cost of a second task on the same input.
 
     python -m benchmarks.prediction
 
-Both read the same texts with the same exported model, which is loaded before. `predict` is timed from a file of rows to
-a file of predictions, nothing cached; the pipeline, with batches of 32, from a list of texts to a list of predictions.
-Of the model alone, ours is the loop over ready tokens, batching and padding included, and the pipeline's only what it
-spends in its model. Texts are of GLUE's validation sets; of the generated quickstart corpus where there is no mirror.
+Both predict the same texts with the same exported model, which is already loaded. `predict` is timed from a file of
+rows to a file of predictions, without a cache; the pipeline, with batches of 32, from a list of texts to a list of
+predictions. "Model alone" is, for `predict`, the loop over tokenised rows, including batching and padding, and for the
+pipeline, the time spent in its model. Texts are from GLUE's validation sets, or from the quickstart corpus if there is
+no mirror.
 """
 
 from __future__ import annotations
@@ -39,19 +40,19 @@ from mtl.taskdef import TaskDef
 from mtl.tokenizer import load_tokenizer
 
 RATE, SECOND = 2.5, 0.03
-BATCH = 32  # texts that the pipeline takes at a time
+BATCH = 32  # batch size of the pipeline
 Columns = tuple[str, "str | None"]
 MIRRORED: dict[str, Columns] = {"sst2": ("sentence", None), "mrpc": ("sentence1", "sentence2")}
 GENERATED: dict[str, Columns] = {"intent": ("message", None), "paraphrase": ("sentence1", "sentence2")}
-# What is compared: ours, and the pipeline whose rate it is a multiple of.
+# Comparisons: precision of `predict`, and the variant of the pipeline.
 PAIRS = (("fp32", "pipeline"), ("bf16", "pipeline"), ("bf16", "pipeline, bf16"))
 
 
 class Watch:
-    """Seconds spent in a module.
+    """Measures the seconds spent in a module, wherever it is called.
 
     Args:
-        module: Called by somebody else.
+        module: The module.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -68,13 +69,13 @@ class Watch:
         self.seconds += time.perf_counter() - self._started
 
     def taken(self) -> float:
-        """The seconds since this was last asked."""
+        """The seconds spent since the last call of this method."""
         seconds, self.seconds = self.seconds, 0.0
         return seconds
 
 
 def find_sets(data_root: Path, folder: Path) -> dict[str, tuple[Path, Columns]]:
-    """Files of rows and their columns: of the mirror, or else generated into a folder."""
+    """Files of rows and their columns: from the mirror, or else generated in `folder`."""
     glue = data_root.resolve() / "nyu-mll" / "glue"
     if all((glue / name / "validation.jsonl").is_file() for name in MIRRORED):
         return {name: (glue / name / "validation.jsonl", columns) for name, columns in MIRRORED.items()}
@@ -94,7 +95,7 @@ def make_tasks(text_a: str, text_b: str | None) -> dict[str, TaskDef]:
 
 
 def measure(encoder: str, file: Path, columns: Columns, folder: Path, repetitions: int) -> dict[str, Any]:
-    """Seconds of each way to predict the rows of a file, whole and of the model alone, and of the heads."""
+    """Seconds of each way to predict the rows of a file, in all and in the model alone, and of the heads."""
     tasks = make_tasks(*columns)
     model, tokenizer = build_model(encoder, tasks, seed=0).eval(), load_tokenizer(encoder)
     loaded = {name: task_of(model, name, task, tokenizer) for name, task in tasks.items()}
@@ -131,10 +132,10 @@ def measure(encoder: str, file: Path, columns: Columns, folder: Path, repetition
 
 
 def heads(loaded: dict[str, Loaded], examples: Examples, repetitions: int) -> dict[str, float]:
-    """Seconds, least of all repetitions, over some batches: of encoder and first head, and of the second head alone.
+    """Seconds for some batches, minimum over repetitions: encoder with first head, and the second head alone.
 
-    A difference of two long times drowns in their noise: here the second head is timed by itself, on what the encoder
-    gave out.
+    The second head is timed separately, on precomputed outputs of the encoder, because a difference of two long times
+    would be lost in their noise.
     """
     first, second = loaded["first"], loaded["second"]
     totals = {"first": 0.0, "second": 0.0}
@@ -178,8 +179,8 @@ def main() -> None:
             figures[name] |= {"two_tasks": both, "second_head": own["second"] / own["first"]}
     print(table(("set", "run", "seconds"), seconds))
     print(table(("set", "times the rate", "predict", "model alone"), rates))
-    print(table(("set", "two tasks over one", "second head over encoder and first"), second_task))
-    print(f"promised: at least {RATE} times the pipeline's rate; a second task below {SECOND:.0%}")
+    print(table(("set", "two tasks / one", "second head / encoder and first"), second_task))
+    print(f"target: at least {RATE} times the pipeline's rate; a second task below {SECOND:.0%}")
     store(options.output, {"figures": figures})
 
 

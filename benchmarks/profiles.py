@@ -1,9 +1,9 @@
-"""Where the time of a step goes, by `torch.profiler`.
+"""Time of a training step by kind of operation, measured with `torch.profiler`.
 
     python -m benchmarks.profiles
 
-Steps of four GLUE tasks (of the quickstart corpus where there is no mirror), plain and with both regularizers. What is
-printed is each kind of operation's share of the time that the processor spent in operators.
+Steps of four GLUE tasks (of the quickstart corpus if there is no mirror), plain and with both regularizers. The figures
+are each kind's share of the CPU time spent in operators.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ VARIANTS_SHOWN = ("plain", "R_s + D", "plain, bf16")
 
 
 def measure(encoder: str, data_root: str | None, variant: str, steps: int) -> dict[str, float]:
-    """Kind of operation to its share of the time in operators."""
+    """Kind of operation → its share of the CPU time spent in operators."""
     trainer = make_trainer(encoder, data_root, VARIANTS[variant])
     for step in range(4):
         trainer.step(step)

@@ -1,11 +1,10 @@
-"""RESULTS.md and its pictures, from what the studies came to.
+"""Generates RESULTS.md and its charts from the summaries of the studies.
 
     run-mtl compare benchmarks/studies/c_scitail_23.yml --summary benchmarks/studies/c_scitail_23.json
     python -m benchmarks.results
 
-The first goes on where an earlier sitting stopped, on this machine or another.
-
-A study without a JSON beside its YAML is listed as not run. Nothing is written unless one was run.
+The first command continues where it was interrupted, on this machine or another. A study without a JSON file beside its
+YAML file is listed as not run. Nothing is written unless at least one study was run.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ from mtl.summary import chart, counted_rows, difference_cells, size_words
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDIES = ROOT / "benchmarks" / "studies"
-PICTURES = "benchmarks/studies"  # as RESULTS.md sees them
-# Published figures, in percent, by task, size and arm; accuracy with BERT-base.
+PICTURES = "benchmarks/studies"  # path of the charts, relative to RESULTS.md
+# Published accuracies with BERT-base, in percent, by task, size and arm.
 TABLE_5 = "Table 5 of arXiv 1911.03437, with BERT-base, in percent"
 PAPER: dict[tuple[str, int | None], dict[str, float]] = {
     ("scitail", 23): {"single": 51.2, "mt-dnn": 81.9, "mt-dnn-smart": 82.3},
@@ -35,16 +34,16 @@ PAPER: dict[tuple[str, int | None], dict[str, float]] = {
 
 
 class Aim(NamedTuple):
-    """An aim that was set before anything was run.
+    """A target that was set before any study was run.
 
     Attributes:
         words: Its name in the table.
         study: The study that tests it.
-        size: Training rows.
-        arm: Compared with the study's first one.
-        what: `difference`, of which `bound` is the minimum, or `spread_ratio`, of which it is the maximum.
-        bound: The aim, as a fraction.
-        why: The evidence on why it was missed, if it was.
+        size: Number of training rows.
+        arm: The arm that is compared with the study's first arm.
+        what: `difference`, for which `bound` is a minimum, or `spread_ratio`, for which it is a maximum.
+        bound: The target, as a fraction.
+        why: Evidence on why it was missed, if it was.
     """
 
     words: str
@@ -57,10 +56,10 @@ class Aim(NamedTuple):
 
 
 LITTLE_MNLI = (
-    "the published encoder had been trained on 392,702 rows of MNLI before, this one on 5,000; training on all 20,299 "
-    "that the data holds, in batches of 16 in place of 32, made no clear difference at a rate of 1e-4 (c_scitail_large "
-    "over c_scitail_23 and c_scitail_235, In short), and smaller rates then gained two points at most on held-out rows "
-    "(c_large_rates, two seeds)"
+    "the published encoder had been pre-fine-tuned on 392,702 rows of MNLI, this one on 5,000; training on all 20,299 "
+    "available rows, in batches of 16 instead of 32, made no clear difference at a learning rate of 1e-4 "
+    "(c_scitail_large over c_scitail_23 and c_scitail_235, see In short), and smaller learning rates then gained at "
+    "most two points on held-out rows (c_large_rates, two seeds)"
 )
 PUBLISHED = {arm: value - PAPER["scitail", 235]["single"] for arm, value in PAPER["scitail", 235].items()}
 PUBLISHED_SMALLER = (
@@ -68,10 +67,10 @@ PUBLISHED_SMALLER = (
     f"in both phases; and {LITTLE_MNLI}"
 )
 NOTHING_TO_KEEP = (
-    "from this encoder alone RTE stays near chance with 1,000 rows, so a regularizer has little to preserve; what both "
-    "terms gain on STS-B, D gains alone and R_s alone does not (a_ablation_1000); larger radii did harm "
-    "(d_sensitivity); in adaptation of a pre-fine-tuned encoder to 235 rows SMART gains at a rate of 1e-4, but a "
-    "smaller rate gains about as much without it (c_scitail_235)"
+    "without pre-fine-tuning, this encoder stays near chance on RTE with 1,000 rows, so a regularizer has little to "
+    "preserve; on STS-B, D alone gains as much as both terms, and R_s alone gains nothing (a_ablation_1000); larger "
+    "radii did harm (d_sensitivity); in adaptation of a pre-fine-tuned encoder to 235 rows SMART improves accuracy at "
+    "a learning rate of 1e-4, but a smaller learning rate gains about as much without it (c_scitail_235)"
 )
 AIMS = (
     Aim("MT-DNN over single-task, 23 rows", "c_scitail_23", 23, "mt-dnn", "difference", 0.20, LITTLE_MNLI),
@@ -81,9 +80,17 @@ AIMS = (
     Aim("… and SMART in adaptation", "c_scitail_235", 235, "smart-adapt", "difference", 0.10, PUBLISHED_SMALLER),
     Aim("… and SMART in both phases", "c_scitail_235", 235, "mt-dnn-smart", "difference", 0.10, PUBLISHED_SMALLER),
     Aim("SMART over plain, interval above 0", "a_smart_1000", 1000, "smart", "difference", 0.01, NOTHING_TO_KEEP),
-    Aim("SMART's spread over plain's", "a_smart_1000", 1000, "smart", "spread_ratio", 2 / 3, NOTHING_TO_KEEP),
+    Aim(
+        "standard deviation over seeds, SMART / plain",
+        "a_smart_1000",
+        1000,
+        "smart",
+        "spread_ratio",
+        2 / 3,
+        NOTHING_TO_KEEP,
+    ),
 )
-# Differences between studies: study and arm, the study and arm that they are over, and the size.
+# Comparisons between studies: study and arm, base study and base arm, number of training rows.
 BETWEEN = (
     ("c_scitail_large", "mt-dnn", "c_scitail_23", "mt-dnn-1e-4", 23),
     ("c_scitail_large", "mt-dnn", "c_scitail_235", "mt-dnn-1e-4", 235),
@@ -93,25 +100,25 @@ INTRODUCTION = """\
 
 Written by `python -m benchmarks.results` from the studies in [`benchmarks/studies/`](benchmarks/studies); do not edit.
 
-**How far this generalises.** The encoder has 22.7 million parameters, a fifth of BERT-base's, and its makers had
+**How far this generalises.** The encoder has 22.7 million parameters, a fifth of BERT-base's, and its authors had
 already trained it on sentence pairs. Tasks on pairs therefore start better than from a masked language model, and
-pre-fine-tuning has less to add. The data holds only a part of MNLI, QQP, SNLI and SciTail. Published figures are given
-for orientation: they are of another encoder and not means over seeds (those of the paper's Table 2 are
+pre-fine-tuning has less to add. The data contains only a part of MNLI, QQP, SNLI and SciTail. Published figures are
+given for orientation: they are from another encoder and are not means over seeds (those of the paper's Table 2 are
 [the best of three runs](https://github.com/namisan/mt-dnn/issues/126), according to an author).
 
 Every mean is over all seeds that were run (n in the tables). The line above each table says which rows were evaluated,
-and after which step. Differences are to the first arm, or to the arm that a row names with "over". They are paired by
-seed, with 95 % intervals by the t distribution and by a bootstrap of the pairs. There are many comparisons here:
-without any effect, one interval in twenty is expected to exclude 0.
+and after which step. Differences are relative to the first arm, or to the arm that a row names after "over". They are
+paired by seed, with 95 % intervals from the t distribution and from a bootstrap of the pairs. There are many
+comparisons here: without any effect, one interval in twenty is expected to exclude 0.
 """
 
 
 def document(summaries: Mapping[str, Mapping[str, Any]], not_run: Sequence[str]) -> str:
-    """The whole file.
+    """The contents of RESULTS.md.
 
     Args:
-        summaries: Study to what `compare` wrote of it, and then what `benchmarks.robustness` did.
-        not_run: Studies of which there is nothing.
+        summaries: Study → its summary, as written by `compare` or by `benchmarks.robustness`.
+        not_run: Studies without a summary.
     """
     lines = [INTRODUCTION, *_aims(summaries), *_short(summaries)]
     for name, summary in summaries.items():
@@ -123,12 +130,12 @@ def document(summaries: Mapping[str, Mapping[str, Any]], not_run: Sequence[str])
 
 
 def pictures(summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """What each study looks like, by the name of the file beside its JSON."""
+    """The chart of each study, by file name."""
     return {f"{name}.svg": chart(found) for name, found in summaries.items() if "groups" in found}
 
 
 def _main_groups(summary: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The means over tasks where there are several, else the task's first metric; one group for each size."""
+    """One group per size: the mean over tasks if there are several, else the task's first metric."""
     several = len(summary["tasks"]) > 1
     return [group for group in summary["across" if several else "groups"] if several or group["first"]]
 
@@ -138,8 +145,13 @@ def _of(group: Mapping[str, Any]) -> str:
 
 
 def _aims(summaries: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """Every aim beside what was found, and the evidence on why some were missed."""
-    yield from ("## Aims", "", "| aim | study | of | at least or at most | found | 95 % (t) | |", "|---" * 7 + "|")
+    """Table of the targets with the measured values, and the evidence on why some were missed."""
+    yield from (
+        "## Targets",
+        "",
+        "| target | study | of | at least or at most | found | 95 % (t) | |",
+        "|---" * 7 + "|",
+    )
     missed: dict[str, list[str]] = {}
     for aim in AIMS:
         groups = _main_groups(summaries[aim.study]) if aim.study in summaries else ()
@@ -163,8 +175,8 @@ def _aims(summaries: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _short(summaries: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """Each difference between arms, over the mean of the tasks where there are several."""
-    yield from ("## In short", "", "Differences in points of a hundred.", "")
+    """Table of the differences between arms, for the mean over tasks if a study has several."""
+    yield from ("## In short", "", "Differences in percentage points.", "")
     yield from ("| study | size | of | arm | over | seeds | difference | 95 % (t) |", "|---" * 8 + "|")
     for name, summary in summaries.items():
         if "robustness" in summary:
@@ -197,7 +209,7 @@ def _section(name: str, summary: Mapping[str, Any]) -> Iterator[str]:
     if any((group["task"], group["size"]) in PAPER for group in groups):
         yield f"Published: {TABLE_5}."
     if any(METRICS[group["metric"]].per_query and not group["metric"].endswith(ANSWERABLE) for group in groups):
-        yield "Queries without a relevant candidate count as 0, which figures published elsewhere may leave out."
+        yield "Queries without a relevant candidate count as 0; figures published elsewhere may exclude them."
     for group in groups:
         yield from ("", f"**{group['task']}, {size_words(group)}, {group['metric']}**", "")
         yield from _rows(group, PAPER.get((group["task"], group["size"]), {}))
@@ -219,9 +231,9 @@ def _design(summary: Mapping[str, Any]) -> str:
     machine, revision = summary["machine"], (summary["git_revision"] or "unknown")[:12]
     return (
         f"{done}, {seeds}, {counted_rows(summary)}; encoder `{summary['encoder']}`; "
-        f"{math.fsum(seconds) / 3600:.1f} h without what cells share, "
+        f"{math.fsum(seconds) / 3600:.1f} h without shared runs, "
         f"on {machine['cores']} cores ({', '.join(summary['processors'])}), torch {summary['versions']['torch']}, "
-        f"put together at revision {revision}."
+        f"summarized at revision {revision}."
     )
 
 
@@ -248,7 +260,7 @@ def _robustness(figures: Mapping[str, Any]) -> Iterator[str]:
     yield from (f"## {figures['study']}: smoothness and robustness", "")
     yield (
         f"`python -m benchmarks.robustness benchmarks/studies/{figures['study']}.yml`, on validation rows: R_s with a "
-        f"radius of {figures['radius']:g} of the word embeddings' size for all arms; "
+        f"radius of {figures['radius']:g} × the RMS of the word embeddings for all arms; "
         f"{figures['share']:.0%} of the words misspelt."
     )
     for group in figures["robustness"]:
@@ -258,7 +270,7 @@ def _robustness(figures: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _no_help(summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Arms that are worse than what they are compared with, or whose interval includes 0; a line for each base."""
+    """Arms that are worse than their base, or whose interval includes 0; one line per study, task, size and base."""
     found: dict[str, list[str]] = {}
     for name, summary in summaries.items():
         for group in summary.get("groups", ()):
@@ -280,7 +292,7 @@ def _over(pair: Mapping[str, Any]) -> str:
 
 
 def _differences(group: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """Arm, what it is compared with, and the difference, of those that have an interval."""
+    """(arm, base, difference) of every comparison that has an interval."""
     first = next(iter(group["arms"]))
     for arm, facts in group["arms"].items():
         if facts.get("difference", {}).get("t") is not None:
@@ -291,7 +303,7 @@ def _differences(group: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[s
 
 
 def gather(folder: Path) -> tuple[dict[str, Any], list[str]]:
-    """What there is of each study in a folder, and the names of those that were not run."""
+    """The summaries of the studies in a folder, by name, and the names of studies that were not run."""
     names = [path.stem for path in sorted(folder.glob("*.yml"))]
     files = {key: folder / f"{key}.json" for name in names for key in (name, f"{name}.robustness")}
     found = {key: json.loads(path.read_text(encoding="utf-8")) for key, path in files.items() if path.is_file()}
@@ -299,7 +311,7 @@ def gather(folder: Path) -> tuple[dict[str, Any], list[str]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; see the module."""
+    """Command line."""
     made = argparse.ArgumentParser(
         prog="python -m benchmarks.results",
         description=__doc__,

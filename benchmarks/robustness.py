@@ -1,14 +1,14 @@
-"""How smooth, robust and calibrated the models of a study are, arm by arm and seed by seed.
+"""Smoothness, robustness to typos and calibration of the models of a study, for each arm and seed.
 
     run-mtl compare benchmarks/studies/a_ablation_1000.yml
     python -m benchmarks.robustness benchmarks/studies/a_ablation_1000.yml \\
         --output benchmarks/studies/a_ablation_1000.robustness.json
 
-Of every finished cell whose best model was kept (`keep: best` in the study), on its validation rows:
+Measured on the validation rows, for every finished cell whose best model was kept (`keep: best` in the study):
 
-- R_s with the same radius for all arms, dropout off (not of rankings);
-- the task's first metric, and the same with one word of ten misspelt, by the same typos for all arms;
-- of classifications the expected calibration error in 15 bins of equal width.
+- R_s with the same radius for all arms and without dropout (not for rankings);
+- the task's first metric, and the same with one word in ten misspelt, with the same typos for all arms;
+- for classification, the expected calibration error with 15 bins of equal width.
 """
 
 from __future__ import annotations
@@ -48,23 +48,23 @@ from mtl.summary import interval, signed
 from mtl.taskdef import TaskDef
 
 BINS = 15
-SHARE = 0.1  # of the words
-RADIUS = 0.01  # of the word embeddings' root mean square
+SHARE = 0.1  # fraction of the words that is misspelt
+RADIUS = 0.01  # radius relative to the RMS of the word embeddings
 BATCH = 4096  # tokens
 WITH_TYPOS = " with typos"
 LOWER_IS_BETTER = ("lost to typos", "calibration error", "R_s")
 Floats = npt.NDArray[np.float64]
-# Task, size and figure to arm to seed to value.
+# (task, size, figure) → arm → seed → value.
 Figures = dict[tuple[str, int | None, str], dict[str, dict[int, float]]]
 
 
 def with_typos(text: str, seed: int, share: float = SHARE) -> str:
-    """A text with some of its words misspelt: two neighbouring letters swapped, one left out, or one doubled.
+    """A text with some of its words misspelt: two neighbouring letters swapped, one omitted, or one doubled.
 
     Args:
-        text: Any text; words that are not of three letters or more stay as they are.
-        seed: Decides, together with the text.
-        share: Of the words that can be misspelt, rounded up.
+        text: Any text; words with fewer than three characters or with non-letters stay unchanged.
+        seed: Determines the typos, together with the text.
+        share: Fraction of the eligible words to misspell, rounded up.
     """
     words = text.split(" ")
     able = [index for index, word in enumerate(words) if len(word) > 2 and word.isalpha()]
@@ -75,7 +75,7 @@ def with_typos(text: str, seed: int, share: float = SHARE) -> str:
 
 
 def _misspelt(word: str, draw: random.Random) -> str:
-    """One mistake behind the first letter; where two equal letters would be swapped, one is left out."""
+    """A word with one typo after the first letter; instead of swapping two equal letters, one is omitted."""
     at = draw.randrange(1, len(word) - 1)
     kind = draw.choice(("swap", "omit", "double"))
     if kind == "double":
@@ -86,12 +86,14 @@ def _misspelt(word: str, draw: random.Random) -> str:
 
 
 def calibration_error(probabilities: Floats, labels: npt.NDArray[np.int64], bins: int = BINS) -> float:
-    """Σ_b n_b/N |accuracy_b − confidence_b| over bins (b/K, (b + 1)/K] of the greatest probability (arXiv 1706.04599).
+    """Expected calibration error (arXiv 1706.04599).
+
+    Σ_b n_b/N |accuracy_b − confidence_b| over bins (b/K, (b + 1)/K] of the highest class probability.
 
     Args:
         probabilities: (N, C).
         labels: (N,).
-        bins: K.
+        bins: Number of bins, K.
     """
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == labels
@@ -101,14 +103,17 @@ def calibration_error(probabilities: Floats, labels: npt.NDArray[np.int64], bins
 
 
 def misspelt_rows(task: TaskDef, source: Source, seed: int) -> Iterator[dict[str, Any]]:
-    """Rows of a split with their texts misspelt."""
+    """Rows of a split with misspelt texts."""
     columns = [column for column in (task.data.columns.text_a, task.data.columns.text_b) if column is not None]
     for _, cells in read_rows(source):
         yield {**cells, **{column: with_typos(cells[column], seed) for column in columns}}
 
 
 def smoothness(loaded: Loaded, encoder: str, examples: Examples, seed: int) -> float:
-    """Mean R_s over a split: one ascent step, dropout off, and the radius of the pretrained encoder's embeddings."""
+    """Mean R_s over a split, with one ascent step, without dropout, and with a radius that is the same for all arms.
+
+    The radius is relative to the word embeddings of the pretrained encoder.
+    """
     smart = {"unit": "embedding_rms", "epsilon": RADIUS, "noise_std": RADIUS, "step_size": 10 * RADIUS, "weight": 1.0}
     changed = {
         "smart": loaded.task.smart.model_copy(update={**smart, "steps": 1, "every": 1, "dropout": "shared"}),
@@ -116,7 +121,7 @@ def smoothness(loaded: Loaded, encoder: str, examples: Examples, seed: int) -> f
     }
     task = loaded.task.model_copy(update=changed)
     model = build_model(encoder, {"task": task}, seed=seed)
-    objective = Objective(model, {"task": task}, seed)  # measures the embeddings, the same for every arm
+    objective = Objective(model, {"task": task}, seed)  # measures the pretrained embeddings, before loading the arm's
     model.task_model("task").load_state_dict(loaded.model.state_dict())
     objective.eval()
     total = 0.0
@@ -127,7 +132,7 @@ def smoothness(loaded: Loaded, encoder: str, examples: Examples, seed: int) -> f
 
 
 def measure(study: Study, ledger: Ledger, cell: Cell) -> dict[str, float]:
-    """The figures of one cell; none where its model was not kept."""
+    """The figures of one cell; empty if its model was not kept."""
     folder = ledger.run_dir(cell.node)
     if ledger.results(cell.node) is None or not (folder / "best" / cell.task).is_dir():
         return {}
@@ -156,10 +161,10 @@ def measure(study: Study, ledger: Ledger, cell: Cell) -> dict[str, float]:
 
 
 def earlier(path: Path | None, study: Study) -> Figures:
-    """The figures that a file of this study has already, as its models may be gone.
+    """The figures in an earlier output file of this study, because the models behind them may have been deleted.
 
     Raises:
-        ValueError: The file is of another study, radius or share of words.
+        ValueError: The file is from another study, radius or share of words.
     """
     if path is None or not path.is_file():
         return {}
@@ -176,7 +181,7 @@ def earlier(path: Path | None, study: Study) -> Figures:
 
 
 def gather(study: Study, ledger: Ledger, known: Figures) -> Figures:
-    """The figures of all cells whose models were kept, over those that are known."""
+    """The known figures, updated with those of all cells whose models were kept."""
     values = {key: {arm: dict(seeds) for arm, seeds in arms.items()} for key, arms in known.items()}
     for cell in study.cells:
         for name, value in measure(study, ledger, cell).items():
@@ -185,11 +190,11 @@ def gather(study: Study, ledger: Ledger, known: Figures) -> Figures:
 
 
 def grouped(values: Figures, names: Sequence[str]) -> list[dict[str, Any]]:
-    """One group for each task, size and figure, with every arm's seeds as in a study's summary.
+    """One group for each task, size and figure, with every arm's values by seed, as in a study's summary.
 
     Args:
-        values: Of all cells.
-        names: The study's arms, the first of which is the one that the others are compared to.
+        values: Figures of all cells.
+        names: The study's arms; the others are compared with the first one.
     """
     first = names[0]
     groups = []
@@ -210,7 +215,7 @@ def grouped(values: Figures, names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def as_text(groups: Sequence[Mapping[str, Any]]) -> str:
-    """The figures for people."""
+    """The figures as a printable table."""
     rows = []
     for group in groups:
         for arm, facts in group["arms"].items():
@@ -221,7 +226,7 @@ def as_text(groups: Sequence[Mapping[str, Any]]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command; see the module."""
+    """Command line."""
     made = argparse.ArgumentParser(
         prog="python -m benchmarks.robustness",
         description=__doc__,
@@ -229,8 +234,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     made.add_argument("study", type=Path, metavar="STUDY.yml")
     made.add_argument("--runs", type=Path, metavar="DIR", help="directory of the study (default: runs/STUDY)")
-    made.add_argument("--data-root", metavar="DIR", help="local mirror of the hub, over the study's")
-    made.add_argument("--output", type=Path, metavar="FILE", help="also keep the figures as JSON, beside what it has")
+    made.add_argument("--data-root", metavar="DIR", help="local mirror of the hub (default: the study's)")
+    made.add_argument(
+        "--output", type=Path, metavar="FILE", help="also write the figures as JSON, keeping what the file has"
+    )
     words = made.parse_args(argv)
     study = read_study(words.study, words.data_root)
     known = earlier(words.output, study)

@@ -1,4 +1,4 @@
-"""How long the command line takes to answer, and a cached run to its first step.
+"""Response time of the command line, and time of a cached run up to its first step.
 
 python -m benchmarks.startup
 """
@@ -19,13 +19,13 @@ from mtl.report import table
 RUN = [sys.executable, str(ROOT / "run_mtl.py")]
 MIX = "cola,sst2,mrpc,stsb,qqp,mnli,rte,wnli,scitail,snli"
 FILES = ["glue.yml", "scitail.yml", "snli.yml"]
-# What any run has to do before its first step; imports that ours shares with it are in both.
+# What any program must do before a first step: import torch and load the encoder.
 FLOOR = """\
 import sys, torch
 from transformers import AutoModelForSequenceClassification
 AutoModelForSequenceClassification.from_pretrained(sys.argv[1], num_labels=2)
 """
-# Ends when the first step begins: what the step itself costs is measured elsewhere.
+# Exits when the first step begins; the cost of steps is measured by `benchmarks.steps`.
 TO_FIRST_STEP = """\
 import os, sys
 from mtl import cli, trainer
@@ -75,7 +75,7 @@ def main() -> None:
     promised = {"--help": 0.3, "wrong usage": 0.3, "a broken YAML": 0.3, "validate, cached": 2.0}
     rows = [(name, Spread.of(values), promised.get(name, "")) for name, values in seconds.items()]
     rows.append(("train over torch and encoder", Spread.of(over), 1.5))
-    print(table(("what", "seconds", "promised"), rows))
+    print(table(("what", "seconds", "target"), rows))
     store(options.output, {"seconds": seconds, "over": over})
 
 

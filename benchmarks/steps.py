@@ -1,9 +1,9 @@
-"""What a training step costs: over a bare loop, with each regularizer, in half precision, and in memory.
+"""Time and memory of a training step: relative to a bare loop, with each regularizer, and in half precision.
 
     python -m benchmarks.steps
 
-Steps of all variants run in turn on the same batches of four GLUE tasks (of the quickstart corpus where there is no
-mirror), each variant a training run of its own. Times are ratios of steps on the same batch.
+Each variant is a separate training run; their steps are interleaved, on the same batches of four GLUE tasks (of the
+quickstart corpus if there is no mirror). Ratios are between steps on the same batch.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from mtl.report import table
 from mtl.trainer import Trainer
 
 TASKS = {"glue.yml": ("mrpc", "stsb", "rte", "cola"), "quickstart.yml": ("intent", "paraphrase", "advice")}
-# Settings of each variant; what of it is promised stands in `PROMISES`.
+# Settings of each variant; `PROMISES` has the targets.
 VARIANTS: dict[str, tuple[str, ...]] = {
     "plain": ("train.smart=false", "train.proximal=false"),
     "R_s": ("train.proximal=false",),
@@ -49,19 +49,19 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "plain, checkpointing": ("train.smart=false", "train.proximal=false", "train.gradient_checkpointing=true"),
     "R_s + D, checkpointing": ("train.gradient_checkpointing=true",),
 }
-# Loops of a few lines: whether they clip, and whether they draw dropout masks as PyTorch does.
+# Bare loops: whether they clip gradients, and whether they use PyTorch's own dropout.
 BARE = {"bare loop": (False, True), "bare loop, clipping": (True, True), "bare loop, our dropout": (False, False)}
 
 
 def compile_layers(trainer: Trainer) -> None:
-    """`torch.compile`, layer by layer, for any length of text."""
+    """Applies `torch.compile` to each layer, with dynamic shapes."""
     layers = next(module for module in trainer.student.encoder.modules() if isinstance(module, nn.ModuleList))
     for layer in layers:
         layer.compile(dynamic=True)
 
 
 def ascend_in_half(trainer: Trainer) -> None:
-    """The ascent under bf16 autocast, all else in float32."""
+    """Runs the ascent under bf16 autocast, and everything else in float32."""
     plain: Any = trainer.plain
     found = plain._perturbation
 
@@ -73,7 +73,7 @@ def ascend_in_half(trainer: Trainer) -> None:
 
 
 def infer_teacher(trainer: Trainer) -> None:
-    """The teacher in inference mode; its outputs are copied out of it, or no gradient could use them."""
+    """Runs the teacher in inference mode; its outputs are cloned, because autograd cannot use inference tensors."""
     teacher: Any = trainer.teacher
     forward = teacher.forward
 
@@ -85,13 +85,13 @@ def infer_teacher(trainer: Trainer) -> None:
     teacher.forward = inferred
 
 
-# What is not in the toolkit, because it does not pay: a variant and what is changed in its trainer.
+# Ideas that did not pay off and are not in the toolkit: the variant, and the change to its trainer.
 TRIED: dict[str, tuple[str, Callable[[Trainer], None]]] = {
     "plain, compiled layers": ("plain", compile_layers),
     "R_s + D, ascent in bf16": ("R_s + D", ascend_in_half),
     "R_s + D, teacher in inference mode": ("R_s + D", infer_teacher),
 }
-# What is timed together, always with a plain step: many models at once would disturb each other.
+# Variants that are timed together, always with a plain step: too many models at once would disturb each other.
 GROUPS = (
     ("plain", *BARE),
     ("plain", "R_s", "R3F", "R-Drop", "D", "R_s + D"),
@@ -106,7 +106,7 @@ OVERHEAD, MEMORY = 1.02, 1.6
 
 
 class Nothing:
-    """A log and hooks that keep nothing, as the bare loop keeps nothing."""
+    """A log and hooks that do nothing, like the bare loop."""
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         return lambda *_, **__: {}
@@ -119,14 +119,14 @@ def make_trainer(
     tasks: Sequence[str] | None = None,
     definitions: Path | None = None,
 ) -> Trainer:
-    """A training run as `train` makes it, which logs and keeps nothing.
+    """The trainer that `train` would create, except that it logs and stores nothing.
 
     Args:
         encoder: Hub id, directory or `pkg:PACKAGE/SUBDIR`.
-        data_root: Mirror of the hub.
-        settings: Words of `--set`.
-        tasks: Their names; by default those of `TASKS`, or all of other definitions.
-        definitions: Their file; by default that of GLUE where there is a mirror and else that of the quickstart.
+        data_root: Local mirror of the hub.
+        settings: Arguments of `--set`.
+        tasks: Names of the tasks; by default those in `TASKS`, or all tasks of `definitions`.
+        definitions: Definition file; by default that of GLUE if there is a mirror, else that of the quickstart.
     """
     if definitions is None:
         definitions = Path("task_defs/glue.yml") if data_root else generated()[1]
@@ -141,13 +141,16 @@ def make_trainer(
 
 @cache
 def generated() -> tuple[tempfile.TemporaryDirectory[str], Path]:
-    """The quickstart's definitions, and the directory that holds them and its corpus while this process lives."""
+    """A temporary directory with the quickstart corpus, which lasts as long as this process, and its definitions."""
     folder = tempfile.TemporaryDirectory()
     return folder, quickstart_definitions(Path(folder.name))
 
 
 class BareLoop:
-    """The same encoder, heads, batches, objective and optimizer in the fewest lines; batches are made beforehand."""
+    """A minimal training loop with the same encoder, heads, batches, objective and optimizer.
+
+    Batches are prepared in advance.
+    """
 
     def __init__(self, trainer: Trainer, steps: int, *, clip: bool) -> None:
         self.trainer, self.clip, self.batches = trainer, clip, []
@@ -174,7 +177,7 @@ class BareLoop:
 
 
 def undo_dropout(trainer: Trainer) -> None:
-    """PyTorch's own dropout and attention, as whoever writes a loop of a few lines has them."""
+    """Restores PyTorch's own dropout and attention, as a hand-written loop would have them."""
     for module in trainer.student.modules():
         if isinstance(module, QuickDropout):
             object.__setattr__(module, "__class__", nn.Dropout)
@@ -183,7 +186,7 @@ def undo_dropout(trainer: Trainer) -> None:
 
 
 def times(encoder: str, data_root: str | None, group: Sequence[str], repetitions: int) -> dict[str, list[float]]:
-    """Seconds of some variants' steps, in turn on the same batches."""
+    """Seconds of the steps of some variants, interleaved, on the same batches."""
     steps: dict[str, Callable[[int], None]] = {}
     for name in group:
         variant, change = TRIED.get(name, (name, None))
@@ -211,7 +214,7 @@ def times(encoder: str, data_root: str | None, group: Sequence[str], repetitions
 
 
 def peak(encoder: str, data_root: str | None, variant: str) -> dict[str, float]:
-    """Bytes: peak memory of a process that has done some steps, and the weights."""
+    """Peak memory of this process after eight steps, and the size of the weights, in bytes."""
     trainer = make_trainer(encoder, data_root, VARIANTS[variant])
     weights = sum(p.numel() * p.element_size() for p in trainer.student.parameters())
     for step in range(8):
@@ -220,7 +223,7 @@ def peak(encoder: str, data_root: str | None, variant: str) -> dict[str, float]:
 
 
 def measure_memory(encoder: str, data_root: str | None) -> dict[str, dict[str, float]]:
-    """Peaks of the variants, each in a process of its own."""
+    """Peak memory of the variants, each in a separate process."""
     found = {}
     for variant in ("plain", "R_s + D", "plain, checkpointing", "R_s + D, checkpointing"):
         words = [sys.executable, "-m", "benchmarks.steps", "--encoder", encoder, "--peak", variant]
@@ -247,7 +250,7 @@ def main() -> None:
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     for group in GROUPS:
         if compiler is None and "plain, compiled layers" in group:
-            print("compiled layers are left out: there is no C++ compiler")
+            print("compiled layers are skipped: there is no C++ compiler")
             continue
         found = times(options.encoder, data_root, group, options.repetitions)
         for name in group[1:]:
@@ -255,20 +258,20 @@ def main() -> None:
             if name in BARE:
                 over_bare[name] = ratios(found, "plain", name)
     rows = [(name, Spread.of(seconds[name]), over_plain[name], PROMISES.get(name, "")) for name in over_plain]
-    print(table(("variant", "step in s", "over a plain step", "promised"), rows))
+    print(table(("variant", "step in s", "/ plain step", "target"), rows))
     for name, spread in over_bare.items():
-        print(f"a plain step over one of a {name}: {spread} (promised: at most {OVERHEAD})")
+        print(f"plain step / step of a {name}: {spread} (target: at most {OVERHEAD})")
     without, both = over_plain["D"].median, over_plain["R_s + D"].median
     lazily = {every: without + (both - without) / every for every in (2, 4)}
     for every, cost in lazily.items():
-        print(f"by these medians, a step of R_s + D with smart.every={every} is {cost:.2f} plain ones on average")
+        print(f"by these medians, a step of R_s + D with smart.every={every} costs {cost:.2f} plain steps on average")
     memory = measure_memory(options.encoder, data_root)
     plain, full = memory["plain"], memory["R_s + D"]
     ratio = (full["peak"] - plain["weights"]) / plain["peak"]
     print(
         table(("variant", "peak in MiB"), [(name, f"{found['peak'] / 2**20:,.0f}") for name, found in memory.items()])
     )
-    print(f"peak of a full step less one copy of the weights, over that of a plain one: {ratio:.2f} (at most {MEMORY})")
+    print(f"peak of a full step, minus one copy of the weights / plain step: {ratio:.2f} (target: at most {MEMORY})")
     figures = {"seconds": seconds, "over_plain": over_plain, "over_bare": over_bare, "memory": memory, "lazily": lazily}
     store(options.output, figures | {"memory_ratio": ratio})
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: repetitions taken in turn, their spread, and the machine they ran on."""
+"""Helpers of the benchmarks: interleaved repetitions, their spread, and a description of the machine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "sentence-trans
 
 
 def quickstart_definitions(folder: Path) -> Path:
-    """The quickstart's definitions, beside a corpus that is generated into the folder."""
+    """Generates the quickstart corpus in a folder and copies its definitions there; the path of the definitions."""
     quickstart.write(quickstart.generate(), folder / "data" / "quickstart")
     (folder / "task_defs").mkdir()
     return Path(shutil.copy(ROOT / "task_defs" / "quickstart.yml", folder / "task_defs"))
@@ -34,7 +34,7 @@ def quickstart_definitions(folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class Spread:
-    """Least, median and greatest of some repetitions, in the unit of what was measured."""
+    """Minimum, median and maximum over repetitions, in the unit of the measurement."""
 
     minimum: float
     median: float
@@ -51,10 +51,10 @@ class Spread:
 def take_turns(
     candidates: Mapping[str, Callable[[], Any]], repetitions: int, warmup: int = 1
 ) -> dict[str, list[float]]:
-    """Times callables one after the other, again and again, so that what disturbs the machine disturbs all of them.
+    """Times callables in interleaved repetitions, so that disturbances of the machine affect all of them.
 
     Returns:
-        Name to the seconds of each repetition.
+        Name → seconds of each repetition.
     """
     for _ in range(warmup):
         for run in candidates.values():
@@ -69,12 +69,12 @@ def take_turns(
 
 
 def ratios(seconds: Mapping[str, Sequence[float]], name: str, base: str) -> Spread:
-    """Time of one candidate over that of another, repetition by repetition."""
+    """Ratio of the times of two candidates, computed per repetition."""
     return Spread.of([a / b for a, b in zip(seconds[name], seconds[base], strict=True)])
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Hardware and versions of the machine on which the benchmark runs."""
     return {
         "processor": processor(),
         "cores": os.cpu_count(),
@@ -87,12 +87,12 @@ def machine() -> dict[str, Any]:
 
 
 def peak_memory() -> int:
-    """Most bytes that this process has held so far: of its accelerator if there is one, else of the machine."""
+    """Peak memory of this process in bytes: on a CUDA device if there is one, else in main memory."""
     return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else rundir.peak_memory()
 
 
 def parser(name: str, description: str | None) -> argparse.ArgumentParser:
-    """The options that every benchmark has."""
+    """Argument parser with the options that all benchmarks share."""
     made = argparse.ArgumentParser(
         prog=f"python -m benchmarks.{name}",
         description=description,
@@ -105,7 +105,7 @@ def parser(name: str, description: str | None) -> argparse.ArgumentParser:
 
 
 def store(path: Path | None, figures: Mapping[str, Any]) -> None:
-    """Writes figures and machine as JSON, if asked to."""
+    """Writes figures and machine to a JSON file, if a path is given."""
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"machine": machine(), **figures}, indent=1, default=asdict), encoding="utf-8")

@@ -1,1 +1,1 @@
-"""Turn raw material into the canonical rows that task definitions describe."""
+"""Converts raw data sets into the row files that task definitions describe, and generates the quickstart corpus."""

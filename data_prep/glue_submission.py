@@ -1,7 +1,7 @@
-"""Write the files that the GLUE leaderboard takes, from prediction files.
+"""Writes the GLUE leaderboard's files from prediction files.
 
-A prediction file holds JSON lines as `run_mtl.py predict` writes them, one for each row of the official test set.
-Everything that is wrong is told together, and then nothing is written.
+A prediction file has JSON lines as written by `run_mtl.py predict`, one for each row of the official test set. All
+problems are reported together, and nothing is written if there are any.
 
     python -m data_prep.glue_submission cola=cola.jsonl mnli-m=mnli.jsonl mnli-mm=mnli-mm.jsonl --output submission
 """
@@ -20,9 +20,9 @@ from typing import Any
 
 from mtl.errors import Problem, UserError, counted, listed, nearest
 
-SHOWN = 5  # bad rows of a file told one by one; the others are counted
+SHOWN = 5  # bad rows of a file that are reported individually; the others are counted
 HEADER = "index\tprediction\n"
-LOWEST, HIGHEST = 0.0, 5.0  # similarity of STS-B
+LOWEST, HIGHEST = 0.0, 5.0  # range of STS-B's similarity scores
 
 BINARY = ("0", "1")
 ENTAILMENT = ("entailment", "not_entailment")
@@ -31,14 +31,14 @@ INFERENCE = ("entailment", "neutral", "contradiction")
 
 @dataclass(frozen=True)
 class Target:
-    """A file of the leaderboard.
+    """A leaderboard file.
 
     Attributes:
-        stem: Its name without `.tsv`.
+        stem: Its file name without `.tsv`.
         names: Further names of the task, lower case.
-        rows: Rows of the official test set.
-        labels: Label names of `task_defs/glue.yml`, in its order; none where the prediction is a number.
-        values: What the leaderboard takes for each.
+        rows: Number of rows of the official test set.
+        labels: Labels in the order of `task_defs/glue.yml`; empty for a regression.
+        values: The leaderboard's name of each label.
     """
 
     stem: str
@@ -48,7 +48,11 @@ class Target:
     values: tuple[str, ...] = ()
 
     def value(self, record: Mapping[str, Any]) -> str:
-        """What the leaderboard takes for a prediction; a ValueError says what it holds and what is allowed."""
+        """A prediction in the leaderboard's format.
+
+        Raises:
+            ValueError: The prediction is invalid; the message says what was found and what is allowed.
+        """
         if not self.labels:
             number = record.get("value")
             if isinstance(number, bool) or not isinstance(number, (int, float)) or not math.isfinite(number):
@@ -79,7 +83,7 @@ TARGETS = (
 
 
 def submission(target: Target, path: Path) -> tuple[str, list[Problem]]:
-    """The text of a leaderboard file, and every problem of the predictions that it is made from."""
+    """The contents of a leaderboard file, and the problems of the prediction file."""
     lines: list[str] = []
     faults: list[Problem] = []
     try:
@@ -120,13 +124,13 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def collect(words: Sequence[str]) -> dict[str, str]:
-    """Reads the prediction files of `TASK=FILE` words.
+    """Reads the prediction files given as `TASK=FILE`.
 
     Returns:
-        File name, in the leaderboard's order, to its text.
+        File name → contents, in the leaderboard's order.
 
     Raises:
-        UserError: With all that is wrong.
+        UserError: With all problems.
     """
     by_name = {name: target for target in TARGETS for name in (target.stem.lower(), *target.names)}
     texts: dict[str, str] = {}
@@ -148,18 +152,18 @@ def collect(words: Sequence[str]) -> dict[str, str]:
 
 
 def write(texts: Mapping[str, str], output: Path) -> None:
-    """Writes the files, and `submission.zip` of them: the same predictions give the same bytes."""
+    """Writes the files and a `submission.zip` of them; the same predictions give the same bytes."""
     output.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(output / "submission.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for name, text in texts.items():
             (output / name).write_text(text, encoding="utf-8", newline="\n")
-            entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))  # not the time of writing
+            entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))  # fixed, for reproducible bytes
             entry.compress_type, entry.create_system, entry.external_attr = zipfile.ZIP_DEFLATED, 3, 0o644 << 16
             archive.writestr(entry, text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line: write the files, print one line for each and what a complete submission lacks."""
+    """Command line: write the files, and print one line for each and the files missing from a complete submission."""
     parser = argparse.ArgumentParser(
         prog="python -m data_prep.glue_submission", description="Write GLUE leaderboard files from prediction files."
     )

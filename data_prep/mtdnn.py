@@ -1,7 +1,7 @@
-"""Import MT-DNN (github.com/namisan/mt-dnn): its task definitions, unchanged, and its canonical TSVs.
+"""Imports task definitions, unchanged, and canonical TSV files of MT-DNN (github.com/namisan/mt-dnn).
 
-Writes `OUTPUT/task_defs.yml` and `OUTPUT/TASK/SPLIT.jsonl`. What has no counterpart here is told, never dropped in
-silence; everything that is wrong is told together, and then nothing is written.
+Writes `OUTPUT/task_defs.yml` and `OUTPUT/TASK/SPLIT.jsonl`. Everything without a counterpart in the toolkit is reported
+in a note. All problems are reported together, and nothing is written if there are any.
 
     python -m data_prep.mtdnn experiments/glue/glue_task_def.yml --data canonical_data --output data/mtdnn
 """
@@ -36,7 +36,7 @@ REQUIRED = ("data_format", "task_type")
 WORDS = (*REQUIRED, "n_class", "loss", "adv_loss", "dropout_p", "kd_loss", "enable_san", "encoder_type")
 OFF = ("false", "no", "off")
 
-# (task_type, data_format) to our type.
+# (task_type, data_format) → the toolkit's task type.
 TYPES = {
     ("Classification", "PremiseOnly"): "classification",
     ("Classification", "PremiseAndOneHypothesis"): "classification",
@@ -55,7 +55,7 @@ METRICS = {
     ("classification", "MCC"): "mcc",
     ("regression", "Pearson"): "pearson",
     ("regression", "Spearman"): "spearman",
-    ("ranking", "ACC"): "p@1",  # whether the candidate with the best score is the right one
+    ("ranking", "ACC"): "p@1",  # MT-DNN's accuracy of the top-ranked candidate
 }
 LOSSES: dict[str, LossName] = {
     "CeCriterion": "cross_entropy",
@@ -63,7 +63,7 @@ LOSSES: dict[str, LossName] = {
     "RegCriterion": "mse",  # its name in early versions
     "RankCeCriterion": "listwise",
 }
-# Name to ours and, where ours is only the nearest, how MT-DNN's differs.
+# MT-DNN's name → the toolkit's divergence and, if that is only the nearest one, how MT-DNN's differs.
 DIVERGENCES: dict[str, tuple[DivergenceName, str]] = {
     "SymKlCriterion": ("sym_kl", ""),
     "NsSymKlCriterion": ("sym_kl", "MT-DNN's smooths the probabilities and stops the gradient of their logarithms"),
@@ -78,14 +78,14 @@ LEFT_OUT = {
     "enable_san": "is left out: heads are those of the Transformers class, without SAN's answer module",
     "encoder_type": "is left out: --encoder names the encoder of a run",
 }
-# Our split to MT-DNN's names of it, which may have a part before them: matched_dev.
+# The toolkit's split → MT-DNN's names of it, which may have a prefix: matched_dev.
 ROLES = {"train": ("train",), "validation": ("dev", "validation", "val", "valid")}
 DEFAULT_SPLITS = ("train", "dev", "test")
 
 
 @dataclass(frozen=True)
 class Definition:
-    """An MT-DNN definition; values are words and lists of words, as they stand in the file."""
+    """An MT-DNN definition; values are strings and lists of strings, as written in the file."""
 
     name: str
     source: Sourced
@@ -102,11 +102,11 @@ class Definition:
 
 
 def read_definitions(files: Iterable[str], found: Found) -> dict[str, Sourced]:
-    """Reads definition files as PyYAML does for MT-DNN, of equal keys the last one; but a label `no` stays a word."""
+    """Reads definition files like MT-DNN, with the last of duplicate keys, except that a label `no` is a string."""
     definitions: dict[str, Sourced] = {}
     for file in files:
         try:
-            read_yaml(file)  # tells of what is no YAML mapping, and bounds its size
+            read_yaml(file)  # reports invalid YAML and limits its size
         except UserError as error:
             found.problems += error.problems
             continue
@@ -128,7 +128,7 @@ def read_definitions(files: Iterable[str], found: Found) -> dict[str, Sourced]:
 
 
 def _entries(node: yaml.Node | None, file: str, found: Found) -> dict[str, tuple[str, yaml.Node]]:
-    """Key to its place and value."""
+    """Key → its place in the file, and its value."""
     assert isinstance(node, yaml.MappingNode)
     entries: dict[str, tuple[str, yaml.Node]] = {}
     for key_node, value in node.value:
@@ -146,7 +146,7 @@ def _words(node: yaml.Node) -> str | list[str] | None:
 
 
 def translate(source: Definition, data: Path) -> Task | None:
-    """Turns a definition into ours, for the TSVs in `data`; None where that cannot be, which is told."""
+    """Translates a definition, for the TSV files in `data`; None if that is impossible, which is reported."""
     problems_before = len(source.found.problems)
     for key in (*LISTS, *WORDS):
         if source.get(key) is None and key in REQUIRED:
@@ -172,7 +172,7 @@ def translate(source: Definition, data: Path) -> Task | None:
 
 
 def _label_values(source: Definition, task_type: str) -> dict[str, str | int] | None:
-    """Names stay names in a classification; in a ranking their place in the list is the relevance, as in MT-DNN."""
+    """Label cell → label: the name itself for classification, its index (the relevance, as in MT-DNN) for ranking."""
     names, number = list(dict.fromkeys(source.get("labels") or ())), source.get("n_class")
     if task_type != "classification":
         return {name: index for index, name in enumerate(names)} if names and task_type == "ranking" else None
@@ -193,7 +193,7 @@ def _metrics(source: Definition, task_type: str, classes: int) -> dict[str, list
         metric = METRICS.get((task_type, written))
         if metric == "f1" and classes > 2:
             metric = "macro_f1"
-            source.note("F1 is of two classes; with more, macro_f1 stands for it")
+            source.note("F1 is defined for two classes; with more, macro_f1 is used instead")
         if metric is None:
             source.note(f"the metric {written} of a {task_type} has no counterpart and is left out")
         elif metric not in metrics:
@@ -209,7 +209,7 @@ def _training(source: Definition, task_type: str) -> dict[str, Any]:
         settings["loss"] = LOSSES.get(written)
         if settings["loss"] not in LOSSES_OF[task_type]:
             settings["loss"] = LOSSES_OF[task_type][0]
-            source.note(f"loss {written} of a {task_type} has no counterpart; {settings['loss']} stands for it")
+            source.note(f"loss {written} of a {task_type} has no counterpart; {settings['loss']} is used instead")
     if written := source.get("dropout_p"):
         settings["dropout"] = scalar(written)
         if not isinstance(settings["dropout"], (int, float)) or not 0 <= settings["dropout"] < 1:
@@ -218,7 +218,7 @@ def _training(source: Definition, task_type: str) -> dict[str, Any]:
         divergence, difference = DIVERGENCES.get(written, (None, ""))
         if divergence not in DIVERGENCES_OF[task_type]:
             divergence = DIVERGENCES_OF[task_type][0]
-            source.note(f"adv_loss {written} of a {task_type} has no counterpart; {divergence} stands for it")
+            source.note(f"adv_loss {written} of a {task_type} has no counterpart; {divergence} is used instead")
         elif difference:
             source.note(f"adv_loss {written} becomes {divergence}, the nearest: {difference}")
         settings["smart"] = {"divergence": divergence}
@@ -226,14 +226,14 @@ def _training(source: Definition, task_type: str) -> dict[str, Any]:
 
 
 def _splits(source: Definition, data: Path) -> dict[str, Path]:
-    """Our name of every split that there is a TSV of; `train` and `validation` have to be."""
+    """The toolkit's split name → TSV file, for every split with a file; `train` and `validation` are required."""
     theirs = list(dict.fromkeys(source.get("split_names") or DEFAULT_SPLITS))
     for split in theirs:
         if not NAME.fullmatch(split):
             source.wrong("split_names", f"has {split!r}; a name may hold letters, digits, '-' and '_' only")
     ours = {split: split for split in theirs}
     for role, words in ROLES.items():
-        # A split that already has our name comes first: it keeps it, so no other may get it.
+        # A split that already has the toolkit's name takes precedence over others that would be renamed to it.
         fitting = [split for split in theirs if split == role] + [split for split in theirs if _is(split, words)]
         if fitting:
             ours[fitting[0]] = role
@@ -252,7 +252,7 @@ def _splits(source: Definition, data: Path) -> dict[str, Path]:
 
 
 def _is(split: str, words: Sequence[str]) -> bool:
-    """Whether a split is of a kind, as `matched_dev` is a `dev`."""
+    """Whether a split's name ends in one of `words`, as `matched_dev` ends in `dev`."""
     return split.rpartition("_")[2] in words
 
 
@@ -260,14 +260,14 @@ def write_task(task: Task, folder: Path, found: Found) -> tuple[dict[str, Any], 
     """Writes `TASK/SPLIT.jsonl` for every split.
 
     Returns:
-        Our definition, its paths relative to `folder`, and the number of rows of each file.
+        The toolkit's definition, with paths relative to `folder`, and the number of rows of each file.
     """
     files: dict[str, str] = {}
     written: dict[str, int] = {}
     (folder / task.name).mkdir(parents=True)
     for split, path in task.splits.items():
         file, problems_before = f"{task.name}/{split}.jsonl", len(found.problems)
-        # MT-DNN writes one and the same label where it has none; training rows that are so too show another custom.
+        # MT-DNN writes a constant label for unlabelled test rows; if training labels are constant too, it is genuine.
         placeholders = _is(split, ("test",)) and is_uniform(task, path) and not is_uniform(task, task.splits["train"])
         written[file] = 0
         with (folder / file).open("w", encoding="utf-8", newline="\n") as output:
@@ -289,20 +289,20 @@ def write_task(task: Task, folder: Path, found: Found) -> tuple[dict[str, Any], 
 def convert(
     files: Sequence[str], data: Path, output: Path, *, names: Sequence[str] = (), overwrite: bool = False
 ) -> tuple[dict[str, int], list[str]]:
-    """Imports definitions and TSVs, completely or not at all.
+    """Imports definitions and TSV files, completely or not at all.
 
     Args:
         files: MT-DNN definition files.
-        data: Directory of `TASK_SPLIT.tsv`.
+        data: Directory with the files `TASK_SPLIT.tsv`.
         output: Directory to write.
-        names: Tasks to import; all when empty.
+        names: Tasks to import; all if empty.
         overwrite: Whether an earlier import in `output` may be replaced.
 
     Returns:
-        The number of rows of each file written, and the remarks.
+        The number of rows of each written file, and the notes.
 
     Raises:
-        UserError: With all that is wrong.
+        UserError: With all problems.
     """
     found, output = Found(), output.resolve()
     definitions, problems = select(read_definitions(files, found), names)
@@ -343,7 +343,7 @@ def _in_the_way(output: Path, *, overwrite: bool) -> list[Problem]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line: import, then print one line per file, the remarks and how to go on."""
+    """Command line: import, then print one line per file, the notes and the next command."""
     parser = argparse.ArgumentParser(
         prog="python -m data_prep.mtdnn", description="Import MT-DNN task definitions and their canonical TSVs."
     )

@@ -1,4 +1,4 @@
-"""MT-DNN's canonical TSVs: no header, no quoting, and for ranking one line for each query."""
+"""Reader of MT-DNN's canonical TSV files: no header, no quoting, and for rankings one line per query."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 from mtl.errors import Problem, counted, listed, nearest
 
-SHOWN = 5  # bad rows of a file told one by one; the others are counted
+SHOWN = 5  # bad rows of a file that are reported individually; the others are counted
 
-# Cells of a TSV row. Of PremiseAndMultiHypothesis the last one repeats; ruid and label have a part for each hypothesis.
+# Cells of a TSV row. In PremiseAndMultiHypothesis, `hypothesis` repeats; `ruid` and `label` are comma-separated lists.
 CELLS = {
     "PremiseOnly": ("uid", "label", "premise"),
     "PremiseAndOneHypothesis": ("uid", "label", "premise", "hypothesis"),
@@ -23,7 +23,7 @@ CELLS = {
 
 @dataclass
 class Found:
-    """What there is to tell: problems, and remarks with the tasks or places that they are about."""
+    """Problems and notes of an import; a note has the tasks or places that it concerns."""
 
     problems: list[Problem] = field(default_factory=list)
     notes: dict[str, list[str]] = field(default_factory=dict)
@@ -44,11 +44,11 @@ class Task:
 
     Attributes:
         name: Its name.
-        type: Our type.
+        type: The toolkit's task type.
         data_format: A key of `CELLS`.
-        values: Text of a label cell to what is written for it; None where a label is a number.
-        settings: The rest of our definition but `data`.
-        splits: Our name of each split to its TSV.
+        values: Text of a label cell → the label that is written for it; None if labels are numbers.
+        settings: The other keys of the toolkit's definition, except `data`.
+        splits: The toolkit's name of each split → its TSV file.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Task:
 
 
 def is_uniform(task: Task, path: Path) -> bool:
-    """Whether a TSV has one label only, or (1,0 of a ranking) the same labels in every row."""
+    """Whether a TSV file has only one label, or the same label cell (for rankings, such as `1,0`) in every row."""
     column = CELLS[task.data_format].index("label")
     cells: set[bytes] = set()
     labels: set[bytes] = set()
@@ -75,9 +75,9 @@ def is_uniform(task: Task, path: Path) -> bool:
 
 
 def read_tsv(task: Task, path: Path, found: Found, *, labelled: bool) -> Iterator[dict[str, Any]]:
-    """Yields our rows of a TSV, in which quotes are ordinary characters; of a ranking one for each hypothesis.
+    """Yields the rows of a TSV file, for a ranking one per hypothesis. Quotes are ordinary characters.
 
-    Bad rows are told: the first of a file one by one, the others as a number.
+    Bad rows are reported in `found`: the first `SHOWN` individually, the others as a count.
     """
     uids: set[str] = set()
     bad = 0
@@ -97,7 +97,7 @@ def read_tsv(task: Task, path: Path, found: Found, *, labelled: bool) -> Iterato
             if task.type == "ranking" and rows:
                 if rows[0]["uid"] in uids:
                     found.note(
-                        task.name, "a uid that stands there again gets its line's number, for a query of its own"
+                        task.name, "a repeated uid gets its line number as a suffix, so that it is a query of its own"
                     )
                     rows = [{**row, "uid": f"{row['uid']}#{number}"} for row in rows]
                 uids.add(rows[0]["uid"])
@@ -107,7 +107,11 @@ def read_tsv(task: Task, path: Path, found: Found, *, labelled: bool) -> Iterato
 
 
 def _rows(task: Task, cells: list[str], *, labelled: bool) -> list[dict[str, Any]]:
-    """Our rows of one of theirs; a ValueError says what was found and what is expected."""
+    """The rows for one line of a TSV file.
+
+    Raises:
+        ValueError: The line is invalid; the message says what was found and what is expected.
+    """
     names, several = CELLS[task.data_format], task.type == "ranking"
     if len(cells) <= len(names) if several else len(cells) != len(names):
         number = f"{len(names) + 1} or more" if several else f"{len(names)}"

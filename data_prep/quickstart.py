@@ -1,15 +1,15 @@
-"""Write the quickstart corpus: three small English tasks, one of each type, made from word lists.
+"""Generates the quickstart corpus: three small English tasks, one of each type, from word lists.
 
-A newcomer should see the whole toolkit work within minutes, offline, and the figures should mean something. A toy set
-whose validation rows reuse the training vocabulary would show neither: counting words would solve it. Here training and
-validation have no content word and no sentence frame in common (see `quickstart_words`), so only a model that brings
-knowledge of word meanings does well on validation.
+The corpus shows the whole toolkit at work within minutes, offline, with meaningful metrics. If validation rows reused
+the training vocabulary, counting words would solve the tasks. Here training and validation have no content word and no
+sentence frame in common (see `quickstart_words`), so that only a model with prior knowledge of word meanings does well
+on validation.
 
-    intent      classification  what a customer message is about, sometimes despite a clause about something else
-    paraphrase  regression      how much of the meaning two sentences share, 0 to 5, whatever words they share
-    advice      ranking         which of five answers helps; the wrong ones repeat the question's words as often
+    intent      classification  topic of a customer message, which may have a distracting clause about another topic
+    paraphrase  regression      how much of their meaning two sentences share, 0 to 5, independent of shared words
+    advice      ranking         which of five answers helps; wrong ones repeat the question's words as often
 
-Everything follows from the seed: the same seed gives the same bytes on every platform.
+The seed determines everything: the same seed gives the same bytes on every platform.
 
     python -m data_prep.quickstart --output data/quickstart --seed 0
 """
@@ -33,11 +33,11 @@ T = TypeVar("T")
 Row = dict[str, str | int | float]
 Corpus = dict[str, dict[str, list[Row]]]
 
-CANDIDATES = 5  # answers per question, one of them right
+CANDIDATES = 5  # answers per question, one of them correct
 REPEAT_SHARE = 0.5  # share of sentence pairs that have a content word in common
 CONTRAST_SHARE = 0.25  # share of customer messages with a second clause about another intent
 
-# What two sentences may have in common, by score: agent 1 point, activity 2, object 2.
+# Score → the parts that two sentences may share: agent (1 point), activity (2), object (2).
 SHARED_PARTS: dict[int, tuple[tuple[str, ...], ...]] = {
     0: ((),),
     1: (("agent",),),
@@ -49,12 +49,12 @@ SHARED_PARTS: dict[int, tuple[tuple[str, ...], ...]] = {
 
 
 def generate(seed: int = 0) -> Corpus:
-    """Make the whole corpus in memory.
+    """Generates the whole corpus in memory.
 
-    Every task and split draws from its own generator, so changing one leaves the rows of the others as they were.
+    Every task and split has its own random generator, so that changing one does not affect the others.
 
     Returns:
-        task -> split -> rows, in the order in which `write` stores them.
+        Task → split → rows, in the order in which `write` stores them.
     """
     return {
         task: {
@@ -66,7 +66,7 @@ def generate(seed: int = 0) -> Corpus:
 
 
 def write(corpus: Corpus, output: Path) -> dict[Path, int]:
-    """Store the corpus as `<output>/<task>/<split>.jsonl` and return the number of rows of each file."""
+    """Writes the corpus to `OUTPUT/TASK/SPLIT.jsonl`; returns the number of rows of each file."""
     written = {}
     for task, splits in corpus.items():
         for split, rows in splits.items():
@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def make_intent(lexicon: Lexicon, rows: int, rng: random.Random) -> list[Row]:
-    """Customer messages with as many rows for each intent; the label is the intent of the main clause."""
+    """Customer messages, equally many for each intent; the label is the intent of the main clause."""
     items = _parts(lexicon.items)
     plain, contrast = _lines(lexicon.message_frames), _lines(lexicon.contrast_frames)
     made: dict[str, Row] = {}
@@ -109,17 +109,17 @@ def make_intent(lexicon: Lexicon, rows: int, rng: random.Random) -> list[Row]:
         while len(made) < target:
             frame = rng.choice(contrast if rng.random() < CONTRAST_SHARE else plain)
             aside = rng.choice(_parts(lexicon.asides[rng.choice(others)]))
-            # The item is filled in last: both clauses speak of the same one.
+            # The item is filled in last, so that both clauses mention the same one.
             message = frame.format(main=next(clauses), aside=aside).format(item=rng.choice(items))
             made.setdefault(_sentence(message), {"message": _sentence(message), "intent": intent})
     return _shuffled(made.values(), rng)
 
 
 def make_paraphrase(lexicon: Lexicon, rows: int, rng: random.Random) -> list[Row]:
-    """Sentence pairs with as many rows for each score, worded anew where they mean the same.
+    """Sentence pairs, equally many for each score; shared meanings are expressed by synonyms.
 
-    Whether a pair has a content word in common is drawn without looking at the score: the adjective always means the
-    same in both sentences and may be repeated where all else differs, so word overlap says nothing about the score.
+    Whether a pair repeats a content word is drawn independently of the score: the adjective has the same meaning in
+    both sentences and can be repeated even if everything else differs. So word overlap does not reveal the score.
     """
     frames = _lines(lexicon.scene_frames)
     made: dict[tuple[str, ...], Row] = {}
@@ -137,10 +137,10 @@ def make_paraphrase(lexicon: Lexicon, rows: int, rng: random.Random) -> list[Row
 
 
 def make_advice(lexicon: Lexicon, rows: int, rng: random.Random) -> list[Row]:
-    """Questions with `CANDIDATES` answers each, in random order; the rows of a question stay together.
+    """Questions with `CANDIDATES` answers each, in random order; the rows of a question are consecutive.
 
-    A wrong answer is the right one of another question, so no answer is right or wrong by itself. Half of the answers
-    repeat the object of the question, right ones no more often than wrong ones.
+    A wrong answer is the correct one of another question, so that no answer is right or wrong by itself. Half of the
+    answers repeat the object of the question, correct ones no more often than wrong ones.
     """
     facts = [tuple(_parts(line)) for block in lexicon.facts.values() for line in _lines(block)]
     answer_frames = [_parts(line) for line in _lines(lexicon.answer_frames)]
@@ -172,7 +172,7 @@ def make_advice(lexicon: Lexicon, rows: int, rng: random.Random) -> list[Row]:
 def _scene_pair(
     lexicon: Lexicon, shared: Sequence[str], repeated: str, rng: random.Random
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Fill the parts of two scenes that agree in the parts `shared`, and word for word in the one `repeated`."""
+    """The parts of two scenes with the same meaning in the parts `shared`, and the same word in the part `repeated`."""
     scene = rng.choice(lexicon.scenes)
     other_scene = scene if {"activity", "object"} & set(shared) else rng.choice(lexicon.scenes)
     blocks = {
@@ -209,7 +209,7 @@ def _concepts(block: str) -> list[list[str]]:
 
 
 def _sentence(text: str) -> str:
-    """Capitalise, and turn `a` into `an` before a vowel."""
+    """Capitalises a text, and turns `a` into `an` before a vowel."""
     text = re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", text)
     return text[0].upper() + text[1:]
 
@@ -221,14 +221,14 @@ def _shuffled(values: Iterable[T], rng: random.Random) -> list[T]:
 
 
 def _endless(values: Sequence[T], rng: random.Random) -> Iterator[T]:
-    """Every value once in random order, then all again in another order, and so on: none is drawn much more often."""
+    """Endless sequence of values, reshuffled after each pass, so that all occur equally often."""
     while True:
         yield from _shuffled(values, rng)
 
 
 LEXICONS: dict[str, Lexicon] = {"train": TRAIN, "validation": VALIDATION}
 
-# task -> (maker, rows of each split)
+# Task → (function that generates its rows, number of rows of each split).
 TASKS: dict[str, tuple[Callable[[Lexicon, int, random.Random], list[Row]], dict[str, int]]] = {
     "intent": (make_intent, {"train": 2000, "validation": 400}),
     "paraphrase": (make_paraphrase, {"train": 2000, "validation": 400}),

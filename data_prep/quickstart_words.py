@@ -1,10 +1,10 @@
 """Words and sentence frames of the quickstart corpus, one `Lexicon` per split.
 
-The two lexicons share no content word and no sentence frame, in any of the three tasks. That is the whole point of the
-corpus: counting words learns nothing that carries over to validation, while an encoder that already knows that
-"consignment" is close to "parcel" does well. `tests/test_quickstart_corpus.py` refuses an entry that breaks this.
+The two lexicons share no content word and no sentence frame, in any of the three tasks. Word counts therefore do not
+transfer to validation, while an encoder that already knows that "consignment" is close to "parcel" does well.
+`tests/test_quickstart_corpus.py` fails if an entry breaks this rule.
 
-Blocks are plain text, one entry a line, so that adding an entry is adding a line. `|` separates the parts of an entry:
+Blocks are plain text with one entry per line. `|` separates the parts of an entry:
 the wordings of one concept, or the verb, the object and the answer of one fact. `{item}`, `{main}`, ... are slots.
 """
 

@@ -1,7 +1,7 @@
 """The toolkit from Python: `import mtl`, then `mtl.train`, `mtl.adapt` and `mtl.load`.
 
-The command line's `train` and `adapt` are thin layers on this. Nothing is printed unless it is asked for, and what is
-wrong with a request is one `UserError` with all its problems.
+The commands `train` and `adapt` are thin wrappers around these functions. Nothing is printed unless `verbose` is set.
+Invalid input raises one `UserError` that lists all problems.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class Trained:
     """A finished run.
 
     Attributes:
-        path: Its directory.
-        results: What its `results.json` holds.
-        warnings: What a user should look at, such as training rows that stand in evaluation rows.
+        path: The run directory.
+        results: The contents of `results.json`.
+        warnings: Warnings about the run, such as training rows that are also evaluation rows.
     """
 
     path: Path
@@ -39,7 +39,7 @@ class Trained:
     warnings: tuple[str, ...] = ()
 
     def load(self, weights: str = "best", *, trust_remote_code: bool = False) -> Model:
-        """The run's models; see `load`."""
+        """Loads the run's models; see `load`."""
         return load(self.path, weights, trust_remote_code=trust_remote_code)
 
 
@@ -63,31 +63,31 @@ def train(
     """Trains one shared encoder on several tasks.
 
     Args:
-        task_defs: Task definitions: a YAML file, a mapping of the same shape (task name to definition; file paths in it
-            are relative to the working directory), or several of these. A run that is resumed has its own.
+        task_defs: Task definitions: a YAML file, a mapping of the same shape (task name → definition; file paths in it
+            are relative to the working directory), or several of these. Not needed with `resume`.
         output: Directory of the run.
         encoder: Hub id, directory, or `pkg:PACKAGE/SUBDIR`.
-        tasks: Tasks to take, in order; all by default.
+        tasks: Tasks to train, in this order; all by default.
         data_root: Local mirror of the hub.
         config: Run configuration file, such as another run's `run.yml`.
         settings: Any key of the configuration, dotted or nested, such as
             `{"train.max_steps": 100, "tasks.rte.smart.weight": 3}`.
         resume: Whether to continue the run in `output`.
-        overwrite: Whether to replace it.
-        trust_remote_code: Whether the encoder may run code of its own.
-        baselines: Whether to train each task alone afterwards, for the steps it got, and compare.
-        verbose: Whether to print what the command line prints; by default nothing is.
-        display: What shows the run instead.
-        command: The command line that asked, if one did: it is recorded, and messages are in its words.
+        overwrite: Whether to replace the run in `output`.
+        trust_remote_code: Whether the encoder may run its own code.
+        baselines: Whether to train each task alone afterwards, for its number of steps in the run, and compare.
+        verbose: Whether to print what the command line prints; by default nothing is printed.
+        display: Shows the run instead of the default display.
+        command: The command line, if called from one: it is recorded, and messages then refer to its flags.
 
     Returns:
         The finished run.
 
     Raises:
-        UserError: The request is wrong; nothing was started.
-        Interrupted: A signal came; what was trained is in the newest checkpoint.
-        NonFiniteError: A loss or gradient became NaN or infinite, and may not be skipped.
-        StorageError: Something could not be written.
+        UserError: Invalid input; training did not start.
+        Interrupted: A signal was received; the training state is in the newest checkpoint.
+        NonFiniteError: A loss or gradient became NaN or infinite, and could not be skipped.
+        StorageError: A file could not be written.
     """
     with words_of(command):
         typed = _typed(settings, encoder=encoder, data_root=data_root, trust_remote_code=trust_remote_code or None)
@@ -116,27 +116,27 @@ def adapt(
     """Fine-tunes a trained run on one task, known or new.
 
     Args:
-        run_dir: A run that `train` finished.
-        task: The task's name.
+        run_dir: A finished run of `train`.
+        task: Name of the task.
         output: Directory of the new run.
         task_defs: Definitions of new tasks; see `train`.
-        head: `reuse` (by default, where the run has a head of the task), `fresh`, or the name of another task of the
-            run with the same type and number of outputs, whose head it starts from.
+        head: `reuse` (the default if the run has a head for the task), `fresh`, or the name of another task of the run
+            with the same type and number of outputs, whose head is used as initialization.
         data_root: Local mirror of the hub; by default the run's.
         config: Run configuration file.
         settings: Any key of the configuration; see `train`.
         resume: Whether to continue the run in `output`.
-        overwrite: Whether to replace it.
-        trust_remote_code: Whether the encoder may run code of its own.
+        overwrite: Whether to replace the run in `output`.
+        trust_remote_code: Whether the encoder may run its own code.
         verbose: Whether to print what the command line prints.
-        display: What shows the run instead.
-        command: The command line that asked, if one did.
+        display: Shows the run instead of the default display.
+        command: The command line, if called from one; see `train`.
 
     Returns:
         The finished run.
 
     Raises:
-        UserError: The request is wrong; nothing was started. Others are those of `train`.
+        UserError: Invalid input; training did not start. Other errors are as for `train`.
     """
     with words_of(command):
         typed = _typed(settings, head=head, data_root=data_root, trust_remote_code=trust_remote_code or None)
@@ -145,7 +145,7 @@ def adapt(
 
 
 def _typed(settings: Mapping[str, Any] | Sourced | None, **named: Any) -> Sourced:
-    """Settings, with what has an argument of its own over them."""
+    """Settings, overridden by those that have their own argument."""
     base = settings if isinstance(settings, Sourced) else from_mapping({} if settings is None else settings)
     own = {key: value if value is True else os.fspath(value) for key, value in named.items() if value is not None}
     return Sourced(own, {(key,): key for key in own}).over(base)
@@ -178,7 +178,7 @@ def _run(
 
 
 def _checked(check: Callable[[], Checked]) -> Checked:
-    """What a check gives, in all processes or in none; nothing heavy is imported for a single one."""
+    """Result of a check, which fails in all processes or in none; a single process avoids the heavy imports."""
     if PROCESSES == 1:
         return check()
     from mtl.processes import Processes

@@ -1,4 +1,4 @@
-"""Is training together better? Each task of a run trained alone, for as many steps as it got."""
+"""Single-task baselines: trains each task of a multi-task run alone, for as many steps as the run spent on it."""
 
 from __future__ import annotations
 
@@ -29,23 +29,24 @@ FOLDER = "baselines"
 def train_baselines(
     checked: Checked, output: Path, results: Mapping[str, Any], *, command: Sequence[str] | None, display: Display
 ) -> dict[str, Any]:
-    """Trains each task of a finished run alone, in `output/baselines/TASK`, and puts the outcome into its results.
+    """Trains each task of a finished run alone, in `output/baselines/TASK`, and adds the metrics to the run's results.
 
-    A single run has the settings, seed, training rows and order of the task's batches of the run, as many steps as the
-    task got, and not more evaluations to choose the best step from. Finished ones are kept, begun ones continued.
+    A baseline has the run's settings and seed, the task's training rows and order of batches, and as many steps as the
+    run spent on the task. It is evaluated at most as often as the run, so that its best step is chosen from no more
+    evaluations. Finished baselines are kept, unfinished ones continued.
 
     Args:
-        checked: The run, as it was trained.
-        output: Its directory.
-        results: What it came to.
-        command: The command line, for the record; None from a program.
-        display: What shows the runs.
+        checked: The configuration and data of the multi-task run.
+        output: The directory of the multi-task run.
+        results: The results of the multi-task run.
+        command: The command line, for the provenance record; None if called from Python.
+        display: Shows the progress of the baselines.
 
     Returns:
-        The results with `single`: task to split to the metrics of training alone, at its best step.
+        The results with `single`: task → split → metrics of the baseline at its best step.
 
     Raises:
-        UserError: The run has one task only, or an unfinished or foreign run is in the way.
+        UserError: A baseline's directory holds something that cannot be continued.
     """
     processes = Processes.current()
     display = display if processes.is_main else Display("silent")
@@ -79,24 +80,24 @@ def train_baselines(
 
 
 def require_several(checked: Checked) -> None:
-    """Refuses a comparison with itself.
+    """Checks that there is more than one task, because one task alone would be compared with itself.
 
     Raises:
-        UserError: The run has one task only.
+        UserError: The run has only one task.
     """
     if len(checked.run.tasks) < 2:
         raise UserError.of("--baselines", "trains each task of several alone; this run has one task only")
 
 
 def alone_of(checked: Checked, name: str, steps: int, of: int, evaluate_every: int) -> Checked:
-    """The run of one task alone: a step for each of its batches in a run of `of` steps, evaluated as often.
+    """Configuration and data for one task alone, with its steps in a multi-task run and at most as many evaluations.
 
     Args:
-        checked: The run of all tasks.
-        name: The task.
-        steps: Its batches there.
-        of: Steps of that run.
-        evaluate_every: Steps between its evaluations.
+        checked: The multi-task run.
+        name: Name of the task.
+        steps: Steps of the multi-task run on this task.
+        of: All steps of the multi-task run.
+        evaluate_every: Steps between evaluations of the multi-task run.
     """
     config = checked.run.config
 
@@ -106,18 +107,18 @@ def alone_of(checked: Checked, name: str, steps: int, of: int, evaluate_every: i
     save_every = config.checkpoint.every
     sections = {
         "train": config.train.model_copy(update={"max_steps": steps, "tasks_per_step": 1}),
-        # Its steps are those that the task got: it does not stop earlier by itself.
+        # Early stopping is off: the number of steps must equal the task's steps in the multi-task run.
         "evaluation": config.evaluation.model_copy(update={"every": as_often(evaluate_every), "patience": None}),
         "checkpoint": config.checkpoint.model_copy(update={"every": save_every and as_often(save_every)}),
     }
     run = Run(config.model_copy(update=sections), {name: checked.run.tasks[name]})
-    # The rows that leak into any task's evaluation stay left out: both see the same training data.
+    # Leaks into other tasks' evaluation data stay excluded, so that both runs train on the same rows.
     data = Data({name: checked.data.sources[name]}, {name: checked.data.summaries[name]}, checked.data.leaks)
     return replace(checked, run=run, data=data)
 
 
 def differences(results: Mapping[str, Any]) -> list[tuple[str, str, str, float, float]]:
-    """Rows (task, split, metric, multi-task value, value alone) of all that both have."""
+    """Tuples (task, split, metric, multi-task value, single-task value) of every metric that the baselines have."""
     return [
         (name, split, metric, results["tasks"][name][split][metric], value)
         for name, splits in results.get("single", {}).items()
@@ -128,7 +129,7 @@ def differences(results: Mapping[str, Any]) -> list[tuple[str, str, str, float, 
 
 
 def singles_table(results: Mapping[str, Any], run: Run) -> str:
-    """Together beside alone, each at its best step."""
+    """Table of multi-task and single-task metrics, each at its own best step, and their difference."""
     rows = []
     for name, split, metric, together, alone in differences(results):
         first = metric == run.tasks[name].metrics[0]

@@ -1,8 +1,9 @@
-"""Model cards: what a model is, how well it does and on what, how it was trained, its limits, and how to use it.
+"""Model cards: description, usage, results, training, data, limits and licence of an exported model.
 
-A card tells what its run recorded. What was not recorded is left out, and nothing is looked up or guessed. Texts of
-users (labels, columns, files) stand in code spans, never in tables or metadata, and of paths the last part alone, as a
-card may be published. Metadata is that of the Hugging Face hub's model cards, written by a YAML dumper.
+A card contains only what its run recorded; anything else is omitted, and nothing is looked up or guessed. Because a
+card may be published, texts from users (labels, columns, files) appear only in code spans, never in tables or metadata,
+and paths are reduced to their last component. Metadata follows the Hugging Face hub's model cards and is written by a
+YAML dumper.
 """
 
 from __future__ import annotations
@@ -26,20 +27,20 @@ from mtl.taskdef import NAME, TaskDef
 
 CARD_FILE = "README.md"
 LABELS_SHOWN = 100
-CONFIG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")  # a data set's configuration that metadata may name
+CONFIG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")  # names of data set configurations allowed in metadata
 DIGEST = re.compile(r"[A-Za-z0-9]{8,128}")
-PLACE = "path/to/this/directory"  # in the example
+PLACE = "path/to/this/directory"  # path in the usage example
 
 
 def model_card(name: str, task: TaskDef, facts: Facts, limit: int, *, own_code: bool = False) -> str:
     """The text of a model's README.md.
 
     Args:
-        name: The task's name.
+        name: Name of the task.
         task: Its definition.
-        facts: What is known of the model.
-        limit: Tokens that tokenizer and encoder take, which may be fewer than the task asks for.
-        own_code: Whether the model brings code, without which it does not load.
+        facts: The recorded information about the model.
+        limit: Maximum input length in tokens, which may be less than the task's `max_length`.
+        own_code: Whether the model needs its own code to be loaded.
     """
     task = task.model_copy(update={"max_length": min(task.max_length, limit)})
     sections = {
@@ -60,7 +61,7 @@ def model_card(name: str, task: TaskDef, facts: Facts, limit: int, *, own_code: 
 
 
 def code_span(text: str) -> str:
-    """A text of the user's data in Markdown, where nothing in it is markup."""
+    """A text from a user as a Markdown code span, so that nothing in it is interpreted as markup."""
     text = printable(text)
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
     pad = " " if text[:1] in ("`", " ", "") or text[-1:] in ("`", " ") else ""
@@ -69,12 +70,12 @@ def code_span(text: str) -> str:
 
 # Metadata: https://github.com/huggingface/hub-docs/blob/main/modelcard.md
 
-# Our name of a metric to the hub's, where it is another one.
+# Metric → its name on the hub, where the names differ.
 HUB_METRICS = {"mcc": "matthews_correlation", "macro_f1": "f1", "pearson": "pearsonr", "spearman": "spearmanr"}
 
 
 def metadata(name: str, task: TaskDef, facts: Facts) -> dict[str, Any]:
-    """The card's metadata; keys of which nothing is known are left out."""
+    """The card's metadata; keys without a known value are omitted."""
     ranking, tasks = task.type == "ranking", facts.run.tasks if facts.run else {name: task}
     origin, results = facts.origin, _model_index(name, task, facts)
     licence = origin.licence if origin else None
@@ -106,7 +107,7 @@ def _pipeline(task: TaskDef) -> str:
 
 
 def _data_set(task: TaskDef) -> str | None:
-    """The task's data set, if it is one of the hub's."""
+    """The task's data set on the hub, if it has one."""
     hub = task.data.hub
     return hub if hub and HUB_ID.fullmatch(hub) else None
 
@@ -143,11 +144,11 @@ def _summary(task: TaskDef) -> list[str]:
     columns = task.data.columns
     inputs = code_span(columns.text_a) + (f" and {code_span(columns.text_b)}" if columns.text_b else "")
     output = {
-        "classification": f"one of {len(task.labels):,} labels out",
-        "regression": "one number out",
-        "ranking": "one score out, by which the candidates of a query are ordered",
+        "classification": f"one of {len(task.labels):,} labels",
+        "regression": "a number",
+        "ranking": "a score that ranks the candidates of a query",
     }[task.type]
-    lines = [f"A {task.type} model: {inputs} in, {output}; inputs of at most {task.max_length} tokens."]
+    lines = [f"A {task.type} model. Input: {inputs}, at most {task.max_length} tokens. Output: {output}."]
     if task.labels:
         spans = listed([code_span(label) for label in task.labels], LABELS_SHOWN)
         lines += ["", f"Labels, in the order of the logits: {spans}."]
@@ -175,7 +176,7 @@ def _use(task: TaskDef, *, own_code: bool) -> list[str]:
         ]
     more = "`AutoModelForSequenceClassification` and `AutoTokenizer` load it too; `task.yml` is the task's definition."
     if own_code:
-        more += " The model runs code of its own, the `.py` files here: each of them needs `trust_remote_code=True`."
+        more += " The model runs its own code, the `.py` files here: loading it needs `trust_remote_code=True`."
     return ["```python", *code, "```", "", more]
 
 
@@ -183,7 +184,7 @@ def _results(task: TaskDef, facts: Facts) -> list[str]:
     of = f" of {facts.steps:,}" if facts.steps is not None else ""
     lines = []
     if facts.weights == "teacher":
-        lines = ["These are the weights of the proximal term's teacher, a slow average; they were not evaluated.", ""]
+        lines = ["These are the weights of the proximal term's teacher, a moving average; they were not evaluated.", ""]
     elif facts.step is not None and facts.weights == "final":
         lines = [f"After the last step, {facts.step:,}.", ""]
     elif facts.step is not None:
@@ -194,8 +195,8 @@ def _results(task: TaskDef, facts: Facts) -> list[str]:
             lines += _table(task, split, values, facts)
     unit = "queries" if task.type == "ranking" else "rows"
     columns = [
-        *([f"the intervals are bootstraps of the {unit}"] if facts.intervals else []),
-        *(["the baseline is a guess that reads no text"] if facts.metrics and facts.baselines else []),
+        *([f"intervals are bootstraps over {unit}"] if facts.intervals else []),
+        *(["the baseline ignores the text"] if facts.metrics and facts.baselines else []),
         *(["“trained alone” is the same encoder on this task only, for as many steps"] if facts.single else []),
     ]
     text = "; ".join(columns)
@@ -208,7 +209,7 @@ def _deciding(facts: Facts) -> str:
 
 
 def _table(task: TaskDef, split: str, values: Mapping[str, Any], facts: Facts) -> list[str]:
-    """One split's metrics, in columns of what is known."""
+    """Table of one split's metrics, with a column for each kind of value that is known."""
     spread, guess, alone = (part.get(split, {}) for part in (facts.intervals, facts.baselines, facts.single))
     columns = {
         f"metric on `{split}`": [f"`{metric}`" for metric in task.metrics],
@@ -247,7 +248,7 @@ def _training(name: str, task: TaskDef, facts: Facts) -> list[str]:
         ]
     others = [f"`{other}` ({run.tasks[other].type})" for other in run.tasks if other != name]
     if others:
-        lines.append(f"- One encoder with other tasks, each with a head of its own: {listed(others, LABELS_SHOWN)}.")
+        lines.append(f"- Encoder shared with other tasks, each with its own head: {listed(others, LABELS_SHOWN)}.")
     elif config.phase == "adapt":
         taken = stored_head(config.head, name)
         began = "new" if taken is None else "reused" if taken == name else f"taken from {code_span(taken)}"
@@ -314,21 +315,21 @@ def _data(name: str, task: TaskDef, facts: Facts) -> list[str]:
         known += [f"fingerprint `{digest}`"] if DIGEST.fullmatch(digest) else []
         lines.append(f"- `{split}` ({code_span(place)}){': ' if known else ''}{', '.join(known)}")
     if any(DIGEST.fullmatch(digest) for digest in facts.provenance.contents.values()):
-        what = "the one that the `datasets` library gives" if data.hub else "the SHA-256 of the file"
-        lines += ["", f"A fingerprint is {what}{', or of a local copy its SHA-256' if data.hub else ''}."]
+        what = "that of the `datasets` library, or for a local copy its SHA-256" if data.hub else "the file's SHA-256"
+        lines += ["", f"The fingerprint is {what}."]
     return lines
 
 
 DATA_COUNTS = {
     "rows": "rows",
     "truncated": "of them truncated",
-    "unlabelled": "without a label left out",
-    "dropped": "left out that stand in evaluation rows",
+    "unlabelled": "without a label excluded",
+    "dropped": "excluded because they are also evaluation rows",
 }
 
 
 def _seen(name: str, facts: Facts) -> list[str]:
-    """Evaluation rows of a task that stand in training data, of this run or of those before."""
+    """Evaluation rows of a task that are also in the training data of this run or of the runs before it."""
     lines, config = [], facts.run.config if facts.run else None
     own = set(facts.run.tasks) if facts.run else set()
     part = config is not None and (config.train.train_size or config.train.train_fraction or config.train.task_sizes)
@@ -346,21 +347,21 @@ def _seen(name: str, facts: Facts) -> list[str]:
 
 
 def _limits(name: str, task: TaskDef, facts: Facts) -> list[str]:
-    measured = "Nothing was measured but what stands above: no other kinds of text, languages, or groups of people."
-    lines = [f"- {measured if facts.metrics else 'How well it does is not known here.'}"]
+    measured = "Only the results above were measured: no other kinds of text, languages, or groups of people."
+    lines = [f"- {measured if facts.metrics else 'No evaluation results were recorded.'}"]
     if facts.weights == "best" and facts.metrics:
-        lines.append(f"- The best step was chosen by {_deciding(facts)}, so that values there are slightly too good.")
+        lines.append(f"- The best step was chosen on {_deciding(facts)}, so values there are slightly optimistic.")
     if facts.intervals:
-        lines.append("- The intervals say how values vary with the rows evaluated, not with the seed: this is one run.")
+        lines.append("- The intervals cover variation with the evaluated rows, not with the seed: this is one run.")
     lines += _seen(name, facts)
     if facts.run is not None and facts.run.config.leaks == "ignore":
-        lines.append("- Whether evaluation rows stand in training rows was not looked for.")
-    lines.append(f"- Longer inputs than {task.max_length} tokens are cut.")
+        lines.append("- The training data was not searched for evaluation rows.")
+    lines.append(f"- Inputs longer than {task.max_length} tokens are truncated.")
     lines.append(
         {
-            "classification": "- Probabilities were not calibrated, and one of the labels always wins.",
-            "regression": "- Numbers have no bounds: they may lie outside those of the training data.",
-            "ranking": "- Scores order the candidates of one query; between queries they cannot be compared.",
+            "classification": "- Probabilities were not calibrated, and the model always predicts one of its labels.",
+            "regression": "- Outputs are unbounded: they may lie outside the range of the training labels.",
+            "ranking": "- Scores rank the candidates of one query; they are not comparable between queries.",
         }[task.type]
     )
     return lines
@@ -369,8 +370,8 @@ def _limits(name: str, task: TaskDef, facts: Facts) -> list[str]:
 def _licence(origin: Origin | None) -> list[str]:
     licence = origin.licence if origin else None
     if licence is None:
-        return ["No licence of the encoder is known here: see where it came from before you pass this model on."]
-    return [f"The encoder's card states {_licence_words(licence)}. The data has terms of its own."]
+        return ["The encoder's licence is not known: check it at its source before you redistribute this model."]
+    return [f"The encoder's card states {_licence_words(licence)}. The data has its own terms."]
 
 
 def _licence_words(licence: Licence) -> str:

@@ -1,7 +1,7 @@
-"""Charts as lists of marks, which `drawing.svg` and `pictures.png` draw: functions of numbers, without files.
+"""Charts as lists of marks, computed from numbers and rendered by `drawing.svg` and `pictures.png`.
 
-All are `WIDTH` wide, so that the page can lay them side by side or, on a phone, below each other, and no text shrinks.
-Series differ in colour and in dash and shape. Lengths are in pixels of the drawing.
+All charts are `WIDTH` wide, so that a page can place them side by side or, on a phone, below each other, without
+scaling the text. Series differ in colour and in dash pattern. Lengths are in pixels of the drawing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ HEIGHT = 220.0
 LEFT, RIGHT, TOP, BOTTOM = 48.0, 14.0, 22.0, 34.0
 SERIES = 4  # styles s0 to s3
 MOST_DOTS = 1500
-SLOTS = 120  # columns of a strip
+SLOTS = 120  # columns of a strip chart
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class Series:
     """Values over steps.
 
     Attributes:
-        label: For the legend.
-        points: (x, y); what is not finite is left out.
-        style: Number of its style, or a name.
-        dots: Whether each point is marked.
+        label: Label in the legend.
+        points: (x, y); points whose y is not finite are omitted.
+        style: Index of a series style, or the name of a style.
+        dots: Whether to mark each point.
     """
 
     label: str
@@ -42,7 +42,7 @@ class Series:
 
 @dataclass
 class _Axes:
-    """Where numbers stand in the drawing, and the marks of the frame."""
+    """Maps values to positions in the drawing, and collects its marks, first those of the axes."""
 
     x: tuple[float, float]
     y: tuple[float, float]
@@ -79,7 +79,7 @@ class _Axes:
 
 
 def short(value: float) -> str:
-    """A number in few letters: 0.25, 1,200, 15k, 3e-8."""
+    """A number in few characters: 0.25, 1,200, 15k, 3e-8."""
     if value == 0:
         return "0"
     size = abs(value)
@@ -92,14 +92,14 @@ def short(value: float) -> str:
 
 
 def round_step(span: float, about: int) -> float:
-    """The round number, 1, 2 or 5 times a power of ten, that divides a span into at most about so many steps."""
+    """The smallest of 1, 2 or 5 times a power of ten that divides a span into at most `about` steps."""
     rough = span / about
     power = 10.0 ** math.floor(math.log10(rough))
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
 
 
 def ticks(low: float, high: float, about: int = 4) -> list[float]:
-    """Round numbers between two bounds."""
+    """About `about` round numbers between two bounds."""
     step = round_step(high - low, about)
     first = math.ceil(low / step - 1e-9)
     return [0.0 if n == 0 else float(f"{n * step:.12g}") for n in range(first, math.floor(high / step + 1e-9) + 1)]
@@ -111,11 +111,11 @@ def _powers(low: float, high: float) -> list[float]:
 
 
 def _bounds(values: Iterable[float]) -> tuple[float, float]:
-    """A range with some air; it is never empty."""
+    """The range of some values with a margin of 5 %; never empty."""
     found = list(values) or [0.0, 1.0]
     low, high = min(found), max(found)
     size = max(abs(low), abs(high), 1e-12)
-    air = (high - low if high - low > 1e-3 * size else size) * 0.05  # what differs in rounding only is one value
+    air = (high - low if high - low > 1e-3 * size else size) * 0.05  # differences of rounding count as equal
     return low - air, high + air
 
 
@@ -133,14 +133,14 @@ def line_chart(
     """Values over the steps of a run.
 
     Args:
-        name: For files and ids.
-        title: What is shown.
-        series: At most `SERIES`.
-        y_label: Words at the vertical axis.
-        steps: Where the horizontal axis ends.
-        log: Whether the vertical axis is logarithmic; values of 0 and below are left out then.
-        reference: Label and value of a horizontal line.
-        best: A point to mark.
+        name: Used in file names and ids.
+        title: Title of the chart.
+        series: At most `SERIES` series.
+        y_label: Label of the vertical axis.
+        steps: End of the horizontal axis.
+        log: Whether the vertical axis is logarithmic; values ≤ 0 are then omitted.
+        reference: Label and value of a horizontal reference line.
+        best: The best point, which is marked.
     """
 
     def shown(value: float) -> bool:
@@ -185,7 +185,7 @@ def _in_words(series: Series) -> str:
 
 
 def _legend(entries: Sequence[tuple[str, str]], top: float) -> tuple[list[Mark], float]:
-    """Keys in rows below a drawing, and where they end."""
+    """The marks of a legend below a drawing, and the y at which it ends."""
     marks: list[Mark] = []
     x, y = 8.0, top + 14
     for label, style in entries:
@@ -204,7 +204,7 @@ def _legend(entries: Sequence[tuple[str, str]], top: float) -> tuple[list[Mark],
 
 @dataclass(frozen=True)
 class Measured:
-    """A value with its interval and what it is to be compared to."""
+    """A value with its interval and baseline."""
 
     label: str
     value: float
@@ -213,7 +213,7 @@ class Measured:
 
 
 def forest_chart(name: str, title: str, rows: Sequence[Measured]) -> Chart:
-    """Values with their intervals, one below the other on a common axis."""
+    """Forest plot: values with intervals and baselines, one below the other on a common axis."""
     numbers = [n for r in rows for n in (r.value, *(r.interval or ()), *([] if r.baseline is None else [r.baseline]))]
     finite = [n for n in numbers if math.isfinite(n)]
     bounds = min([0.0, *finite]), max([1.0, *finite])
@@ -243,14 +243,14 @@ def forest_chart(name: str, title: str, rows: Sequence[Measured]) -> Chart:
 
 
 def strip_chart(name: str, title: str, tasks: Sequence[str], done: Sequence[tuple[int, int]], steps: int) -> Chart:
-    """Which task was trained when: a lane for each, cut into columns; a bar is as high as the task's share there.
+    """When each task was trained: one lane per task; the height of a bar is the task's share of the steps there.
 
     Args:
-        name: For files and ids.
-        title: What is shown.
-        tasks: Their names.
-        done: (step from 1, task) of every step.
-        steps: Where the horizontal axis ends.
+        name: Used in file names and ids.
+        title: Title of the chart.
+        tasks: Names of the tasks.
+        done: (step from 1, index of the task) of every step.
+        steps: End of the horizontal axis.
     """
     steps = max(steps, 1)
     slots = min(SLOTS, steps)
@@ -282,7 +282,10 @@ def strip_chart(name: str, title: str, tasks: Sequence[str], done: Sequence[tupl
 
 
 def scatter_chart(name: str, title: str, points: Sequence[Point]) -> Chart:
-    """True values to the right, predictions upwards, and the diagonal on which they agree."""
+    """Scatter plot of predictions (y) against true values (x), with the diagonal.
+
+    With more than `MOST_DOTS` points, only every n-th is drawn.
+    """
     every = max(1, -(-len(points) // MOST_DOTS))
     xs, ys = _bounds(x for x, _ in points), _bounds(y for _, y in points)
     axes = _Axes(xs, ys, height=300.0)
@@ -300,7 +303,7 @@ def scatter_chart(name: str, title: str, points: Sequence[Point]) -> Chart:
 
 
 def bar_chart(name: str, title: str, bars: Sequence[tuple[str, int]], *, x_label: str) -> Chart:
-    """How often something was counted, the number above each bar."""
+    """Bar chart of counts, with the number above each bar."""
     highest = max([1, *(count for _, count in bars)])
     axes = _Axes((0.0, float(len(bars))), (0.0, highest * 1.12))
     for tick in ticks(0.0, highest):

@@ -1,4 +1,4 @@
-"""Runs a study: every run a process of its own, finished ones kept, interrupted ones continued."""
+"""Runs a study: each run in its own process; finished runs are kept, interrupted ones resumed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mtl.summary import store_summary, summary_text
 
 Say = Callable[[str], None]
 POLL = 0.1  # seconds
-WARNINGS = 10  # of its runs that a study shows
+WARNINGS = 10  # maximum number of the runs' warnings that are printed
 
 
 def compare(
@@ -37,24 +37,25 @@ def compare(
     summary_only: bool = False,
     say: Say = print,
 ) -> bool:
-    """Runs what is left of a study, then writes and shows its summary.
+    """Runs the unfinished cells of a study, then writes and prints its summary.
 
     Args:
-        path: The study's file.
-        output: Directory of the study; by default `runs/` and the file's name.
-        jobs: Runs at a time, among which the machine's threads are divided.
-        data_root: Local mirror of the hub, over the file's.
+        path: The study file.
+        output: Directory of the study; by default `runs/STUDY`, where STUDY is the file's name without suffix.
+        jobs: Number of concurrent runs; the machine's threads are divided among them.
+        data_root: Local mirror of the hub; overrides that of the file.
         arms: Arms to run now; all by default.
-        summary: A file that also gets the summary; cells whose outcome it holds count as finished, wherever they ran.
-        summary_only: Whether to run nothing.
-        say: Where lines for people go.
+        summary: A file to which the summary is also written. Cells whose outcome it already contains count as
+            finished, wherever they ran.
+        summary_only: Whether to only write the summary, without running anything.
+        say: Prints a line of text.
 
     Returns:
-        Whether all that was asked for is done: with `summary_only` that is always so.
+        Whether all requested cells are finished; always true with `summary_only`.
 
     Raises:
-        UserError: With all that is wrong with the file, or the directory is another's.
-        Interrupted: A signal came; unfinished runs were checkpointed, and the summary holds what is finished.
+        UserError: The study file is invalid, or the directory holds something else.
+        Interrupted: A signal was received; unfinished runs wrote a checkpoint, and the summary has the finished cells.
     """
     study = read_study(path, data_root)
     if unknown := [arm for arm in arms if arm not in study.config.arms]:
@@ -92,26 +93,35 @@ def compare(
 
 @dataclass
 class _Job:
-    """A run in progress."""
+    """A run in progress.
+
+    Attributes:
+        node: The run.
+        process: Its process.
+        log: The open log file that receives its output.
+        logged: Size of the log in bytes when the process was started.
+        started: Time of the start, `time.monotonic()`.
+        before: Seconds that earlier executions of the run took.
+    """
 
     node: Node
     process: subprocess.Popen[bytes]
     log: IO[bytes]
-    logged: int  # bytes of earlier sittings
+    logged: int
     started: float
     before: float
 
 
 class _Scheduler:
-    """Starts the runs of unfinished cells as soon as what they start from is there, `jobs` at a time.
+    """Starts the runs of unfinished cells, each as soon as the run that it starts from is finished, `jobs` at a time.
 
     Args:
         study: The study.
-        unfinished: Its cells whose outcome is not known from elsewhere.
-        arms: Those whose cells are run now; all where it is empty.
-        ledger: Of the study's directory.
-        jobs: Runs at a time.
-        say: Where lines for people go.
+        unfinished: Cells whose outcome is not in an earlier summary file.
+        arms: Arms to run now; all if empty.
+        ledger: The ledger of the study's directory.
+        jobs: Maximum number of concurrent runs.
+        say: Prints a line of text.
     """
 
     def __init__(
@@ -130,7 +140,7 @@ class _Scheduler:
         self.received: int | None = None
 
     def _needed(self) -> list[Node]:
-        """Runs to do: those of unfinished cells, and those they start from whose model is not there."""
+        """Runs to do: those of unfinished cells, and the preceding runs whose model is missing."""
         needed: dict[str, Node] = {}
         for cell in self.left:
             chain = cell.node.chain()
@@ -146,7 +156,7 @@ class _Scheduler:
         return node.fingerprint in self.finished and self.ledger.has_model(node)
 
     def run(self) -> dict[str, str]:
-        """Runs all; returns the message of each run that failed."""
+        """Runs everything; returns run name → error message of the failed runs."""
         self.say(f"{self.total:,} of {counted(len(self.study.nodes), 'run')} to do")
         self.finished -= {node.fingerprint for node in self.waiting}
         with self._signals(), self._ended():
@@ -164,7 +174,7 @@ class _Scheduler:
         return self.failures
 
     def _next(self) -> Node | None:
-        """The first run whose beginning is there; runs whose beginning failed are given up."""
+        """The first waiting run that can start, or None; runs whose preceding run failed are marked as failed."""
         for node in list(self.waiting):
             parent = node.parent
             if parent is None or self._is_ready(parent):
@@ -182,7 +192,7 @@ class _Scheduler:
         words = words_of(node, folder, parent, resume=resume)
         record = self.ledger.record(node)
         threads = str(max(1, _threads() // self.limit))
-        # A session of its own: Ctrl-C reaches this process alone, which passes it on.
+        # The run gets its own session: Ctrl-C reaches only this process, which forwards it.
         with storing(self.ledger.log(node)):
             log = self.ledger.log(node).open("ab")
         logged = log.tell()
@@ -195,7 +205,7 @@ class _Scheduler:
             start_new_session=True,
         )
         self.jobs.append(_Job(node, process, log, logged, time.monotonic(), record.seconds if record else 0.0))
-        if self.received is not None:  # while it was being started
+        if self.received is not None:  # the signal arrived during the start
             process.send_signal(self.received)
 
     def _end(self, job: _Job) -> None:
@@ -230,7 +240,7 @@ class _Scheduler:
         return f"  {metric} {splits[self.study.config.select][metric]:.4f}"
 
     def _drop(self) -> None:
-        """Drops the weights of finished runs from which no unfinished cell starts, of any arm of the study."""
+        """Deletes the weights of finished runs from which no unfinished cell of any arm starts."""
         open_nodes = (node for cell in self.unfinished for node in cell.node.chain())
         awaited = {n.parent.fingerprint for n in open_nodes if n.parent and n.fingerprint not in self.finished}
         for node in self.study.nodes:
@@ -239,7 +249,7 @@ class _Scheduler:
 
     @contextmanager
     def _ended(self) -> Iterator[None]:
-        """Leaves no run behind where the study itself fails: they write a checkpoint."""
+        """Terminates the remaining runs, which write a checkpoint, if the study itself fails."""
         try:
             yield
         finally:
@@ -251,7 +261,7 @@ class _Scheduler:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """Passes SIGINT and SIGTERM on to the runs, which write a checkpoint; a second one stops them at once."""
+        """Forwards SIGINT and SIGTERM to the runs, which write a checkpoint; a second signal stops them at once."""
 
         def note(number: int, frame: Any) -> None:
             self.received = number
@@ -271,7 +281,7 @@ class _Scheduler:
 
 
 def _threads() -> int:
-    """The threads that this process may use."""
+    """Number of threads that this process may use: `OMP_NUM_THREADS`, or else the available cores."""
     said = os.environ.get("OMP_NUM_THREADS", "")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return int(said) if said.isdigit() and int(said) > 0 else cores

@@ -1,7 +1,7 @@
-"""A drawing as a list of marks, and the marks as inline SVG. `pictures` draws the same as PNG.
+"""Charts as lists of marks, and their rendering as inline SVG. `pictures` renders the same marks as PNG.
 
-Lengths are in pixels of a drawing `WIDTH` wide. A mark's style is a name: the page's style sheet and
-`pictures.STYLES` say what it looks like.
+Lengths are in pixels of a drawing `WIDTH` wide. A mark's style is a name, defined in the page's style sheet (for SVG)
+and in `pictures.STYLES` (for PNG).
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ Point: TypeAlias = tuple[float, float]
 
 WIDTH = 360.0
 FONT = 11
-LETTER = 6.4  # width of an average letter of that size, generously
+LETTER = 6.4  # width of an average letter in that size, estimated from above
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line through points; style and dash come with the name."""
+    """A polyline; colour, width and dash pattern are part of the style."""
 
     points: tuple[Point, ...]
     style: str
@@ -52,7 +52,7 @@ class Dot:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """A text; `anchor` (start, middle, end) says which part of it stands at x."""
+    """A text; `anchor` (start, middle, end) is the part of it that is placed at x."""
 
     x: float
     y: float
@@ -66,14 +66,14 @@ Mark: TypeAlias = "Line | Box | Dot | Words"
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawing with its texts.
+    """A chart with title and description.
 
     Attributes:
-        name: For files and ids: letters, digits, dashes.
-        title: What is shown.
-        description: The same in words, for whoever cannot see it.
-        height: In pixels.
-        marks: From back to front.
+        name: Used in file names and ids: letters, digits, dashes.
+        title: Title of the chart.
+        description: Its content in words, for screen readers.
+        height: Height in pixels.
+        marks: Marks from back to front.
     """
 
     name: str
@@ -84,12 +84,12 @@ class Chart:
 
 
 def width_of(text: str) -> float:
-    """Width of a text, estimated from above."""
+    """Upper estimate of a text's width in pixels."""
     return sum(FONT + 1 if unicodedata.east_asian_width(c) in "WF" else LETTER for c in text)
 
 
 def fit(text: str, width: float) -> str:
-    """A text, as it will be seen, cut to a width, with an ellipsis."""
+    """A text with visible escapes, shortened with an ellipsis if it is wider than `width`."""
     text = visible(text)
     if width_of(text) <= width:
         return text
@@ -99,11 +99,11 @@ def fit(text: str, width: float) -> str:
 
 
 def svg(chart: Chart, place: str) -> Html:
-    """A figure with the chart inline.
+    """An HTML figure with the chart as inline SVG.
 
     Args:
-        chart: What to draw.
-        place: Makes its ids unique on the page.
+        chart: The chart.
+        place: Prefix that makes its ids unique on the page.
     """
     base = f"{place}-{chart.name}"
     drawn = element(

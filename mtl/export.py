@@ -1,4 +1,4 @@
-"""Standalone models: one directory per task that plain Transformers loads, verified before it is called done."""
+"""Exports: one directory per task that plain Transformers loads, verified by reloading it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from mtl.stored import WEIGHTS, Stored
 from mtl.taskdef import TaskDef
 from mtl.tokenizer import load_tokenizer, usable_length
 
-TOLERANCE = 1e-5  # largest difference between the logits of a model and of its export
+TOLERANCE = 1e-5  # maximum absolute difference between the logits of a model and of its export
 
 PROBE = (
     ("A man is playing the guitar.", "Somebody makes music."),
@@ -36,16 +36,16 @@ PROBE = (
 
 
 class ExportError(Exception):
-    """An export does not reproduce the model it was made from."""
+    """An export does not reproduce the logits of its model."""
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """One task's model with what it needs to be used.
+    """One task's model, definition and tokenizer.
 
     Attributes:
-        task: The task's definition.
-        model: A native sequence-classification model.
+        task: The task definition.
+        model: A Transformers sequence-classification model.
         tokenizer: Its tokenizer.
     """
 
@@ -55,15 +55,15 @@ class Loaded:
 
     @property
     def limit(self) -> int:
-        """Tokens of the longest input."""
+        """Maximum input length in tokens."""
         return min(self.task.max_length, usable_length(self.tokenizer, self.model.config))
 
 
 def save_model(model: MultiTaskModel, tokenizer: Any, folder: Path) -> None:
-    """Writes encoder and all heads: the encoder as a native base model, the heads in one safetensors file."""
+    """Writes the encoder as a Transformers base model, and all heads in one safetensors file."""
     task_model = model.task_model(model.tasks[0])
     with new_directory(folder) as new:
-        if task_model._auto_class is not None:  # its code came with it, and the encoder's class saves none
+        if task_model._auto_class is not None:  # custom code, which the encoder's save_pretrained would not write
             custom_object_save(task_model, new, model.encoder.config)
         with quiet_transformers():
             model.encoder.save_pretrained(new)
@@ -74,15 +74,15 @@ def save_model(model: MultiTaskModel, tokenizer: Any, folder: Path) -> None:
 def save_export(
     loaded: Loaded, name: str, folder: Path, facts: Facts, *, verify: bool, trust_remote_code: bool = False
 ) -> None:
-    """Writes one task as a plain Transformers model, complete or not at all.
+    """Writes one task as a plain Transformers model, atomically.
 
     Args:
         loaded: Model, tokenizer and task.
-        name: The task's name.
-        folder: Where to; an earlier export there is replaced.
-        facts: What is known of the model, for its card.
+        name: Name of the task.
+        folder: Target directory; an earlier export there is replaced.
+        facts: Information for the model card.
         verify: Whether to reload the export and compare logits.
-        trust_remote_code: Whether the model may run code of its own as it is reloaded.
+        trust_remote_code: Whether the model may run its own code when it is reloaded.
 
     Raises:
         ExportError: The reloaded logits differ by more than `TOLERANCE`.
@@ -102,19 +102,22 @@ def save_export(
 
 
 def renew_card(folder: Path, name: str, task: TaskDef, facts: Facts, limit: int) -> None:
-    """Writes an export's model card anew, if the export is there."""
+    """Rewrites the model card of an export, if the export exists."""
     if (folder / TASK_FILE).is_file():
         write_file(folder / CARD_FILE, model_card(name, task, facts, limit, own_code=_has_code(folder)))
 
 
 def _has_code(folder: Path) -> bool:
-    """Whether Transformers wrote code beside the model, as it does where a class was not its own."""
+    """Whether Transformers saved Python files with the model, as it does for classes outside the library."""
     return any(folder.glob("*.py"))
 
 
 @torch.inference_mode()
 def largest_difference(loaded: Loaded, folder: Path, *, trust_remote_code: bool = False) -> float:
-    """Reloads an export as a stranger would and compares its logits on fixed sentences, each with its own tokenizer."""
+    """Reloads an export with plain Transformers; largest absolute difference of logits on `PROBE`.
+
+    Each of the two models uses its own tokenizer.
+    """
     again = _load_export(folder, loaded.task, trust_remote_code=trust_remote_code)
     logits = [_probe_logits(item.model, item.tokenizer, loaded.task) for item in (loaded, again)]
     return float((logits[0] - logits[1]).abs().max())
@@ -134,22 +137,22 @@ def _probe_logits(model: PreTrainedModel, tokenizer: Any, task: TaskDef) -> Tens
 
 
 def task_of(model: MultiTaskModel, name: str, task: TaskDef, tokenizer: Any) -> Loaded:
-    """One task of a multi-task model, as it is exported."""
+    """One task of a multi-task model, in the form in which it is exported."""
     task_model = model.task_model(name)
-    tokenizer = copy.deepcopy(tokenizer)  # the limit below is this task's alone
+    tokenizer = copy.deepcopy(tokenizer)  # model_max_length is set per task
     tokenizer.model_max_length = min(task.max_length, usable_length(tokenizer, task_model.config))
     return Loaded(task, task_model, tokenizer)
 
 
 def load_tasks(stored: Stored, *, trust_remote_code: bool = False) -> dict[str, Loaded]:
-    """Loads tasks of a run or an export for use.
+    """Loads the models of tasks.
 
     Args:
-        stored: What `find_tasks` found.
-        trust_remote_code: Whether the models may run code of their own.
+        stored: The tasks, from `find_tasks`.
+        trust_remote_code: Whether the models may run their own code.
 
     Raises:
-        UserError: A model can't be loaded.
+        UserError: A model cannot be loaded.
     """
     if stored.shared is None:
         load = partial(_load_export, trust_remote_code=trust_remote_code)
@@ -175,10 +178,10 @@ def load_encoder(run_dir: Path, *, trust_remote_code: bool = False) -> tuple[Pre
 
     Args:
         run_dir: The run.
-        trust_remote_code: Whether the encoder may run code of its own.
+        trust_remote_code: Whether the encoder may run its own code.
 
     Raises:
-        UserError: There is none.
+        UserError: The run has none, because it is not finished.
     """
     folder = run_dir / WEIGHTS["final"]
     if not folder.is_dir():

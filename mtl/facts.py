@@ -1,4 +1,4 @@
-"""What is known of a trained task's model: what its run directory recorded, for whoever describes the model."""
+"""Information about a trained task's model, collected from its run directory for the model card."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from mtl.runrecord import Provenance, read_provenance
 
 BySplit: TypeAlias = Mapping[str, Mapping[str, Any]]
 
-MEASURED = {"best": "tasks", "final": "last"}  # weights to where a run's results hold their metrics
+MEASURED = {"best": "tasks", "final": "last"}  # weights → key of their metrics in results.json
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of one task's model; all of it may be missing.
+    """Information about one task's model; any field may be empty.
 
     Attributes:
-        weights: Of its run, `best`, `final` or `teacher`.
-        step: The step they are of.
+        weights: `best`, `final` or `teacher`.
+        step: The step of the weights.
         steps: Steps of the run.
         own_steps: Steps of the run on this task.
-        metrics: Split to metric to value.
-        intervals: The same for the ends of 95 % intervals.
-        baselines: The same for a guess that reads no text.
-        single: The same for the task trained alone.
-        data: Split to counts of rows.
+        metrics: Split → metric → value.
+        intervals: Split → metric → bounds of the 95 % interval.
+        baselines: Split → metric → value of a baseline that ignores the text.
+        single: Split → metric → value of the task trained alone.
+        data: Split → row counts.
         run: Configuration and tasks of the run.
         provenance: Encoder, data and versions.
     """
@@ -52,17 +52,17 @@ class Facts:
 
 
 def read_facts(name: str, run_dir: Path, run: Run, results: Mapping[str, Any], weights: str = "best") -> Facts:
-    """What a run directory knows of a task's model.
+    """Collects the information about a task's model from a run directory.
 
     Args:
-        name: The task.
-        run_dir: The run.
+        name: Name of the task.
+        run_dir: The run directory.
         run: Its configuration and tasks.
-        results: What its `results.json` holds.
-        weights: Which weights the model has; the teacher's were not evaluated.
+        results: The contents of its `results.json`.
+        weights: The model's weights. Those of the `teacher` were not evaluated, so they have no metrics.
 
     Raises:
-        UserError: Its provenance is damaged.
+        UserError: `provenance.json` is damaged.
     """
 
     def own(key: str) -> Any:

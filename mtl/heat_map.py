@@ -1,4 +1,4 @@
-"""A chart of a number for each pair: who goes with whom and who against whom.
+"""Heat map of a symmetric matrix, such as the gradient cosines of pairs of tasks.
 
 Lengths are in pixels of the drawing.
 """
@@ -13,19 +13,19 @@ from mtl.drawing import WIDTH, Box, Chart, Mark, Words, fit
 NAMES = 112.0  # width of the names to the left
 TOP = 22.0
 HIGHEST = 34.0  # height of a cell
-WIDE, NARROW = 35.0, 28.0  # widths of a cell that hold +0.12 and +.12
+WIDE, NARROW = 35.0, 28.0  # minimum widths of a cell for the texts +0.12 and +.12
 GAP = 1.0
 SHADES = 4
 
 
 def heat_chart(name: str, title: str, labels: Sequence[str], values: Sequence[Sequence[float | None]]) -> Chart:
-    """A symmetric matrix of numbers from −1 to 1, each in its cell, on a ground that says its sign and about its size.
+    """A symmetric matrix of numbers from −1 to 1; the colour of a cell shows sign and approximate size of its number.
 
     Args:
-        name: For files and ids.
-        title: What is shown.
-        labels: Of rows and, by their numbers, of columns.
-        values: The matrix; None where there is no number. What stands on the diagonal is taken to be 1.
+        name: Used in file names and ids.
+        title: Title of the chart.
+        labels: Labels of the rows; columns show the rows' numbers.
+        values: The matrix; None for a missing number. The diagonal is taken to be 1 and shown without numbers.
     """
     across = (WIDTH - NAMES - 8) / len(labels)
     high = min(HIGHEST, across)
@@ -47,8 +47,10 @@ def heat_chart(name: str, title: str, labels: Sequence[str], values: Sequence[Se
 
 
 def shade(value: float | None) -> str:
-    """The style of a cell: `with1` to `with4`, `against1` to `against4`, or `neither`; by the square root, as most
-    numbers are small."""
+    """The style of a cell: `with1` to `with4`, `against1` to `against4`, or `neither`.
+
+    The level grows with the square root of the size, because most numbers are small.
+    """
     level = 0 if value is None else round(SHADES * math.sqrt(abs(value)))
     if value is None or level == 0:
         return "neither"
@@ -56,7 +58,7 @@ def shade(value: float | None) -> str:
 
 
 def cell_text(value: float | None, *, wide: bool = True) -> str:
-    """+0.12, −0.03, or +.12 where there is little room; 0 where nothing is left to two digits."""
+    """A number with two decimals and sign: +0.12, −0.03, or without `wide` +.12; 0 if it rounds to zero, – for None."""
     if value is None:
         return "–"
     text = f"{value:+.2f}".replace("-", "−")
@@ -66,7 +68,7 @@ def cell_text(value: float | None, *, wide: bool = True) -> str:
 
 
 def _key(top: float) -> tuple[list[Mark], float]:
-    """What the shades mean, below the matrix."""
+    """The colour key below the matrix, and the y at which it ends."""
     size = 18.0
     styles = [f"against{n}" for n in range(SHADES, 0, -1)] + ["neither"] + [f"with{n}" for n in range(1, SHADES + 1)]
     left = (WIDTH - size * len(styles)) / 2

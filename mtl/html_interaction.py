@@ -1,4 +1,4 @@
-"""The part of a report that is about how tasks pull at the shared encoder: which go together, which fight."""
+"""The section of a report about the gradient cosines between tasks, which show alignment and conflict."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from mtl.html_task import Place, data_table, thinned
 from mtl.markup import Html, element, group
 from mtl.runrecord import Gradients, RunRecord
 
-MOST_TASKS = 12  # drawn; of more, the pairs are listed only
-MOST_PAIRS = 60  # listed
+MOST_TASKS = 12  # with more tasks, the pairs are listed but not drawn
+MOST_PAIRS = 60  # maximum number of listed pairs
 
 EXPLAINED = (
-    "The cosine between the gradients of two tasks' losses by the encoder's weights, on the same few training rows of "
-    "each all through the run, without dropout and regularizers. Above 0, a small step for one task also lowers the "
-    "loss of the other; below 0 it raises it; near 0 they do not touch each other."
+    "The cosine between the gradients of two tasks' losses with respect to the encoder's weights, on the same few "
+    "training rows of each task throughout the run, without dropout and regularizers. Above 0, a small step for one "
+    "task also lowers the loss of the other; below 0, it raises it; near 0, it hardly changes it."
 )
 LIMITS = (
-    "It tells of small steps at those weights, not of where training ends: tasks that fight early may still help "
-    "each other, and a small gradient hardly changes anything, whatever its direction. With few rows it is noisy."
+    "It describes small steps at the current weights, not the outcome of training: tasks that conflict early may still "
+    "help each other, and a small gradient hardly changes anything, whatever its direction. With few rows it is noisy."
 )
 
 
 def interaction(record: RunRecord, place: Place) -> Html:
-    """All measurements of a run, which has at least one."""
+    """The section about a run's gradient cosines; the run has at least one measurement."""
     measured = record.log.gradients
     tasks, last = measured[0].tasks, measured[-1]
     pairs = list(combinations(range(len(tasks)), 2))
@@ -46,7 +46,7 @@ def interaction(record: RunRecord, place: Place) -> Html:
         shown = shown[: MOST_PAIRS // 2] + shown[-MOST_PAIRS // 2 :]
     rows = [_row(measured, i, j, mean[i][j]) for i, j in shown]
     header = ("task", "with", "mean", "last", "lowest", "highest", "below 0")
-    caption = "Pairs of tasks, from those that go together to those that fight"
+    caption = "Pairs of tasks, from the most aligned to the most conflicting"
     if len(shown) < len(pairs):
         caption += f": {len(shown)} of {len(pairs):,}, the ends of the list"
     norms = [(task, _mean([m.norms[i] for m in measured]), last.norms[i]) for i, task in enumerate(tasks)]
@@ -76,7 +76,7 @@ def _row(measured: Sequence[Gradients], i: int, j: int, mean: float | None) -> t
 
 
 def _lines(measured: Sequence[Gradients], steps: int) -> list[Chart]:
-    """Each task with those after it, over the run: every pair stands in one chart."""
+    """Cosines over the run: charts of each task with the tasks after it, so that every pair is in one chart."""
     charts = []
     tasks = measured[0].tasks
     for i in range(len(tasks) - 1):
@@ -88,6 +88,6 @@ def _lines(measured: Sequence[Gradients], steps: int) -> list[Chart]:
                 series.append(Series(tasks[j], thinned(points), n, dots=len(points) < 40))
             title = f"{tasks[i]}: gradient cosine with the others"
             name = f"pairs-{i + 1}-{part // SERIES + 1}"
-            zero = ("neither with nor against", 0.0)
+            zero = ("no interaction", 0.0)
             charts.append(line_chart(name, title, series, y_label="cosine", steps=steps, reference=zero))
     return charts

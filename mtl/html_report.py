@@ -1,6 +1,6 @@
-"""The report of one run or several: one HTML file that needs no network, no script and nothing beside it.
+"""The report of one or more runs: a self-contained HTML file without scripts.
 
-The same runs and data give the same file to the byte: it holds no time of its own.
+The same runs and data give the same file, byte for byte: it contains no time stamp.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from mtl.runrecord import RunRecord, output_problems, read_record
 REPORT_FILE = "report.html"
 GENERATOR = "run-mtl report"
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"  # the browser loads and runs nothing
-BASELINE_NOTE = "The baseline reads no text: it is the majority class, the mean value or a random order."
+BASELINE_NOTE = "The baseline ignores the text: it is the majority class, the mean value or a random order."
 INTERVAL_NOTE = (
     "Intervals are 95 % bootstrap percentile intervals over the evaluated rows (ranking: queries): how much a value "
-    "would vary with other rows of the same kind. They say nothing of other seeds of training or other kinds of text, "
-    "and the best step was chosen on these {rows} rows, so values there are slightly too good."
+    "would vary with other rows of the same kind. They do not cover other training seeds or other kinds of text. "
+    "Because the best step was chosen on these {rows} rows, values on them are slightly optimistic."
 )
 
 
 @dataclass
 class Told:
-    """A run and what was found of its predictions.
+    """A run with its predictions and intervals.
 
     Attributes:
         record: The run.
-        judged: Task to split to predictions beside the truth, or why there are none.
-        spread: Task to split to metric to interval: the run's own, else computed here.
+        judged: Task → split → predictions with labels, or the reason why there are none.
+        spread: Task → split → metric → interval: from the run's results, or else computed here.
     """
 
     record: RunRecord
@@ -54,19 +54,19 @@ class Told:
 def write_report(
     run_dirs: Sequence[Path], output: Path | None = None, *, data_root: str | None = None, png: Path | None = None
 ) -> Path:
-    """Writes the report of some runs.
+    """Writes the report of one or more runs.
 
     Args:
         run_dirs: Run directories.
-        output: The file; by default `report.html` in the directory of a single run, else in the current one.
-        data_root: Local mirror of the hub, by default each run's own.
-        png: Directory for the charts as PNG files, if they are wanted.
+        output: The file; by default `report.html`, in the run directory for a single run, else in the current one.
+        data_root: Local mirror of the hub; by default each run's own.
+        png: Directory for the charts as PNG files; None for no such files.
 
     Returns:
-        The file.
+        The path of the file.
 
     Raises:
-        UserError: A directory is no run, a file of it is damaged, or the output cannot be what was asked for.
+        UserError: A directory is not a run, one of its files is damaged, or the output path is unsuitable.
     """
     run_dirs = list(dict.fromkeys(run_dirs))
     if output is None:
@@ -107,7 +107,7 @@ def _told(record: RunRecord, data_root: str | None) -> Told:
 
 
 def report_page(runs: Sequence[Told]) -> tuple[Html, dict[str, Chart]]:
-    """The document, and its charts by the names of their files."""
+    """The document, and its charts by file name."""
     charts: dict[str, Chart] = {}
     several = len(runs) > 1
     title = f"Comparison of {len(runs)} runs" if several else f"Run {runs[0].record.path}"
@@ -158,14 +158,14 @@ def _contents(links: Sequence[tuple[str, str]]) -> Html:
 
 
 def _run(told: Told, id: str, level: int, charts: dict[str, Chart]) -> tuple[Html, list[tuple[str, str]]]:
-    """The sections of one run, and where they stand."""
+    """The sections of one run, and (anchor, text) of the links to them."""
     record = told.record
     sections = [
         ("results", "Results", lambda place: _results(told, place)),
-        ("sampling", "Plan and what happened", lambda place: _sampling(record, place)),
-        ("interaction", "How tasks pull at each other", lambda place: interaction(record, place)),
+        ("sampling", "Sampling: planned and done", lambda place: _sampling(record, place)),
+        ("interaction", "Interaction between tasks", lambda place: interaction(record, place)),
         ("tasks", "Tasks", lambda place: _tasks(told, place)),
-        ("provenance", "Where it comes from", lambda place: _provenance(record, place)),
+        ("provenance", "Provenance", lambda place: _provenance(record, place)),
     ]
     parts, links = [], []
     for key, title, content in sections:
@@ -187,13 +187,9 @@ def _status(record: RunRecord) -> Html:
     if results["finished"]:
         words = f"Finished after {done}."
     else:
-        words = f"Unfinished: {done} so far. Values are of the best evaluation until then."
+        words = f"Unfinished: {done} so far. Values are from the best evaluation so far."
     left_out = results.get("skipped_steps", 0) + results.get("nonfinite_steps", 0)
-    more = (
-        f" {counted(left_out, 'step')} left out because of an overflow or a value that was not finite."
-        if left_out
-        else ""
-    )
+    more = f" {counted(left_out, 'step')} skipped because of an overflow or a non-finite value." if left_out else ""
     return element("p", element("strong", words), more, class_="status" if results["finished"] else "status unfinished")
 
 
@@ -225,7 +221,7 @@ def _sampling(record: RunRecord, place: Place) -> Html:
     plan = {row["task"]: row for row in record.results.get("plan", [])}
     names = list(dict.fromkeys([*plan, *record.log.steps]))
     if not names:
-        return element("p", "Neither a plan nor a log of the training is there.", class_="note")
+        return element("p", "There is no plan and no training log.", class_="note")
     rows: list[tuple[Any, ...]] = []
     for name in names:
         planned, done = plan.get(name), len(record.log.steps.get(name, []))
@@ -241,12 +237,12 @@ def _sampling(record: RunRecord, place: Place) -> Html:
         rows.append(
             (name, f"{planned['rows']:,}", batch, f"{planned['steps']:,}", f"{done:,}", passes, tokens, skipped)
         )
-    header = ("task", "rows", "batch", "steps planned", "done", "passes done", "tokens done", "left out")
+    header = ("task", "rows", "batch", "steps planned", "done", "passes done", "tokens done", "skipped")
     drawn = None
     if record.log.steps:
         done_steps = [(step, index) for index, name in enumerate(names) for step in record.log.steps.get(name, [])]
         end = max(record.results["planned_steps"], max(step for step, _ in done_steps))
-        drawn = place.draw(strip_chart("strip", "Which task was trained when", names, done_steps, end))
+        drawn = place.draw(strip_chart("strip", "When each task was trained", names, done_steps, end))
     strategy = None
     if record.run is not None:
         strategy = element("p", f"Sampler: {record.run.config.sampling.strategy}.", class_="facts")
@@ -282,7 +278,9 @@ def _provenance(record: RunRecord, place: Place) -> Html:
     shown = [(key, value) for key, value in rows if value not in (None, "")]
     leaks = [tuple(str(leak.get(key, "–")) for key in ("train", "evaluation", "rows", "kind")) for leak in found.leaks]
     return group(
-        data_table("The run", ("what", "value"), shown) if shown else element("p", "Nothing is known.", class_="note"),
+        data_table("The run", ("what", "value"), shown)
+        if shown
+        else element("p", "Nothing was recorded.", class_="note"),
         data_table(
             "Evaluation rows found in training rows", ("training", "evaluation", "rows", "kind"), leaks, titles=2
         )
@@ -330,7 +328,7 @@ def _comparison(runs: Sequence[Told]) -> Html:
 
 
 def _paired(runs: Sequence[Told]) -> Html:
-    """Differences of all pairs of runs on the same rows, and which pairs have none, and why."""
+    """Differences of all pairs of runs on the same rows, and the reasons why pairs could not be compared."""
     rows, reasons = [], []
     for (i, first), (j, second) in combinations(enumerate(runs, 1), 2):
         for name, splits in first.judged.items():
@@ -358,8 +356,10 @@ def _paired(runs: Sequence[Told]) -> Html:
         for name in second.judged:
             if name not in first.judged:
                 reasons.append(f"{name}, runs {i} and {j}: run {i} did not evaluate it")
-    header = ("task", "split", "metric", "difference", "value", "95 % interval", "reads as")
-    explained = "Differences on the same rows (paired bootstrap). An interval that holds 0 shows no clear difference."
+    header = ("task", "split", "metric", "difference", "value", "95 % interval", "conclusion")
+    explained = (
+        "Differences on the same rows (paired bootstrap). An interval that contains 0 shows no clear difference."
+    )
     return group(
         element("h3", "Differences"),
         element("p", explained, class_="muted"),

@@ -1,4 +1,4 @@
-"""The part of a report that is about one task: how it learned, what it predicts, and where it is most wrong."""
+"""The section of a report about one task: learning curves, regularizers, predictions and hardest examples."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from mtl.markup import Html, element, group
 from mtl.report import interval, number
 from mtl.runrecord import Points, RunRecord
 
-MOST_CLASSES = 15  # shown as a matrix; of more, the commonest confusions are listed
+MOST_CLASSES = 15  # with more classes, the most frequent confusions are listed instead of a matrix
 MOST_CONFUSIONS = 20
-MOST_POINTS = 200  # of a line
-LONGEST_TEXT = 600  # characters of an example's text
-# What a split's metrics hold beside metrics.
+MOST_POINTS = 200  # points per line
+LONGEST_TEXT = 600  # characters shown of an example's text
+# Counts among a split's metrics.
 COUNTS = {"n": "rows", "queries": "queries", "queries_without_relevant": "of them without a relevant candidate"}
-RANKS = 10  # shown one by one
-DECIDING = {"validation": "validation", "holdout": "held-out training"}  # split to what its rows are called
+RANKS = 10  # ranks with a bar of their own
+DECIDING = {"validation": "validation", "holdout": "held-out training"}  # split → name of its rows
 
-# Terms of the regularizers: charts of one or more of them, with the label of each and of the axis.
+# Charts of the regularizers' terms: name, title, term → label, axis label, whether the axis is logarithmic.
 TELEMETRY: tuple[tuple[str, str, dict[str, str], str, bool], ...] = (
     (
         "smoothness",
@@ -35,16 +35,22 @@ TELEMETRY: tuple[tuple[str, str, dict[str, str], str, bool], ...] = (
         "R_s",
         False,
     ),
-    ("gain", "Gain of the ascent over its noise", {"smart_gain": "R_s / R_s at the noise"}, "factor", True),
+    ("gain", "Gain of the ascent over the initial noise", {"smart_gain": "R_s / R_s at the noise"}, "factor", True),
     ("length", "Length of the perturbation", {"smart_length": "‖δ‖ / ε"}, "radii", False),
     ("boundary", "Coordinates at the boundary", {"smart_boundary": "share"}, "share", False),
-    ("proximal", "Divergence from the slow average D", {"proximal": "D"}, "D", False),
+    ("proximal", "Divergence from the teacher D", {"proximal": "D"}, "D", False),
 )
 
 
 @dataclass
 class Place:
-    """Where on the page something stands: its id, the level of its headings, and the charts drawn so far."""
+    """A section of the page.
+
+    Attributes:
+        id: Its id.
+        level: Level of its headings.
+        charts: The charts drawn in it so far.
+    """
 
     id: str
     level: int
@@ -59,7 +65,7 @@ class Place:
 
 
 def data_table(caption: str, header: Sequence[str], rows: Sequence[Sequence[Any]], *, titles: int = 1) -> Html:
-    """A table in a region that scrolls by itself; the first `titles` cells of a row are its headers."""
+    """A table in a scrollable region; the first `titles` cells of each row are row headers."""
     head = element("tr", [element("th", cell, scope="col") for cell in header])
     body = [
         element(
@@ -73,7 +79,7 @@ def data_table(caption: str, header: Sequence[str], rows: Sequence[Sequence[Any]
 
 
 def task_section(record: RunRecord, name: str, judged: Judged | str, place: Place) -> Html:
-    """All about one task of a run."""
+    """The section about one task of a run."""
     task = record.run.tasks.get(name) if record.run else None
     best = record.results.get("best_steps", {}).get(name)
     facts = [task.type if task else None, None if best is None else f"best step {best:,}"]
@@ -83,7 +89,7 @@ def task_section(record: RunRecord, name: str, judged: Judged | str, place: Plac
         element("p", ", ".join(fact for fact in facts if fact), class_="facts"),
         _learning(record, name, place),
         _regularizers(record, name, place),
-        place.heading(f"What it predicts on {rows_of(record)} rows", below=1),
+        place.heading(f"Predictions on {rows_of(record)} rows", below=1),
         element("p", f"Not shown: {judged}.", class_="note")
         if isinstance(judged, str)
         else _predicted(name, judged, place),
@@ -93,12 +99,12 @@ def task_section(record: RunRecord, name: str, judged: Judged | str, place: Plac
 
 
 def rows_of(record: RunRecord) -> str:
-    """What the rows are called on which a run's best steps were chosen."""
+    """Name of the rows on which a run's best steps were chosen."""
     return DECIDING.get(record.deciding, record.deciding)
 
 
 def thinned(points: Points) -> Points:
-    """At most `MOST_POINTS` points, each the mean of its neighbours."""
+    """At most `MOST_POINTS` points, each the mean of a block of consecutive points."""
     size = -(-len(points) // MOST_POINTS)
     if size <= 1:
         return points
@@ -107,7 +113,7 @@ def thinned(points: Points) -> Points:
 
 
 def smoothed(points: Points, window: int) -> Points:
-    """The mean of each value and those around it, `window` in all (fewer at the ends)."""
+    """Centred moving average over `window` points (fewer at the ends), ignoring NaN."""
     found = []
     for i, (step, _) in enumerate(points):
         around = [value for _, value in points[max(0, i - window // 2) : i + window // 2 + 1] if value == value]
@@ -123,7 +129,7 @@ def _learning(record: RunRecord, name: str, place: Place) -> Html:
         window = max(3, len(loss) // 10) | 1
         series = [
             Series("each step" if len(loss) <= MOST_POINTS else "means", loss, "faint", dots=len(loss) < 30),
-            Series(f"mean of {window} around", smoothed(loss, window), 0),
+            Series(f"moving average of {window}", smoothed(loss, window), 0),
         ]
         charts.append(line_chart("loss", f"{name}: training loss", series, y_label="loss", steps=steps))
     splits, deciding = record.log.metrics.get(name, {}), record.deciding
@@ -147,8 +153,8 @@ def _learning(record: RunRecord, name: str, place: Place) -> Html:
             best=best,
         )
         charts.append(chart)
-    drawn = place.draw(*charts) if charts else element("p", "Nothing was logged of its training.", class_="note")
-    return group(place.heading("How it learned", below=1), drawn)
+    drawn = place.draw(*charts) if charts else element("p", "No training log.", class_="note")
+    return group(place.heading("Learning curves", below=1), drawn)
 
 
 def _selecting(record: RunRecord, name: str, metrics: Mapping[str, Any]) -> str | None:
@@ -158,7 +164,7 @@ def _selecting(record: RunRecord, name: str, metrics: Mapping[str, Any]) -> str 
 
 
 def _regularizers(record: RunRecord, name: str, place: Place) -> Html | None:
-    """Telemetry of R_s and D, where there is some."""
+    """Telemetry of R_s and D, if there is any."""
     terms = record.log.terms.get(name, {})
     charts, rows = [], []
     for key, title, labels, axis, log in TELEMETRY:
@@ -178,7 +184,7 @@ def _regularizers(record: RunRecord, name: str, place: Place) -> Html | None:
         return None
     header = ("term", "steps", "mean", "median", "last")
     return group(
-        place.heading("What its regularizers did", below=1),
+        place.heading("Regularizers", below=1),
         place.draw(*charts),
         data_table(f"{name}: regularizers over the run", header, rows),
     )
@@ -206,7 +212,7 @@ def _confusion_table(judged: Judged) -> Html:
         order = np.argsort(-wrong.ravel(), kind="stable")[:MOST_CONFUSIONS]
         pairs = [(divmod(int(cell), len(labels)), int(wrong.ravel()[cell])) for cell in order]
         rows = [(labels[true], labels[predicted], f"{n:,}") for (true, predicted), n in pairs if n]
-        return data_table("The commonest confusions", ("true", "predicted", "rows"), rows, titles=2)
+        return data_table("Most frequent confusions", ("true", "predicted", "rows"), rows, titles=2)
     head = element(
         "tr",
         element("th", "true ↓ predicted →", scope="col"),
@@ -309,7 +315,7 @@ class Result:
 
 
 def results_of(results: Mapping[str, Any], spread: Mapping[str, Mapping[str, Any]]) -> list[Result]:
-    """Every metric of a run's results; `spread` holds intervals by task and split."""
+    """Every metric of a run's results; `spread` has the intervals by task and split."""
     found = []
     for name, splits in results["tasks"].items():
         for split, values in splits.items():

@@ -1,4 +1,4 @@
-"""Using what was trained: evaluate, predict and export runs and exports."""
+"""Evaluation and prediction with runs and exports, and export of runs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Say = Callable[[str], None]
 
 
 class KnownBase(nn.Module):
-    """Stands for a base model whose output for a batch is known already."""
+    """Replaces a base model and returns its output for the current batch, which is computed already."""
 
     def __init__(self, base: nn.Module) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class KnownBase(nn.Module):
 
 
 def best_device() -> torch.device:
-    """The accelerator if there is one."""
+    """The accelerator if there is one, else the CPU."""
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return found or torch.device("cpu")
 
@@ -58,9 +58,9 @@ def outputs_of(items: Sequence[Loaded], examples: Examples, precision: Precision
     """Raw outputs of each task in float32, (N, C), on the accelerator if there is one.
 
     Args:
-        items: Tasks that share one base model, which runs once for each batch.
+        items: Tasks that share one base model, which runs once per batch.
         examples: Their common input.
-        precision: That they are computed in; the models' weights stay as they are.
+        precision: Precision of the computation; the weights are not converted.
     """
     device = best_device()
     models: list[PreTrainedModel] = [item.model.to(device).eval() for item in items]
@@ -85,7 +85,7 @@ def outputs_of(items: Sequence[Loaded], examples: Examples, precision: Precision
 
 
 def release(items: Sequence[Loaded]) -> None:
-    """Takes models off the accelerator, where those of the next tasks need the room."""
+    """Moves models to the CPU, to free the accelerator's memory for the next tasks."""
     for item in items:
         item.model.to("cpu")
 
@@ -119,18 +119,18 @@ def evaluate(
     Args:
         stored: The tasks.
         data: Their data.
-        split: The split.
-        precision: That outputs are computed in.
-        output: File for the metrics as JSON.
-        trust_remote_code: Whether the models may run code of their own.
-        say: Where lines for people go.
+        split: Name of the split.
+        precision: Precision of the computation.
+        output: File for the metrics, as JSON.
+        trust_remote_code: Whether the models may run their own code.
+        say: Prints a line of text.
 
     Returns:
-        Task to its metrics. Of a run, predictions are written to its `predictions` directory, but for those of a split
-        that the run evaluated by other weights, in another precision or on other data.
+        Task → metrics. For a run, predictions are also written to its `predictions` directory, except for a split
+        that the run itself evaluated with other weights, in another precision or on other data.
 
     Raises:
-        UserError: A model can't be loaded, or the device does not know the precision.
+        UserError: A model cannot be loaded, or the device does not support the precision.
     """
     _require(precision)
     path, run = stored.path, stored.run
@@ -185,15 +185,18 @@ def _scores_table(
 def _difference(
     run_dir: Path, run: Run, place: str, source: Source, weights: str, precision: PrecisionName
 ) -> str | None:
-    """What sets predictions of `TASK/SPLIT` apart from a run's results, whose own predictions stand beside them."""
+    """How predictions of `TASK/SPLIT` differ from those behind the run's results, in words; None if they do not.
+
+    Predictions that differ must not replace the run's own.
+    """
     if weights != "best":
         return f"of its {weights} weights"
     provenance = read_provenance(run_dir)
     if place.endswith("/train") or (provenance is not None and place not in provenance.data):
         return None  # the run has no results of that split
-    if precision != "fp32":  # in which training evaluates, whatever it computes in
+    if precision != "fp32":  # training always evaluates in float32
         return f"in {precision}"
-    held_out = run.config.train.holdout is not None  # it evaluated training rows, whatever else is called `holdout`
+    held_out = run.config.train.holdout is not None  # the run evaluated held-out training rows, not this split
     known = None if provenance is None or held_out else provenance.contents.get(place)
     return None if source.fingerprint() == known else "of this data"
 
@@ -207,13 +210,14 @@ def predict(
     trust_remote_code: bool = False,
     say: Say = print,
 ) -> None:
-    """Predicts every row of a file with some tasks' models and writes JSON lines in the order of the rows.
+    """Predicts every row of a file with the models of one or more tasks and writes JSON lines in row order.
 
-    With several tasks each line holds the row and, under the task's name, what a prediction of it alone holds. Tasks of
-    one encoder (of a run's `final` or `teacher` weights) that read the same columns encode every row once.
+    With several tasks, each line holds `row` and, under each task's name, the record that the task alone would have.
+    Tasks that share an encoder (a run's `final` or `teacher` weights) and read the same columns encode every row once.
 
     Raises:
-        UserError: A model or file that can't be read, a column that it lacks, or a precision the device does not know.
+        UserError: A model or the file cannot be read, a column is missing, or the device does not support the
+            precision.
     """
     _require(precision)
     loaded = load_tasks(stored, trust_remote_code=trust_remote_code)
@@ -223,7 +227,7 @@ def predict(
 
 
 def predict_file(loaded: dict[str, Loaded], file: Path, output: Path, precision: PrecisionName = "fp32") -> int:
-    """The same with tasks that are loaded; returns the number of rows."""
+    """Like `predict`, with loaded tasks; returns the number of rows."""
     together: dict[tuple[Any, ...], list[str]] = {}
     for name, item in loaded.items():
         columns = item.task.data.columns
@@ -244,7 +248,7 @@ def predict_file(loaded: dict[str, Loaded], file: Path, output: Path, precision:
 
 
 def _merged(records: dict[str, Iterator[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
-    """One task's records as they are; of several, one for each row."""
+    """Records of one task unchanged; records of several tasks merged into one per row."""
     if len(records) == 1:
         yield from next(iter(records.values()))
         return
@@ -268,14 +272,14 @@ def export(
 
     Args:
         stored: The tasks.
-        output: Where to.
-        repositories: Task to the repository on the hub that is written too.
-        trust_remote_code: Whether the models may run code of their own.
-        say: Where lines for people go.
+        output: Directory in which each task gets a subdirectory.
+        repositories: Task → repository on the hub to upload to.
+        trust_remote_code: Whether the models may run their own code.
+        say: Prints a line of text.
 
     Raises:
-        UserError: A model can't be loaded, or its owner may not write to the hub.
-        StorageError: Something could not be written, here or on the hub.
+        UserError: A model cannot be loaded, or the user may not write to the hub repository.
+        StorageError: A file could not be written, locally or on the hub.
     """
     path, run = stored.path, stored.run
     assert run is not None, "an export is not exported again"

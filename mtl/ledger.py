@@ -1,8 +1,8 @@
-"""What a study's directory holds of its runs: which are finished, how long they took, and what of them is kept.
+"""The runs in a study's directory: which are finished, how long they took, and which of their files are kept.
 
 DIR/runs/NAME/        a run directory
 DIR/runs/NAME.json    its record: fingerprint, seconds, whether it is finished, the message of a failure
-DIR/runs/NAME.log     what it printed
+DIR/runs/NAME.log     its output
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from mtl.study import Node
 
 STUDY_FILE = "study.yml"
 RUNS = "runs"
-HEAVY = {  # what goes when a run is finished, by `keep`
+HEAVY = {  # directories that are deleted when a run is finished, by `keep`
     "results": ("checkpoints", "model", "teacher", "best"),
     "best": ("checkpoints", "model", "teacher"),
     "model": ("checkpoints", "teacher", "best"),
@@ -36,13 +36,13 @@ HEAVY = {  # what goes when a run is finished, by `keep`
 
 
 class Record(Settings):
-    """What is known of a run; see the module.
+    """The record of a run, stored in `NAME.json`.
 
     Attributes:
-        fingerprint: Of the node it is a run of.
-        seconds: Of all sittings so far.
-        finished: Whether its results are in.
-        message: Why it failed, the last time.
+        fingerprint: Fingerprint of its node.
+        seconds: Wall-clock time so far, summed over interrupted and resumed executions.
+        finished: Whether the run is finished.
+        message: Error message of the last execution, if it failed.
     """
 
     fingerprint: str
@@ -58,10 +58,10 @@ class Ledger:
     folder: Path
 
     def begin(self, study_file: Path) -> None:
-        """Makes the directory a study's.
+        """Creates the study's directory, or accepts an existing one, and copies the study file to it.
 
         Raises:
-            UserError: It holds something else.
+            UserError: The directory holds something other than a study.
         """
         known = (self.folder / STUDY_FILE).is_file()
         if self.folder.exists() and not known and entries(self.folder):
@@ -71,12 +71,12 @@ class Ledger:
         write_file(self.folder / STUDY_FILE, study_file.read_text(encoding="utf-8"))
 
     def run_dir(self, node: Node) -> Path:
-        """Where a node's run is: by its fingerprint, whatever it was called when it began."""
+        """Directory of a node's run, found by fingerprint, because the label may have changed since it was started."""
         found = sorted((self.folder / RUNS).glob(f"*-{node.fingerprint[:12]}.json"))
         return found[0].with_suffix("") if found else self.folder / RUNS / node.name
 
     def record(self, node: Node) -> Record | None:
-        """The node's record; None where there is none, or a damaged one."""
+        """The node's record; None if it is missing or damaged."""
         try:
             stored = Record.model_validate_json(_beside(self.run_dir(node), ".json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -84,7 +84,7 @@ class Ledger:
         return stored if stored.fingerprint == node.fingerprint else None
 
     def results(self, node: Node) -> dict[str, Any] | None:
-        """What a finished run came to; None where it is not finished."""
+        """The results of a finished run; None if it is not finished."""
         stored = self.record(node)
         if stored is None or not stored.finished:
             return None
@@ -95,14 +95,14 @@ class Ledger:
         return results if results.get("finished") else None
 
     def has_model(self, node: Node) -> bool:
-        """Whether another run can start from this one."""
+        """Whether the run's model still exists, so that an adaptation can start from it."""
         return (self.run_dir(node) / "model").is_dir()
 
     def start(self, node: Node) -> bool:
-        """Readies a run's place.
+        """Prepares a run's directory: keeps an unfinished run, removes anything else.
 
         Returns:
-            Whether a run is there that can be continued.
+            Whether there is an unfinished run to resume.
         """
         folder, stored = self.run_dir(node), self.record(node)
         resumable = stored is not None and not stored.finished and (folder / RUN_FILE).is_file()
@@ -116,11 +116,11 @@ class Ledger:
         write_file(_beside(self.run_dir(node), ".json"), record.model_dump_json(indent=1))
 
     def log(self, node: Node) -> Path:
-        """The file that a run prints to."""
+        """The file that receives a run's output."""
         return _beside(self.run_dir(node), ".log")
 
     def warnings(self, nodes: Iterable[Node]) -> Counter[str]:
-        """What runs warned of in their logs, and how many of them did."""
+        """Warnings in the runs' logs, each with the number of runs that gave it."""
         found: Counter[str] = Counter()
         for node in nodes:
             with suppress(OSError):
@@ -129,12 +129,12 @@ class Ledger:
         return found
 
     def drop_weights(self, node: Node, keep: str) -> None:
-        """Removes what a study does not keep of a finished run."""
+        """Deletes the directories of a finished run that the study does not keep."""
         for name in HEAVY[keep]:
             shutil.rmtree(self.run_dir(node) / name, ignore_errors=True)
 
     def strangers(self, nodes: Iterable[Node]) -> list[Path]:
-        """Runs that no cell needs, of earlier versions of the study."""
+        """Runs that no cell needs, from earlier versions of the study."""
         wanted = {self.run_dir(node) for node in nodes}
         found = (path.with_suffix("") for path in (self.folder / RUNS).glob("*.json"))
         return sorted(path for path in found if path not in wanted)
@@ -145,7 +145,7 @@ def _beside(folder: Path, suffix: str) -> Path:
 
 
 def words_of(node: Node, folder: Path, parent: Path | None, *, resume: bool) -> list[str]:
-    """The command line of a run, as a person would type it."""
+    """Command-line arguments of a run."""
     typed = dict(node.typed.data)
     if parent is None:
         words = ["train", *node.task_defs, "--tasks", ",".join(node.run.tasks), "--encoder", typed.pop("encoder")]
@@ -158,7 +158,7 @@ def words_of(node: Node, folder: Path, parent: Path | None, *, resume: bool) -> 
 
 
 def failure(log: Path, status: int, start: int) -> str:
-    """What a run that failed said last, in its log from byte `start` on."""
+    """Error message of a failed run: its last errors, or else its last line, in the log from byte `start` on."""
     try:
         text = log.read_bytes()[start:].decode(errors="replace")
     except OSError:

@@ -1,7 +1,7 @@
-"""HTML and SVG from elements. What is no `Html` is text, and is escaped: there is no way to forget it.
+"""HTML and SVG built from elements. Everything that is not an `Html` object is escaped automatically.
 
-Only this module makes `Html`; a test holds all others to that. Characters that would steer the reader's eye instead of
-being read (control characters, bidirectional overrides, lone surrogates) are written out as Python writes them.
+Only this module creates `Html`, which a test enforces. Invisible characters that could mislead a reader (control
+characters, bidirectional overrides, lone surrogates) are shown as Python escape sequences.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import TypeAlias
 Child: TypeAlias = "Html | str | int | float | Iterable[Child] | None"
 Attribute: TypeAlias = "str | int | float | bool | None"
 
-UNSEEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")  # Unicode categories that are not read
-KEPT = "\n\t\u200c\u200d"  # the last two join and part letters in several scripts, and emoji
+UNSEEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")  # Unicode categories of invisible characters
+KEPT = "\n\t\u200c\u200d"  # the last two are the (non-)joiners that several scripts and emoji need
 VOID = ("meta", "link", "br", "hr", "col")
 
 
 class Html(str):
-    """Markup that is finished. Every operation of `str` on it gives a plain text again."""
+    """Finished markup. Every operation of `str` on it returns a plain `str`, which is escaped again."""
 
     __slots__ = ()
 
 
 def visible(text: str) -> str:
-    """A text with the characters that cannot be seen written out, such as ``\\u202e``."""
+    """A text with invisible characters replaced by escape sequences, such as ``\\u202e``."""
     if text.isprintable():
         return text
     return "".join(
@@ -41,10 +41,10 @@ def element(tag: str, *children: Child, **attributes: Attribute) -> Html:
     """One element.
 
     Args:
-        tag: Its name.
-        children: Finished markup, texts and numbers (escaped), None (nothing), or several of them.
-        attributes: An underscore at the end is left off (`class_`), others are dashes (`aria_label`). None leaves the
-            attribute out, True writes its name alone.
+        tag: Tag name.
+        children: Finished markup, texts and numbers (escaped), None (omitted), or iterables of these.
+        attributes: A trailing underscore is removed (`class_`), other underscores become dashes (`aria_label`). None
+            and False omit the attribute, True writes its name without a value.
     """
     words = [tag]
     for key, value in attributes.items():
@@ -58,7 +58,7 @@ def element(tag: str, *children: Child, **attributes: Attribute) -> Html:
 
 
 def group(*children: Child) -> Html:
-    """Children side by side, without an element around them."""
+    """Concatenates children without an enclosing element."""
     parts: list[str] = []
     for child in children:
         if child is None:
@@ -73,11 +73,11 @@ def group(*children: Child) -> Html:
 
 
 def page(*children: Child) -> Html:
-    """A whole document."""
+    """A complete HTML document."""
     return Html(f"<!doctype html>\n{group(*children)}\n")
 
 
 def style_sheet(css: str) -> Html:
-    """A style element. The sheet is ours; no text of a user's may go into one."""
+    """A style element. It is not escaped: the style sheet must not contain text from users."""
     assert "</" not in css, "it would end the element"
     return Html(f"<style>\n{css}</style>")

@@ -1,4 +1,4 @@
-"""What the cells of a study came to, in this study's directory or in a summary of an earlier sitting elsewhere."""
+"""Outcomes of a study's cells, from the study's directory or from an earlier summary file."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Outcomes = Mapping[str, "Outcome"]
 
 
 class Outcome(Settings):
-    """What a finished cell came to.
+    """The outcome of a finished cell.
 
     Attributes:
-        metrics: Of the cell's task, on the rows and at the step that the study says.
-        seconds: Of the cell's own run.
-        shared_seconds: Of the runs that it starts from.
-        processor: What it was computed on.
+        metrics: Metrics of the cell's task, on the rows and at the step that the study selects.
+        seconds: Duration of the cell's own run.
+        shared_seconds: Total duration of the runs that it starts from.
+        processor: The processor that it ran on.
     """
 
     metrics: dict[str, float]
@@ -35,15 +35,17 @@ class Outcome(Settings):
 
 
 def outcome_key(cell: Cell) -> str:
-    """What a cell's outcome is found by: the task, and the fingerprint of the run with its data and all before it."""
+    """Key of a cell's outcome: the fingerprint of its run, which covers data and preceding runs, and the task."""
     return f"{cell.node.fingerprint}/{cell.task}"
 
 
 def read_outcomes(path: Path, study: Study) -> dict[str, Outcome]:
-    """The outcomes in a summary, of cells that the study no longer has too; none where there is no such file.
+    """Reads the outcomes in a summary file, including those of cells that the study no longer has.
+
+    Empty if the file does not exist.
 
     Raises:
-        UserError: It is no summary of a study, or its figures are of other rows or another step.
+        UserError: The file is not a summary, or its metrics are from other rows or from another step.
     """
     if not path.exists():
         return {}
@@ -60,7 +62,7 @@ def read_outcomes(path: Path, study: Study) -> dict[str, Outcome]:
 
 
 def gather_outcomes(study: Study, ledger: Ledger, earlier: Outcomes) -> dict[str, Outcome]:
-    """The outcome of every finished cell, from the ledger, else from an earlier sitting; then that sitting's others."""
+    """Outcomes of all finished cells, from the ledger or else from `earlier`, then the other earlier outcomes."""
     step = "last" if study.config.step == "last" else "tasks"
     found = {}
     for cell in study.cells:

@@ -1,4 +1,4 @@
-"""What seeds say of a difference: means, spreads, and intervals of differences paired by seed.
+"""Statistics over seeds: means, standard deviations, and confidence intervals of differences paired by seed.
 
 Legend: n seeds, B resamples.
 """
@@ -21,9 +21,9 @@ Interval = list[float]
 
 
 def describe(values: Sequence[float]) -> dict[str, Any]:
-    """`n`, `mean`, `std` (of a sample: divided by n − 1) and `t`, the t interval of the mean.
+    """`n`, `mean`, `std` (sample standard deviation, divisor n − 1) and `t`, the t interval of the mean.
 
-    The latter two are None of fewer than two values.
+    `std` and `t` are None for fewer than two values.
     """
     count = len(values)
     if count == 0:
@@ -37,7 +37,7 @@ def describe(values: Sequence[float]) -> dict[str, Any]:
 
 
 def bootstrap(values: Sequence[float]) -> Interval | None:
-    """Percentile interval of the mean over B seeded resamples; None of fewer than two values."""
+    """Percentile bootstrap interval of the mean, from B seeded resamples; None for fewer than two values."""
     if len(values) < 2:
         return None
     draws = np.random.Generator(np.random.Philox(key=derive_seed(0, "bootstrap")))
@@ -47,15 +47,15 @@ def bootstrap(values: Sequence[float]) -> Interval | None:
 
 
 def compare_pairs(values: Sequence[float], base: Sequence[float], *, higher_is_better: bool = True) -> dict[str, Any]:
-    """What changes from one arm to another, seed by seed.
+    """Compares two arms seed by seed.
 
     Args:
-        values: The arm's, (n,).
-        base: The other arm's, of the same seeds in the same order, (n,).
-        higher_is_better: The metric's direction, for the counts alone.
+        values: One arm's values, (n,).
+        base: The other arm's values, for the same seeds in the same order, (n,).
+        higher_is_better: The metric's direction, which only `wins` and `losses` depend on.
 
     Returns:
-        `describe` of the differences values − base, their `bootstrap`, and `wins`, `ties` and `losses`.
+        `describe` of the differences values − base, their `bootstrap` interval, and `wins`, `ties` and `losses`.
     """
     differences = [value - other for value, other in zip(values, base, strict=True)]
     better = [difference if higher_is_better else -difference for difference in differences]
@@ -69,9 +69,9 @@ def compare_pairs(values: Sequence[float], base: Sequence[float], *, higher_is_b
 
 
 def spread_ratio(values: Sequence[Sequence[float]], base: Sequence[Sequence[float]]) -> float | None:
-    """Spread between seeds over that of another arm: √(Σ_t s_t² / Σ_t s̃_t²) over tasks t; of one task, s/s̃.
+    """Ratio of the standard deviations of two arms over seeds: √(Σ_t s_t² / Σ_t s̃_t²) over tasks t; for one task, s/s̃.
 
-    None where an arm has fewer than two seeds or the other one does not vary.
+    None if an arm has fewer than two seeds, or if the base arm's variance is 0.
     """
     if any(len(part) < 2 for part in (*values, *base)) or not values:
         return None

@@ -1,4 +1,4 @@
-"""Charts as PNG files, for slides and issues: the marks of `drawing`, drawn by Pillow (which TensorBoard brings)."""
+"""Charts as PNG files: renders the marks of `drawing` with Pillow, a dependency of TensorBoard."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageDraw import ImageDraw
 
-SCALE = 2  # pixels of the file to one of the drawing
-FINER = 2  # drawn so much larger and made smaller, for smooth edges
+SCALE = 2  # pixels in the file per pixel of the drawing
+FINER = 2  # supersampling factor, for smooth edges
 TITLE = 22.0  # height of the title above the drawing
 
 
@@ -27,7 +27,7 @@ def _mixed(colour: tuple[int, int, int], share: float) -> str:
     return "#" + "".join(f"{round(255 + (part - 255) * share):02x}" for part in colour)
 
 
-# Style to colour, width of the line, and its dashes; the same as the light colours of report.css.
+# Style → colour, line width and dash pattern; the same as the light colours of report.css.
 STYLES: dict[str, tuple[str, float, tuple[float, ...]]] = {
     "grid": ("#dedee4", 1, ()),
     "axis": ("#56565e", 1, ()),
@@ -44,7 +44,7 @@ STYLES: dict[str, tuple[str, float, tuple[float, ...]]] = {
     "words": ("#1b1b1f", 1, ()),
     "muted": ("#56565e", 1, ()),
 }
-# Grounds of cells, of the colours of hits and misses in shares of 12, 24, 36 and 48 % on white.
+# Cells of heat maps: the colours of hits and misses in report.css, mixed with white in shares of 12, 24, 36 and 48 %.
 STYLES |= {f"with{n}": (_mixed((0x00, 0x72, 0xB2), 0.12 * n), 1, ()) for n in range(1, 5)}
 STYLES |= {f"against{n}": (_mixed((0xD5, 0x5E, 0x00), 0.12 * n), 1, ()) for n in range(1, 5)}
 STYLES |= {"neither": ("#f3f3f6", 1, ()), "same": ("#dedee4", 1, ())}
@@ -52,20 +52,20 @@ HOLLOW = ("ring", "baseline")
 
 
 def write_png(chart: Chart, path: Path) -> None:
-    """Writes a chart, twice as large as it is on the page."""
+    """Writes a chart as a PNG file, `SCALE` times as large as on the page."""
     with new_bytes(path) as file:
         file.write(png(chart))
 
 
 def png(chart: Chart) -> bytes:
-    """A chart with its title as the bytes of a PNG file."""
+    """A chart with its title, as PNG data."""
     buffer = io.BytesIO()
     _drawn(chart).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def pixels(chart: Chart) -> npt.NDArray[np.uint8]:
-    """The same as colours of pixels, (height, width, 3)."""
+    """A chart with its title, as RGB pixels, (height, width, 3)."""
     return np.asarray(_drawn(chart))
 
 
@@ -108,7 +108,7 @@ def _line(draw: ImageDraw, mark: Line, factor: float) -> None:
 
 
 def _dashed(points: list[tuple[float, float]], dashes: list[float]) -> list[list[tuple[float, float]]]:
-    """A line cut into those pieces of it that are drawn."""
+    """The visible pieces of a dashed line; `dashes` are alternating lengths of dashes and gaps."""
     pieces: list[list[tuple[float, float]]] = [[points[0]]]
     index, left = 0, dashes[0]
     for (x0, y0), (x1, y1) in itertools.pairwise(points):

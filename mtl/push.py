@@ -9,21 +9,21 @@ from mtl.errors import Problem, StorageError, UserError, first_line
 
 FLAG = "--push-to-hub"
 LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
-REFUSED = (401, 403, 404)  # by who the user is
+REFUSED = (401, 403, 404)  # HTTP status codes of missing permission; the hub may answer 404 for it
 
 
 def check_push(repository: str, names: Sequence[str]) -> dict[str, str]:
-    """Says where each task would go; the network is not asked.
+    """Checks repository names and login, without network access.
 
     Args:
-        repository: What the user named: NAME, of whoever is logged in, or OWNER/NAME.
+        repository: OWNER/NAME, or NAME for a repository of the user who is logged in.
         names: The tasks.
 
     Returns:
-        Task to its repository: the one named, or for several tasks `REPOSITORY-TASK`.
+        Task → repository: `repository` for a single task, else `REPOSITORY-TASK`.
 
     Raises:
-        UserError: A name the hub does not take, or nobody is logged in.
+        UserError: A name is invalid on the hub, or nobody is logged in.
     """
     from huggingface_hub import get_token
     from huggingface_hub.errors import HFValidationError
@@ -44,23 +44,25 @@ def check_push(repository: str, names: Sequence[str]) -> dict[str, str]:
 
 
 def push(folder: Path, repository: str, name: str) -> str:
-    """Uploads one export. A new repository is private, as the card and `task.yml` tell of the user's data and files:
-    making it public takes one click, taking it back does not work. One that exists stays as visible as it is.
+    """Uploads one export.
+
+    A new repository is private, because the card and `task.yml` describe the user's data and files: publishing can be
+    done later, but not undone. An existing repository keeps its visibility.
 
     Args:
         folder: The export.
-        repository: Where to.
-        name: The task.
+        repository: Repository on the hub.
+        name: Name of the task.
 
     Returns:
-        The repository's address.
+        The repository's URL.
 
     Raises:
-        UserError: Whoever is logged in may not write there.
-        StorageError: The hub cannot be reached, or fails.
+        UserError: The user who is logged in may not write to the repository.
+        StorageError: The hub cannot be reached, or the upload fails.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # the latter is of its HTTP library, whichever it is
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # HTTPError: that of the HTTP library in use
 
     api, kept = HfApi(), f"the export in {folder} is complete"
     try:
@@ -71,6 +73,6 @@ def push(folder: Path, repository: str, name: str) -> str:
             message = f"the hub does not let you write to {repository!r} ({first_line(error)}); {LOGIN}; {kept}"
             raise UserError.of(FLAG, message) from error
         raise StorageError(f"{repository} cannot be written: {first_line(error)}; {kept}") from error
-    except (HTTPError, OSError, RuntimeError, ValueError) as error:  # a failing upload comes as any of these
+    except (HTTPError, OSError, RuntimeError, ValueError) as error:  # a failed upload may raise any of these
         raise StorageError(f"{repository} cannot be written: {first_line(error)}; {kept}") from error
     return str(address)

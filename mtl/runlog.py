@@ -1,4 +1,4 @@
-"""What a run writes down while it goes: `metrics.jsonl`, TensorBoard event files, and what trackers are told."""
+"""The log of a run: `metrics.jsonl`, TensorBoard event files and trackers."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from mtl.runrecord import METRICS_FILE
 from mtl.trackers import Scalar, Trackers
 
 BOARD = "tensorboard"
-LAST = ".hparams"  # ends the name of the event file that describes a finished run
-# How a step's terms are laid out in TensorBoard.
+LAST = ".hparams"  # suffix of the event file with a finished run's hyperparameters
+# Keys of a step's record → TensorBoard tags.
 TAGS = {
     "loss": "loss/{task}",
     "smart": "smart/{task}/r_s",
@@ -36,7 +36,7 @@ TAGS = {
 
 
 class NoLog:
-    """What the trainer needs of a log, written nowhere: that of a process beside the main one."""
+    """The interface of a log, and a log that discards everything, for all processes except the main one."""
 
     def step(self, record: Mapping[str, Any]) -> None: ...
 
@@ -53,16 +53,16 @@ class NoLog:
 
 
 class RunLog(NoLog):
-    """Appends records to the run's log files; a resumed run drops what was logged after its checkpoint.
+    """Appends records to the run's log files; a resumed run discards what was logged after its checkpoint.
 
     Args:
         folder: The run directory.
-        position: Size in bytes of `metrics.jsonl` where a resumed run continues; 0 for a new run.
-        step: Steps done then.
-        trackers: Where values go beside TensorBoard; they end with the log.
+        position: Size in bytes of `metrics.jsonl` at the checkpoint from which a run resumes; 0 for a new run.
+        step: Steps done at that checkpoint.
+        trackers: Receive the same values as TensorBoard; closed together with the log.
 
     Raises:
-        UserError: The log is shorter than that.
+        UserError: `metrics.jsonl` is shorter than `position`.
     """
 
     def __init__(self, folder: Path, position: int = 0, step: int = 0, trackers: Trackers | None = None) -> None:
@@ -91,7 +91,7 @@ class RunLog(NoLog):
         self._scalars(metric_tags("eval", record["task"], record["split"], record["metrics"]), record["step"])
 
     def gradients(self, record: Mapping[str, Any]) -> None:
-        """Logs how the tasks' gradients lie to each other: step, tasks, cosines of each pair, norms."""
+        """Logs the gradient cosines: step, tasks, cosine of every pair, norms."""
         self._write("gradients", record)
         tasks, cosines, step = record["tasks"], record["cosines"], record["step"]
         values = {f"cosine/{tasks[i]}/{tasks[j]}": cosines[i][j] for i, j in combinations(range(len(tasks)), 2)}
@@ -101,16 +101,16 @@ class RunLog(NoLog):
         self._board.add_image("cosine", drawn, step, dataformats="HWC")
 
     def finished(self, hyperparameters: Mapping[str, Scalar], best: Mapping[str, Any], step: int) -> None:
-        """Logs what the run was and what it came to, by which runs compare in TensorBoard's HPARAMS tab.
+        """Logs hyperparameters and best values of a finished run, for TensorBoard's HPARAMS tab.
 
-        The tab shows the last value of a tag, and the best step need not be the last: so there are `best/…` tags beside
-        `eval/…`. All stands in an event file of its own in the run's directory, which makes the run one session, and
-        which a finished run that is resumed writes anew. TensorBoard is left to find the columns: a list of them would
-        be taken from one run for all, and hide what is of the others' tasks only.
+        The tab shows the last value of a tag, which need not be the best; hence the tags `best/…` beside `eval/…`. They
+        go to a separate event file in the run's TensorBoard directory, so that the run is one session; a resumed run
+        rewrites this file. No list of metrics is declared: TensorBoard would take one run's list for all runs, and
+        hide the metrics of tasks that this run does not have.
 
         Args:
-            hyperparameters: What decides the run.
-            best: Task to its best step and the metrics by split there.
+            hyperparameters: Settings that affect the result.
+            best: Task → its best step, and the metrics by split there.
             step: Steps of the run.
         """
         from torch.utils.tensorboard import SummaryWriter
@@ -134,19 +134,19 @@ class RunLog(NoLog):
             self._trackers.log(values, step)
 
     def position(self) -> int:
-        """Size of `metrics.jsonl` in bytes, everything logged so far included and on the disk."""
+        """Size of `metrics.jsonl` in bytes, after syncing everything logged so far to disk."""
         os.fsync(self._file.fileno())
         return self._file.tell()
 
     def close(self) -> None:
-        with contextlib.ExitStack() as closing:  # each, also where another cannot be closed
+        with contextlib.ExitStack() as closing:  # close each, even if another fails
             if self._trackers is not None:
                 closing.callback(self._trackers.finish)
             closing.callback(self._board.close)
             closing.callback(self._file.close)
 
     def _write(self, event: str, record: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Appends a record to `metrics.jsonl`; returns it as it stands there."""
+        """Appends a record to `metrics.jsonl`; returns the record as written."""
         stored = _without_nan(record)
         append(self._file, json.dumps({"event": event, **stored}, allow_nan=False) + "\n")
         return stored
@@ -159,13 +159,13 @@ class RunLog(NoLog):
 
 
 def metric_tags(root: str, task: str, split: str, metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Metrics by their tags: `eval/TASK/METRIC`, of other splits than validation `eval/TASK/SPLIT/METRIC`."""
+    """Metrics by tag: `ROOT/TASK/METRIC` for the validation split, `ROOT/TASK/SPLIT/METRIC` for others."""
     prefix = f"{root}/{task}" if split == "validation" else f"{root}/{task}/{split}"
     return {f"{prefix}/{name}": value for name, value in metrics.items() if isinstance(value, float)}
 
 
 def _without_nan(value: Any) -> Any:
-    """The same with None for numbers that JSON does not have."""
+    """The value with NaN and infinities replaced by None, because JSON has no such numbers."""
     if isinstance(value, Mapping):
         return {key: _without_nan(inner) for key, inner in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""What `evaluate`, `predict` and `export` are asked of a run or an export, checked before anything of it is loaded."""
+"""Finds trained tasks on disk, and checks the arguments of `evaluate`, `predict` and `export` before loading models."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ WEIGHTS = {"final": "model", "teacher": "teacher"}  # directories of a run that 
 
 @dataclass(frozen=True)
 class Stored:
-    """Trained tasks as they lie on disk.
+    """Trained tasks on disk.
 
     Attributes:
         path: Directory of the run or export, or of several exports.
-        run: The run; None of exports.
-        weights: Which weights of a run these are.
-        tasks: Task name to definition.
-        folders: Task name to its standalone model; empty where one directory holds them all.
-        shared: That directory, of a shared encoder and all heads.
+        run: The run; None for exports.
+        weights: `best`, `final` or `teacher`.
+        tasks: Task name → definition.
+        folders: Task name → directory of its standalone model; empty if `shared` is set.
+        shared: Directory of a shared encoder and all heads, for `final` and `teacher` weights.
     """
 
     path: Path
@@ -40,20 +40,20 @@ class Stored:
 
 
 def find_tasks(path: Path, names: list[str], weights: str) -> Stored:
-    """Finds tasks of a run or of exports.
+    """Finds the tasks of a run or of exports.
 
     Args:
-        path: A run directory, an export's, or one that holds exports, as `export` writes it.
-        names: Tasks; all when empty.
-        weights: Of a run, `best` (each task's best step), `final` (the shared model after the last step) or `teacher`
-            (the slow average that the proximal term pulls towards, after the last step).
+        path: Directory of a run, of an export, or of several exports, as `export` writes it.
+        names: Tasks; all if empty.
+        weights: For a run, `best` (each task's best step), `final` (the shared model after the last step) or `teacher`
+            (the proximal term's moving average of the weights, after the last step).
 
     Raises:
-        UserError: The directory is neither, or a task is not in it.
+        UserError: The directory holds neither a run nor exports, or a task or the weights are missing.
     """
     if exports := _exports(path):
         if weights != "best":
-            raise UserError.of(str(path), f"is an export: it has the weights that were exported, and no {weights} ones")
+            raise UserError.of(str(path), f"is an export: it has only the exported weights, not the {weights} ones")
         _require(names, list(exports), path)
         tasks = {name: exports[name][0] for name in names or exports}
         return Stored(path, None, weights, tasks, {name: exports[name][1] for name in tasks})
@@ -75,10 +75,12 @@ def find_tasks(path: Path, names: list[str], weights: str) -> Stored:
 
 
 def _exports(path: Path) -> dict[str, tuple[TaskDef, Path]]:
-    """Task name to definition and folder of the export that a directory is, or of those in it unless it is a run.
+    """Task name → (definition, directory) of the export in `path`, or of the exports in its subdirectories.
+
+    Empty if `path` is a run directory or there are none.
 
     Raises:
-        UserError: A damaged `task.yml`, or several exports of one name.
+        UserError: A `task.yml` is damaged, or two exports have the same task name.
     """
     if (path / RUN_FILE).is_file():
         return {}
@@ -93,7 +95,7 @@ def _exports(path: Path) -> dict[str, tuple[TaskDef, Path]]:
 
 
 def run_of(path: Path) -> Run | None:
-    """The run that a directory holds, or None where it holds none."""
+    """The run in a directory, or None if there is none."""
     return read_run(path) if (path / RUN_FILE).is_file() else None
 
 
@@ -110,21 +112,21 @@ def _require(names: list[str], present: list[str], path: Path) -> None:
 def check_evaluation(
     path: Path, names: list[str], split: str, *, data_root: str | None, weights: str, output: Path | None
 ) -> tuple[Stored, Data]:
-    """Checks what `evaluate` is asked.
+    """Checks the arguments of `evaluate`.
 
     Args:
-        path: A run directory or an export's.
-        names: Tasks; all when empty.
+        path: Directory of a run, of an export, or of several exports.
+        names: Tasks; all if empty.
         split: A split of the tasks, or a split of their data set that the definition does not name.
         data_root: Local mirror of the hub; by default the run's.
         weights: As for `find_tasks`.
-        output: File for the metrics as JSON.
+        output: File for the metrics, as JSON.
 
     Returns:
         The tasks and their data of that split.
 
     Raises:
-        UserError: No such run, export, task or split, or rows that are wrong.
+        UserError: There is no such run, export, task or split, or rows are invalid.
     """
     if not NAME.fullmatch(split):
         raise UserError.of("--split", f"{split!r} may hold letters, digits, '-' and '_' only (it names a file)")
@@ -140,17 +142,18 @@ def check_evaluation(
 
 
 def check_prediction(path: Path, names: list[str], file: Path, output: Path, *, weights: str) -> Stored:
-    """Checks what `predict` is asked; the rows are read later.
+    """Checks the arguments of `predict`; the rows are read later.
 
     Args:
-        path: A run directory or an export's.
-        names: Tasks; may be left out where there is one.
+        path: Directory of a run, of an export, or of several exports.
+        names: Tasks; may be empty if there is only one.
         file: Rows to predict.
         output: File for the predictions.
         weights: As for `find_tasks`.
 
     Raises:
-        UserError: No such run, export or task, or a file that is missing, of another type or in the way.
+        UserError: There is no such run, export or task; or a file is missing, of an unknown type, or would be
+            overwritten.
     """
     problems = []
     if file.suffix not in SUFFIXES:
@@ -177,25 +180,26 @@ def check_prediction(path: Path, names: list[str], file: Path, output: Path, *, 
 def check_export(
     path: Path, names: list[str], output: Path, *, weights: str, overwrite: bool, push_to_hub: str | None
 ) -> tuple[Stored, dict[str, str]]:
-    """Checks what `export` is asked.
+    """Checks the arguments of `export`.
 
     Args:
         path: A run directory.
-        names: Tasks; all when empty.
-        output: Where to; each task gets a directory there.
+        names: Tasks; all if empty.
+        output: Directory in which each task gets a subdirectory.
         weights: As for `find_tasks`.
-        overwrite: Whether earlier exports are replaced.
-        push_to_hub: Repository on the hub that is written too; with several tasks one for each, `REPO-TASK`.
+        overwrite: Whether to replace earlier exports.
+        push_to_hub: Repository on the hub to upload to; several tasks go to one each, `REPO-TASK`.
 
     Returns:
-        The tasks, and each one's repository if they are to be pushed.
+        The tasks, and task → repository, empty without `push_to_hub`.
 
     Raises:
-        UserError: No such run or task, an export in place of a run, a directory in use, or no access to the hub.
+        UserError: There is no such run or task, `path` is an export, a directory is in use, or nobody is logged in to
+            the hub.
     """
     stored = find_tasks(path, names, weights)
-    if stored.run is None:  # its card tells what only the run knows
-        raise UserError.of(str(path), "is exported already: copy the directory, which needs nothing beside it")
+    if stored.run is None:  # the model card needs information that only a run has
+        raise UserError.of(str(path), "is already an export: copy the directory, which is self-contained")
     repositories = {} if push_to_hub is None else check_push(push_to_hub, list(stored.tasks))
     used = [name for name in stored.tasks if (output / name).exists()]
     if output.exists() and not output.is_dir():

@@ -1,7 +1,7 @@
-"""A study: named arms × seeds × tasks × training sizes, read from a YAML and laid out as runs.
+"""A study: a grid of arms × seeds × tasks × training sizes, read from a YAML file and resolved into runs.
 
-A cell is one arm with one seed on one task at one training size. An arm is a sequence of phases, each a run; cells
-whose first phases come to the same configuration share that run.
+A cell is one arm with one seed on one task at one training size. An arm is a sequence of phases, each of them a run;
+cells whose first phases have the same resolved configuration share that run.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from mtl.settings import KeyPath, Settings, Sourced, check, dotted, read_yaml
 from mtl.taskdef import NAME, Count, TaskDef
 
 ALL = "all"
-FORMAT = 2  # raise when runs of the same configuration come to other results
-# What of a configuration no result depends on, or is told of tasks and data otherwise.
+FORMAT = 2  # increment when the same configuration gives different results
+# Keys left out of the fingerprint: results do not depend on them, or the task and data fingerprints cover them.
 UNTOLD = {"num_proc", "data_root", "task_defs", "telemetry", "defaults", "tasks", "inherited"}
-# Settings that the study itself gives to its runs, or that only a person may give.
+# Settings that arms may not contain, because the study determines them or only a command line may set them.
 OWN = {
     "phase": "a phase says it with its own key 'phase'",
     "task_defs": "the study names them for all arms",
@@ -48,9 +48,9 @@ class Phase(Settings):
     """One phase of an arm.
 
     Attributes:
-        phase: `train` from the encoder, or `adapt` from the phase before, to the cell's task.
-        tasks: Of `train`: tasks by name, or `all` those of the study; by default the cell's task alone.
-        settings: Keys of a run configuration, over those that the study's arms share.
+        phase: `train` starts from the encoder; `adapt` starts from the preceding phase and trains on the cell's task.
+        tasks: For `train`: names of tasks, or `all` for those of the study; by default only the cell's task.
+        settings: Keys of a run configuration; they override the study's `settings`.
     """
 
     phase: Literal["train", "adapt"]
@@ -64,26 +64,26 @@ class Phase(Settings):
 
 
 class StudyConfig(Settings):
-    """A study's file.
+    """The contents of a study file.
 
     Attributes:
         encoder: Hub id, directory or `pkg:PACKAGE/SUBDIR`.
-        task_defs: Definition files, relative to the study's file.
+        task_defs: Definition files, relative to the study file.
         data_root: Local mirror of the hub.
-        tasks: Tasks whose results count, each in cells of its own.
-        seeds: Seeds of the runs, by which arms are paired.
-        train_sizes: Examples (ranking: queries) of the study's tasks, in every phase; null is all. Other tasks of a
-            pre-fine-tuning train on what `sizes` says, else on all of theirs.
-        sizes: Examples of tasks that are pre-fine-tuned on but not studied.
-        settings: Keys of a run configuration, for all phases of all arms; over the task definitions.
-        arms: Name to phases; differences are to the first arm.
-        contrasts: Pairs of arms, `[ARM, BASE]`, whose differences are told too.
-        select: Which rows count: `validation`, or those of the training data that `holdout` (a fraction) and
-            `holdout_rows` (the least number) hold out of runs on the study's tasks, for choices that must not see the
-            reported rows.
-        step: Which step counts: the `last`, or the `best` by the rows that count, which is optimistic.
-        keep: What stays of a finished run: its `results`, the models of its `best` steps, the `model` after its last
-            step (from which cells that are added later start), or `all`.
+        tasks: The tasks that are studied; each has its own cells.
+        seeds: Seeds of the runs; arms are compared seed by seed.
+        train_sizes: Number of training examples (for rankings, queries) of the studied tasks, in every phase; null for
+            all. Other tasks of a pre-fine-tuning have the number in `sizes`, or else all.
+        sizes: Number of training examples of tasks that are trained on but not studied.
+        settings: Keys of a run configuration, for all phases of all arms; they override the task definitions.
+        arms: Name → phases. Every other arm is compared with the first one.
+        contrasts: Further pairs of arms to compare, `[ARM, BASE]`.
+        select: The evaluated rows: `validation`, or `holdout`, rows held out of the training data of the studied tasks
+            (`holdout` is their fraction, `holdout_rows` their minimum number), for choices that must not see the
+            validation rows.
+        step: The evaluated step: `last`, or `best` on the same rows, which is optimistic.
+        keep: What is kept of a finished run: `results` alone; or also, with `best`, the models of the best steps; with
+            `model`, the model after the last step, from which cells that are added later can start; `all` keeps all.
     """
 
     encoder: str
@@ -108,12 +108,12 @@ class Node:
     """One run of a study.
 
     Attributes:
-        label: What it is, in words that a directory's name may hold.
+        label: Readable part of its directory name.
         fingerprint: Digest of its resolved configuration, its data and the run that it starts from.
-        run: The resolved run.
-        typed: The settings that make it so, over its task definitions.
-        parent: The run that it starts from, in adaptation.
-        task_defs: Definition files it needs, absolute.
+        run: The resolved configuration and tasks.
+        typed: The run's settings, as on its command line; they override the task definitions.
+        parent: In adaptation, the run that it starts from.
+        task_defs: Absolute paths of the definition files that it needs.
     """
 
     label: str
@@ -125,17 +125,17 @@ class Node:
 
     @property
     def name(self) -> str:
-        """The run's directory."""
+        """Name of the run's directory."""
         return f"{self.label}-{self.fingerprint[:12]}"
 
     def chain(self) -> list[Node]:
-        """The runs that lead here, this one last."""
+        """The runs that this one builds on, in order, followed by this one."""
         return [*(self.parent.chain() if self.parent else []), self]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One arm with one seed on one task at one size; its results are those of the task in the node's run."""
+    """One arm with one seed on one task at one training size; its result is that of `task` in the run of `node`."""
 
     arm: str
     task: str
@@ -146,13 +146,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Study:
-    """A study that may start.
+    """A checked study.
 
     Attributes:
-        name: Of its file, without the suffix.
-        config: What the file says.
-        tasks: The definitions of the tasks studied.
-        cells: The grid, seed by seed, so that every arm has as many seeds as the others when a study is interrupted.
+        name: Name of its file, without the suffix.
+        config: The contents of the file.
+        tasks: Definitions of the studied tasks.
+        cells: The grid, ordered by seed, so that all arms have equally many seeds if the study is interrupted.
     """
 
     name: str
@@ -162,19 +162,20 @@ class Study:
 
     @property
     def nodes(self) -> list[Node]:
-        """Every run once, each after the one it starts from."""
+        """All runs without duplicates, each after the run that it starts from."""
         return list({node.name: node for cell in self.cells for node in cell.node.chain()}.values())
 
 
 def read_study(path: Path, data_root: str | None = None) -> Study:
-    """Reads and checks a study: its keys, every arm's settings, the definitions, the encoder and the data, together.
+    """Reads and checks a study: its keys, every arm's settings, the definitions, the encoder and the data.
 
     Args:
-        path: The file.
-        data_root: Local mirror of the hub, over the file's.
+        path: The study file.
+        data_root: Local mirror of the hub; overrides that of the file.
 
     Raises:
-        UserError: With all that is wrong.
+        UserError: The study is invalid. Problems of the keys and definitions are reported together, then those of the
+            runs.
     """
     source, problems = read_yaml(path)
     if data_root is not None:
@@ -207,7 +208,7 @@ def read_study(path: Path, data_root: str | None = None) -> Study:
 
 
 def _other_metrics(cells: Sequence[Cell], tasks: Mapping[str, TaskDef], source: Sourced) -> list[Problem]:
-    """Arms that leave out a metric by which they would be compared."""
+    """Arms whose definition of a studied task lacks a metric on which arms are compared."""
     told = {}
     for cell in cells:
         absent = [name for name in tasks[cell.task].metrics if name not in cell.node.run.tasks[cell.task].metrics]
@@ -218,7 +219,7 @@ def _other_metrics(cells: Sequence[Cell], tasks: Mapping[str, TaskDef], source: 
 
 
 def _inconsistencies(config: StudyConfig, source: Sourced, definitions: Mapping[str, Sourced]) -> list[Problem]:
-    """What is well-formed by itself but does not fit the rest."""
+    """Problems between values that are valid individually."""
     problems = []
 
     def tell(path: KeyPath, message: str) -> None:
@@ -264,7 +265,7 @@ def _inconsistencies(config: StudyConfig, source: Sourced, definitions: Mapping[
 
 
 def _without_tasks(settings: Sourced, others: set[str]) -> Sourced:
-    """Settings without those of other tasks."""
+    """Settings without those under `tasks.NAME` for the tasks in `others`."""
     tasks = settings.child("tasks").data
     if not isinstance(tasks, dict):
         return settings
@@ -273,7 +274,7 @@ def _without_tasks(settings: Sourced, others: set[str]) -> Sourced:
 
 
 class _Grid:
-    """Lays cells out as runs, each configuration resolved and each file read once."""
+    """Resolves cells into runs; shared runs are the same node, and each data file is read once."""
 
     def __init__(
         self, config: StudyConfig, source: Sourced, definitions: Mapping[str, Sourced], files: list[str]
@@ -286,7 +287,7 @@ class _Grid:
         self._nodes: dict[str, Node] = {}
 
     def cell(self, arm: str, task: str, size: int | None, seed: int) -> Cell | None:
-        """The cell, or None where something is wrong with a phase."""
+        """The cell, or None if a phase is invalid; problems are collected in `problems`."""
         node: Node | None = None
         for index, phase in enumerate(self.config.arms[arm]):
             last = index + 1 == len(self.config.arms[arm])
@@ -307,7 +308,7 @@ class _Grid:
         return list(dict.fromkeys(n for name in chosen for n in (self.config.tasks if name == ALL else [name])))
 
     def _typed(self, path: KeyPath, names: list[str], size: int | None, seed: int) -> Sourced:
-        """The settings of one run: what the study gives over the phase's own over what all share."""
+        """The settings of one run, by precedence: those that the study determines, the phase's own, the shared ones."""
         shared, own = self.source.child("settings"), self.source.child(*path, "settings")
         for part, where in ((shared, "settings"), (own, dotted((*path, "settings")))):
             for key, reason in OWN.items():
@@ -316,7 +317,7 @@ class _Grid:
                 if isinstance(section, dict) and name in section:
                     self.problems.append(Problem(part.place(tuple(key.split("."))), f"{where}.{key}: {reason}"))
             self.problems += contradictions(part)
-        others = set(self.config.tasks) - set(names)  # which other cells are of
+        others = set(self.config.tasks) - set(names)  # studied tasks that this run does not train
         shared = _without_tasks(shared, others)
         own = own if self.source.child(*path).data.get("tasks") else _without_tasks(own, others)
         sizes = {n: size if n in self.config.tasks else self.config.sizes.get(n) for n in names}
@@ -330,7 +331,7 @@ class _Grid:
         return Sourced(given, {(): place}).over(own.over(without_rivals(shared, own).over(base)))
 
     def _node(self, names: list[str], typed: Sourced, parent: Node | None) -> Node | None:
-        """The run of a phase: what `preflight` will make of its words."""
+        """The run of a phase, resolved exactly as `preflight` will resolve its command line."""
         known = parent.run.tasks if parent else {}
         definitions = {
             n: Sourced(known[n].model_dump(exclude_none=True)) if n in known else self.definitions[n] for n in names
@@ -369,7 +370,7 @@ class _Grid:
         return [] if message is None else [Problem(place, message)]
 
     def _read(self, name: str, task: TaskDef) -> Iterator[Problem]:
-        """Reads a task's data, once; yields what is wrong with it."""
+        """Reads a task's data once, and yields its problems."""
         if name not in self._data:
             data = check_data({name: task}, self.data_root, held_out=self.config.select == "holdout")
             self._data[name] = {s: source.fingerprint() for s, source in data.sources.get(name, {}).items()}
@@ -379,11 +380,11 @@ class _Grid:
         config = run.config.model_dump(exclude=UNTOLD, exclude_none=True)
         tasks = {name: task.model_dump(exclude_none=True) for name, task in run.tasks.items()}
         for task in tasks.values():
-            task["data"].pop("files", None)  # what they hold counts, not where they are
+            task["data"].pop("files", None)  # contents are fingerprinted below; paths do not matter
             for section in PRESETS:
                 values = task.pop(section)
-                if getattr(run.config.train, section) and values["weight"] > 0:  # else no result depends on it
-                    task[section] = {key: value for key, value in values.items() if key != "preset"}  # spelled out
+                if getattr(run.config.train, section) and values["weight"] > 0:  # otherwise results do not depend on it
+                    task[section] = {key: value for key, value in values.items() if key != "preset"}  # already applied
         data = {name: self._data[name] for name in tasks}
         described = [FORMAT, config, tasks, data, parent.fingerprint if parent else None]
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()

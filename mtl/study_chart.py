@@ -1,4 +1,4 @@
-"""A study as a picture, in SVG: every seed a dot, every arm a row, with the interval of its mean."""
+"""Chart of a study as SVG: one row per arm, with a dot for every seed, the mean and its interval."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from mtl.charts import round_step
 from mtl.markup import Html, element, group, style_sheet
 
 WIDTH, LEFT, RIGHT, ROW, HEAD, FOOT, GAP = 860, 176, 280, 26, 30, 26, 14  # pixels
-WORDS = WIDTH - RIGHT + 14  # where the column of means begins
+WORDS = WIDTH - RIGHT + 14  # x of the column of means
 TICKS = 5
-# Okabe and Ito's blue and vermilion, which colour-blind people tell apart; lighter ones on a dark ground.
+# Based on Okabe and Ito's blue and vermilion, which colour-blind readers can distinguish; lighter in dark mode.
 STYLE = """\
 .c{font:13px system-ui,sans-serif;fill:#1b1b1b}.c .t{font-weight:600}.c .s{fill:#5c5c5c;font-size:12px}
 .c .g{stroke:#d8d8d8}.c .r{stroke:#777;stroke-dasharray:4 3}.c .d{fill:#0072b2;fill-opacity:.45}
@@ -23,15 +23,15 @@ STYLE = """\
 
 
 def draw(groups: Sequence[Mapping[str, Any]], title: str) -> Html:
-    """One panel for each task and size.
+    """Draws one panel per task and training size.
 
     Args:
-        groups: As in a summary: `title`, and `arms`, name to `values` (one a seed), `mean`, `t` and, but for the
-            first arm, `difference` with `mean` and `t`.
-        title: Of the whole picture.
+        groups: Panels, as in a summary: `title`, and `arms`, name → `values` (one per seed), `mean`, `t` and, except
+            for the first arm, `difference` with `mean` and `t`.
+        title: Title of the chart.
 
     Returns:
-        The SVG, complete by itself.
+        A self-contained SVG.
     """
     parts, top = list[Html](), 34
     for facts in groups:
@@ -117,7 +117,7 @@ def _signed(value: float) -> str:
 
 
 def nice_ticks(low: float, high: float) -> list[float]:
-    """About `TICKS` round numbers that hold the range between the first and the last of them."""
+    """About `TICKS` round numbers, the first and last of which enclose the range from `low` to `high`."""
     size = max(abs(low), abs(high))
     span = high - low if high - low > 1e-9 * max(1.0, size) else 0.1 * max(1.0, size)
     low, high = low - 0.02 * span, high + 0.02 * span

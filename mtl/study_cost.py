@@ -1,7 +1,7 @@
-"""What a study will take, computed from its plans before anything runs.
+"""The cost of a study, computed from its plans before anything runs.
 
-A token counts as often as it passes through the encoder, in units of a token of plain training (a forward and a
-backward pass); see `smart.passes`. Evaluation is a forward pass, a third of that.
+The unit is one token of plain training, that is, a forward and a backward pass. A token of regularized training counts
+by its forward-pass equivalents (`smart.passes`); an evaluated token, one forward pass, counts a third.
 """
 
 from __future__ import annotations
@@ -22,13 +22,20 @@ from mtl.smart import passes
 from mtl.study import Node, Study, read_study
 from mtl.tokenizer import load_tokenizer
 
-PLAIN = 3  # passes of a plain step
-RATES = (1_000, 3_000, 30_000)  # tokens of plain training a second, to choose from
+PLAIN = 3  # forward-pass equivalents of a plain step
+RATES = (1_000, 3_000, 30_000)  # tokens of plain training per second, for which durations are printed
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of runs: optimizer steps, tokens trained on, and both training and evaluation in tokens of plain training."""
+    """Cost of some runs.
+
+    Attributes:
+        runs: Number of runs.
+        steps: Optimizer steps.
+        tokens: Training tokens.
+        plain: Cost of training and evaluation, in tokens of plain training.
+    """
 
     runs: int = 0
     steps: int = 0
@@ -45,9 +52,9 @@ class Cost:
 
 
 def study_costs(study: Study) -> dict[str, Cost]:
-    """The cost of each arm's own runs and, as `shared`, of those that several cells start from.
+    """Cost of each arm's own runs and, as `shared`, of the runs that several cells start from.
 
-    The runs of the first seed are laid out, and count as often as there are seeds.
+    Only the runs of the first seed are planned; their cost is multiplied by the number of seeds.
     """
     owned = {cell.node.fingerprint: cell.arm for cell in reversed(study.cells)}
     seeds = study.config.seeds
@@ -76,7 +83,7 @@ def _cost(node: Node) -> Cost:
 
 
 def _relative(run: Run, name: str) -> float:
-    """Passes of a step on a task, on average, over those of a plain one."""
+    """Average cost of a step on a task, relative to a plain step."""
     task = run.regularized(name)
     smart, proximal = task.smart.weight > 0, task.proximal.weight > 0
     off, on = (
@@ -86,7 +93,7 @@ def _relative(run: Run, name: str) -> float:
 
 
 def cost_text(path: Path, data_root: str | None = None) -> str:
-    """The costs of a study for people."""
+    """The costs of a study as a printable table."""
     study = read_study(path, data_root)
     costs = study_costs(study)
     rows = [(arm, f"{c.runs:,}", f"{c.steps:,}", f"{c.tokens:,}", f"{round(c.plain):,}") for arm, c in costs.items()]

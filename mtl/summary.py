@@ -1,4 +1,4 @@
-"""What a study came to: per task and size every arm's seeds and spread, and its paired difference to the first."""
+"""The summary of a study: for each task and size, every arm's values and their paired differences to the first arm."""
 
 from __future__ import annotations
 
@@ -22,18 +22,21 @@ from mtl.study_chart import draw
 
 SUMMARY_FILE = "summary.json"
 CHART_FILE = "summary.svg"
-Values = dict[str, dict[int, float]]  # arm to seed to value
+Values = dict[str, dict[int, float]]  # arm → seed → value
 
 
 def summarize(study: Study, outcomes: Outcomes) -> dict[str, Any]:
-    """Puts the finished cells together.
+    """Summarizes the finished cells.
 
     Returns:
-        The study's design; `groups`, one for each task, size and metric, with every arm's `values` by seed, `n`,
-        `mean`, `std`, `t`, `seconds` of its own runs and `shared_seconds` of those they start from, and but for the
-        first arm `difference` and `spread_ratio` to it, and with `contrasts`, the same two of other pairs of arms;
-        `across`, for each size the same over the mean of the tasks by their first metrics; how many cells are
-        `finished`; `runs`, the outcomes themselves, with which a study goes on, and those of cells it no longer has.
+        The study's design, versions and hardware, and:
+
+        - `groups`, one for each task, size and metric. Its `arms` have `values` by seed, `n`, `mean`, `std`, `t`, the
+          mean `seconds` of their own runs and `shared_seconds` of the runs these start from, and, except for the first
+          arm, `difference` and `spread_ratio` to the first; `contrasts` has the latter two for further pairs of arms.
+        - `across`, one for each size: the same for the mean of the tasks' first metrics.
+        - `cells` and `finished`, the numbers of all cells and of finished ones.
+        - `runs`, all outcomes, including those of cells that the study no longer has; a study can continue from them.
     """
     config = study.config
     scores: dict[tuple[str, int | None, str], Values] = {}
@@ -84,10 +87,10 @@ def summarize(study: Study, outcomes: Outcomes) -> dict[str, Any]:
 
 
 def _compared(study: Study, tasks: Sequence[Values], *, higher_is_better: bool = True) -> dict[str, Any]:
-    """Every arm by the mean of its values over some tasks, seed by seed, and how the arms differ."""
+    """Describes and compares arms by the mean of their values over some tasks, seed by seed."""
 
     def common(*names: str) -> tuple[list[int], list[list[list[float]]]]:
-        """The seeds that some arms have of every task, and each arm's values of each task by them."""
+        """Seeds for which all named arms have a value on every task; and these values, by arm, task and seed."""
         seeds = [
             seed for seed in study.config.seeds if tasks and all(seed in t.get(n, {}) for t in tasks for n in names)
         ]
@@ -113,7 +116,7 @@ def _means(tasks: Sequence[Sequence[float]]) -> list[float]:
 
 
 def _across(study: Study, size: int | None, scores: Mapping[tuple[str, int | None, str], Values]) -> dict[str, Any]:
-    """The mean over tasks; those whose metric is an error are left out."""
+    """Comparison on the mean over tasks, excluding tasks whose first metric is better when lower."""
     metrics = {name: task.metrics[0] for name, task in study.tasks.items()}
     tasks = [name for name, metric in metrics.items() if METRICS[metric].higher_is_better]
     facts = {"size": size, "tasks": tasks, "left_out": [t for t in metrics if t not in tasks]}
@@ -121,7 +124,7 @@ def _across(study: Study, size: int | None, scores: Mapping[tuple[str, int | Non
 
 
 def store_summary(study: Study, outcomes: Outcomes, folder: Path, copy: Path | None = None) -> dict[str, Any]:
-    """Writes `summary.json` and `summary.svg` to a study's directory, and the former to a file elsewhere too."""
+    """Writes `summary.json` and `summary.svg` to a study's directory, and the summary also to the file `copy`."""
     summary = summarize(study, outcomes)
     for path in (folder / SUMMARY_FILE, *([copy] if copy else [])):
         write_file(path, json.dumps(summary, indent=1))
@@ -130,7 +133,7 @@ def store_summary(study: Study, outcomes: Outcomes, folder: Path, copy: Path | N
 
 
 def chart(summary: Mapping[str, Any]) -> str:
-    """The picture of a summary: a panel for each task and size by the task's first metric, and one for their mean."""
+    """The chart of a summary: a panel per task and size, for its first metric, and one per size for the tasks' mean."""
     panels = []
     for group in summary["groups"]:
         if group["first"]:
@@ -142,7 +145,7 @@ def chart(summary: Mapping[str, Any]) -> str:
 
 
 def _drawn(group: Mapping[str, Any]) -> dict[str, Any]:
-    """The first arm, and those that were run."""
+    """A group's first arm, and all arms that have values, in the form for `draw`."""
     first, arms = next(iter(group["arms"])), group["arms"].items()
     return {
         "arms": {
@@ -152,14 +155,14 @@ def _drawn(group: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def size_words(group: Mapping[str, Any]) -> str:
-    """How much a group's arms trained on: rows, or in ranking queries."""
+    """Training size of a group in words, in rows or, for rankings, in queries."""
     metric = METRICS.get(group.get("metric", ""))
     unit = "queries" if metric is not None and metric.per_query else "rows"
     return f"{ALL} {unit}" if group["size"] is None else f"{group['size']:,} {unit}"
 
 
 def counted_rows(summary: Mapping[str, Any]) -> str:
-    """Which rows and which step a summary's figures are of."""
+    """The rows and the step on which a summary's metrics were computed, in words."""
     rows = "validation rows" if summary["select"] == "validation" else "held-out training rows"
     if summary["step"] == "last":
         return f"{rows} after the last step"
@@ -167,7 +170,7 @@ def counted_rows(summary: Mapping[str, Any]) -> str:
 
 
 def summary_text(summary: Mapping[str, Any], folder: Path) -> str:
-    """The summary for people: a row for each task, size and arm."""
+    """The summary as a printable table with one row per task, size and arm."""
     header = (
         "task",
         "size",
@@ -211,7 +214,9 @@ def _lines(task: str, metric: str, group: Mapping[str, Any]) -> list[tuple[Any, 
 
 
 def difference_cells(facts: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
-    """A difference's mean, t and bootstrap intervals and wins/ties/losses, and the ratio of spreads, or empty ones."""
+    """Cells for a difference's mean, its t and bootstrap intervals, wins/ties/losses, and the ratio of standard
+    deviations; all empty if there is no difference.
+    """
     difference, ratio = facts.get("difference"), facts.get("spread_ratio")
     if not difference or not difference["n"]:
         return ("", "", "", "", "")
@@ -221,10 +226,10 @@ def difference_cells(facts: Mapping[str, Any]) -> tuple[str, str, str, str, str]
 
 
 def signed(value: float | None) -> str:
-    """A difference with sign and four decimals, empty for None."""
+    """A number with sign and four decimals; empty for None."""
     return "" if value is None else f"{value:+.4f}"
 
 
 def interval(bounds: Sequence[float] | None) -> str:
-    """`low to high` with signs and four decimals, empty for None."""
+    """`low to high` with signs and four decimals; empty for None."""
     return "" if bounds is None else f"{bounds[0]:+.4f} to {bounds[1]:+.4f}"

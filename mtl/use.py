@@ -1,6 +1,6 @@
-"""Trained tasks in use: predictions and embeddings of texts.
+"""Predictions and embeddings from Python: `mtl.load` and the `Model` it returns.
 
-Legend: N texts, D width of the encoder.
+Legend: N texts, D hidden size of the encoder.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ if TYPE_CHECKING:
 
 Texts: TypeAlias = "Sequence[str] | Sequence[tuple[str, str]] | Sequence[tuple[str, Sequence[str]]]"
 
-SHOWN = 5  # wrong texts that are told one by one
+SHOWN = 5  # invalid texts that an error lists individually
 
 
 def load(
     path: Folder, weights: str = "best", tasks: Sequence[str] | None = None, *, trust_remote_code: bool = False
 ) -> Model:
-    """Loads what was trained, for use.
+    """Loads trained tasks for prediction and embedding.
 
     Args:
         path: Directory of a run, of an export, or of several exports.
-        weights: Of a run, `best` (each task's best step), `final` (the shared model after the last step) or `teacher`
-            (the proximal term's slow average).
+        weights: For a run, `best` (each task's best step), `final` (the shared model after the last step) or `teacher`
+            (the proximal term's moving average of the weights).
         tasks: Tasks to load; all by default.
-        trust_remote_code: Whether the models may run code of their own.
+        trust_remote_code: Whether the models may run their own code.
 
     Raises:
         UserError: There is no such run, export or task.
@@ -55,12 +55,12 @@ def load(
 
 
 class Model:
-    """Trained tasks, ready to use; made by `load`.
+    """Trained tasks, ready to use; returned by `load`.
 
     Attributes:
-        path: The run or export.
-        weights: Which weights of a run these are.
-        tasks: Task name to definition.
+        path: Directory of the run or of the exports.
+        weights: `best`, `final` or `teacher`; see `load`.
+        tasks: Task name → definition.
     """
 
     def __init__(
@@ -81,16 +81,16 @@ class Model:
         """Predicts texts with one task's model.
 
         Args:
-            task: The task's name.
-            texts: Texts, for pairs (text, text). In ranking (query, candidate), where pairs with the same query are
-                ranked together, or (query, [candidate, …]), where there may be no candidate.
+            task: Name of the task.
+            texts: For single-text tasks, texts; for pair tasks, (text, text). For rankings, (query, candidate), where
+                pairs with the same query are ranked together, or (query, [candidate, …]), where the list may be empty.
 
         Returns:
-            One record per text or pair, in their order: `row` (its position) and, in classification, `label` and
-            `probabilities`, in regression `value`, in ranking `score` and `rank`.
+            One record per text or pair, in input order: `row` (its position from 0) and, for classification, `label`
+            and `probabilities`; for regression, `value`; for ranking, `score` and `rank`.
 
         Raises:
-            UserError: No such task, or texts of another shape.
+            UserError: There is no such task, or the texts do not have the shape that the task needs.
         """
         from mtl.data import encode
         from mtl.evaluate import prediction_records
@@ -108,15 +108,15 @@ class Model:
         """Sentence embeddings: the mean of the encoder's last hidden states over the real tokens of each text.
 
         Args:
-            texts: N texts; longer ones than the encoder takes are truncated.
-            task: Whose encoder it is. By default the one that all tasks share: of a run's `best` weights, which are of
-                another step for each task, that is the shared encoder after the last step.
+            texts: N texts; those longer than the encoder's maximum length are truncated.
+            task: The task whose encoder is used. By default the encoder that all tasks share; for a run loaded with
+                `best` weights, whose tasks have encoders of different steps, the shared encoder after the last step.
 
         Returns:
-            (N, D), in the order of the texts.
+            (N, D), in input order.
 
         Raises:
-            UserError: No such task, no shared encoder, or something that is no text.
+            UserError: There is no such task, no shared encoder, or an item is not text.
         """
         import numpy as np
 
@@ -147,7 +147,7 @@ class Model:
         return self._loaded[task]
 
     def _encoder(self, task: str | None) -> tuple[Any, Any]:
-        """An encoder and its tokenizer."""
+        """The encoder that `embed` uses, and its tokenizer."""
         from mtl.export import load_encoder
 
         if task is None and self.weights == "best":
@@ -163,10 +163,10 @@ class Model:
 
 
 def names_of(tasks: Sequence[str] | None) -> list[str]:
-    """Names of tasks, as a program gives them.
+    """Task names from Python as a list.
 
     Raises:
-        UserError: They are one text, whose letters would be taken for names.
+        UserError: A single string was given, whose characters would be taken for names.
     """
     if isinstance(tasks, str):
         raise UserError.of("tasks", f"is {tasks!r}; expected a list of names, such as [{tasks!r}]")
@@ -174,7 +174,7 @@ def names_of(tasks: Sequence[str] | None) -> list[str]:
 
 
 def _embeddings(encoder: Any, examples: Examples, tokenizer: Any, task: TaskDef) -> npt.NDArray[np.float32]:
-    """(N, D); rows of like length are computed together."""
+    """Mean-pooled embeddings, (N, D); texts of similar length are batched together."""
     import torch
 
     from mtl.batch import collate
@@ -190,7 +190,7 @@ def _embeddings(encoder: Any, examples: Examples, tokenizer: Any, task: TaskDef)
     encoder, pad_id = encoder.to(best_device()), tokenizer.pad_token_id
     shortest = collate(examples, examples.lengths.argsort()[:1], pad_id, task.type).to(best_device())
     with torch.no_grad():
-        width = mean(shortest).shape[1]  # not always that of the hidden layers
+        width = mean(shortest).shape[1]  # may differ from config.hidden_size
     return split_outputs(encoder, mean, examples, task, pad_id, width=width)
 
 
@@ -198,11 +198,11 @@ def _in_order(texts: Any) -> list[Any]:
     """Texts as a list.
 
     Raises:
-        UserError: They are none, or have no order.
+        UserError: It is a single string, a table, an unordered set, or not iterable.
     """
     if isinstance(texts, str):
         raise UserError.of("texts", "is one text; expected a list of texts")
-    if isinstance(texts, Mapping) or hasattr(texts, "columns"):  # of which a loop would take the columns' names
+    if isinstance(texts, Mapping) or hasattr(texts, "columns"):  # iterating would yield column names
         raise UserError.of("texts", "is a table; expected a list of texts, such as one of its columns")
     if isinstance(texts, Set):
         raise UserError.of("texts", "is a set, which has no order; expected a list of texts")
@@ -216,7 +216,7 @@ def _rows(task: TaskDef, texts: Texts) -> list[Row]:
     """Texts as rows.
 
     Raises:
-        UserError: One has not the shape that the task reads.
+        UserError: An item does not have the shape that the task needs.
     """
     rows: list[Row] = []
     problems: list[Problem] = []
@@ -234,7 +234,7 @@ def _rows(task: TaskDef, texts: Texts) -> list[Row]:
 
 
 def _parts(task: TaskDef, item: Any, index: int) -> list[tuple[Any, Any, str | None]] | None:
-    """First text, second text and group of each row that an item stands for; None where its shape is wrong."""
+    """(first text, second text, group) of each row in one item of `texts`; None if its shape is wrong."""
     parts = item if isinstance(item, (tuple, list)) else (item,)
     if len(parts) != 1 + task.is_pair:
         return None

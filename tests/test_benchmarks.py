@@ -39,7 +39,7 @@ def run(name: str, output: Path, *words: str, env: Mapping[str, str] | None = No
     command = [sys.executable, "-m", f"benchmarks.{name}", "--output", str(output), *words]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "promised" in done.stdout
+    assert "target" in done.stdout
     figures: dict[str, Any] = json.loads(output.read_text())
     assert figures["machine"]["versions"]["torch"] and figures["machine"]["cores"] >= 1
     return figures

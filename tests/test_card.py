@@ -185,7 +185,7 @@ def test_adaptation_knows_what_the_encoder_went_through(run_dir: Path, tmp_path:
 
 def test_an_export_is_not_exported_again(exports: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", str(exports / "mood"), "--output", str(tmp_path / "again")]) == 2
-    told = "is exported already: copy the directory, which needs nothing beside it"
+    told = "is already an export: copy the directory, which is self-contained"
     assert capsys.readouterr().err == f"error: {exports / 'mood'}: {told}\n"
     assert not (tmp_path / "again").exists()
 
@@ -196,7 +196,7 @@ def test_a_card_claims_nothing_where_nothing_is_known(run_dir: Path) -> None:
     assert data.eval_results is None and data.license is None
     for title in ("Results", "Training", "Made with"):
         assert f"## {title}" not in text
-    assert "How well it does is not known here" in text and "No licence of the encoder is known here" in text
+    assert "No evaluation results were recorded" in text and "The encoder's licence is not known" in text
     assert code_span("neutral") in text and "## Use" in text
 
 

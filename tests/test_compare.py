@@ -373,7 +373,7 @@ def test_alone_a_task_takes_a_step_for_each_of_its_batches(corpus: Path, encoder
     words += ["--tasks", "mood,strength", "--max-steps", "3", "--no-smart", "--no-proximal", "--baselines"]
     assert main([*words, "--set", "train.tasks_per_step=2", "--max-length", "100"]) == 0
     assert json.loads((output / "results.json").read_text())["task_steps"] == {"mood": 3, "strength": 3}
-    assert "inputs of at most 64 tokens" in (output / "best" / "mood" / "README.md").read_text()  # the encoder's limit
+    assert "at most 64 tokens" in (output / "best" / "mood" / "README.md").read_text()  # the encoder's limit
     for task in ("mood", "strength"):
         assert read_run(output / "baselines" / task).config.train.tasks_per_step == 1
         assert json.loads((output / "baselines" / task / "results.json").read_text())["steps"] == 3

@@ -510,7 +510,7 @@ def test_a_directory_of_exports_is_used_like_a_run(
             [str(exports), "--task", "mod"],
             f"has no task 'mod'; it has: {', '.join(sorted(TASKS))}; did you mean 'mood'?",
         ),
-        ([str(exports), "--task", "mood", "--weights", "final"], "it has the weights that were exported"),
+        ([str(exports), "--task", "mood", "--weights", "final"], "it has only the exported weights"),
         ([str(twice), "--task", "mood"], f"{twice}: holds 'mood' twice, in {twice / 'mood'} and {twice / 'other'}"),
     ):
         assert main([*predict, *words]) == 2
@@ -643,7 +643,7 @@ def test_the_length_told_is_the_one_that_inputs_are_cut_to(
     assert printed("export", str(run), "--output", str(tmp_path / "exports"))
     for folder in (run / "best" / "good", tmp_path / "exports" / "good"):
         card = (folder / "README.md").read_text()
-        assert "inputs of at most 64 tokens" in card and "Longer inputs than 64 tokens are cut" in card
+        assert "at most 64 tokens" in card and "Inputs longer than 64 tokens are truncated" in card
         assert "max_length: 64" in card and "512" not in card
 
 

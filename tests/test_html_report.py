@@ -187,7 +187,7 @@ def test_predictions_beside_the_truth(
     for task, metric in zip(TASKS, ("accuracy", "pearson", "mrr"), strict=True):
         guess = short(results["baselines"][task][split][metric])
         assert f"{task}: {metric} at each evaluation" in text and f"; baseline: {guess}" in text
-    assert page.text.count(f"What it predicts on {rows_are} rows") == 3 and "Not shown" not in page.text
+    assert page.text.count(f"Predictions on {rows_are} rows") == 3 and "Not shown" not in page.text
     assert page.text.count(f"hardest {rows_are} examples") == 3
     assert f"the best step was chosen on these {rows_are} rows" in page.text
 
@@ -265,7 +265,7 @@ def test_tasks_that_pull_together_and_apart(run_dir: Path, other: Path, copy: Pa
     listed = [row[:2] for row in page.rows if len(row) == 7 and row[-1].endswith(" of 3")]
     assert listed == [pair for _, pair in sorted(means)], "those that go together first"
     assert "Gradient cosines after step 12" in page.text and "mean of 3 measurements" in page.text
-    assert "pull at each other" not in read(write_report([other], copy / "r.html")).text
+    assert "Interaction between tasks" not in read(write_report([other], copy / "r.html")).text
     many = {"event": "gradients", "step": 13, "tasks": [f"t{i}" for i in range(20)], "norms": [None] * 20}
     many["cosines"] = [[None if i == j == 0 else 0.5 for j in range(20)] for i in range(20)]
     kept = [json.dumps(record) + "\n" for record in lines(copy / "metrics.jsonl") if record["event"] != "gradients"]

@@ -128,7 +128,7 @@ def test_one_seed_alone_is_told_nothing_of() -> None:
         group["arms"]["mt-dnn-1e-4"]["values"] = {"1": values["1"]}
     assert "of c_scitail_23 |" not in results.document({"c_scitail_23": study, "c_scitail_large": large}, [])
     files = {"c_scitail_23": study, "c_scitail_235": study}
-    assert "| the encoder alone | " in summary.few_examples(files)
+    assert "| the pretrained encoder | " in summary.few_examples(files)
     for group in study["groups"]:
         group["arms"]["single"] |= {"n": 1}
         for facts in group["arms"].values():
