@@ -251,7 +251,8 @@ class SplitSummary:
             yield f"no row has the label{'s' if len(absent) > 1 else ''} {listed(absent)}"
         for label, number in labels.items():
             if number > IMBALANCE * sum(labels.values()):
-                yield f"{number / sum(labels.values()):.0%} of the rows have the label {label!r}"
+                share = f"{number / sum(labels.values()):.0%}"
+                yield f"{share} of the rows have the label {label!r}, so accuracy says little"
         lowest = self.facts.get("minimum")  # of numeric labels
         if lowest is not None and lowest == self.facts["maximum"]:
             yield f"all rows have the label {lowest:g}"

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from mtl.errors import Problem, UserError, listed, nearest
+from mtl.errors import Problem, UserError, counted, listed, nearest
 from mtl.metrics import METRICS
 from mtl.settings import KeyPath, Sourced, check, kind, read_plain, read_yaml
 from mtl.taskdef import DEFAULT_METRICS, DIVERGENCES_OF, LOSSES_OF, NAME, TaskDef, TrainingSettings
@@ -133,6 +133,12 @@ def _inconsistencies(task: TaskDef) -> Iterable[tuple[KeyPath, str]]:
             )
     if task.loss not in LOSSES_OF[task.type]:
         yield ("loss",), f"loss: {task.loss!r} does not fit {task.type}; allowed: {listed(LOSSES_OF[task.type])}"
+    for key in ("class_weights", "label_smoothing"):
+        if getattr(task, key) is not None and task.loss != "cross_entropy":
+            yield (key,), f"{key} is for classification; this task is {task.type}"
+    if isinstance(task.class_weights, list) and len(task.class_weights) != len(task.labels):
+        numbers = f"{len(task.class_weights)} for {counted(len(task.labels), 'label')}"
+        yield ("class_weights",), f"class_weights: expected one number per label, got {numbers}"
     if task.standardize is not None and task.type != "regression":
         yield ("standardize",), f"standardize is for regression; this task is {task.type}"
     for section in ("smart", "proximal"):

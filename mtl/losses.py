@@ -41,18 +41,29 @@ def _probabilities(log_p: Tensor, mask: Tensor | None) -> Tensor:
     return log_p.exp() if mask is None else log_p.exp().masked_fill(~mask, 0.0)
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Cross entropy −log p_y.
+def cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    mask: Tensor | None = None,
+    *,
+    class_weights: Tensor | None = None,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Cross entropy −(1 − α) w_y log p_y − α/C Σ_c w_c log p_c; by default α = 0 and w = 1, which is −log p_y.
 
     Args:
         logits: (N, C).
         labels: Class indices, (N,).
         mask: Unused; classes are never masked.
+        class_weights: w, (C,).
+        label_smoothing: α, in [0, 1).
 
     Returns:
         (N,).
     """
-    return F.cross_entropy(full_precision(logits), labels, reduction="none")
+    logits = full_precision(logits)
+    weights = None if class_weights is None else class_weights.to(logits)
+    return F.cross_entropy(logits, labels, weights, reduction="none", label_smoothing=label_smoothing)
 
 
 def squared_error(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -10,14 +10,16 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from mtl.batch import Batch
 from mtl.data import Examples, Ints
-from mtl.losses import DIVERGENCES, LOSSES
+from mtl.losses import DIVERGENCES, LOSSES, Loss, cross_entropy
 from mtl.model import MultiTaskModel
 from mtl.sampling import derive_seed
 from mtl.smart import Ball, Distance, Perturbation, draw_noise, passes, perturbation
@@ -171,9 +173,8 @@ class Objective(nn.Module):
 
     def task_loss(self, definition: TaskDef, batch: Batch, outputs: Tensor) -> Tensor:
         """L summed over the examples of a batch that have a task loss."""
-        assert definition.loss is not None
         logits, mask = by_example(outputs, batch)
-        return (LOSSES[definition.loss](logits, batch.labels, mask) * batch.weights).sum()
+        return (loss_function(definition)(logits, batch.labels, mask) * batch.weights).sum()
 
     def _smoothness(
         self, task: str, batch: Batch, clean: Tensor, state: RandomState, turn: int
@@ -249,6 +250,29 @@ class Objective(nn.Module):
             return divergence(p_logits, q_logits, mask)
 
         return distance
+
+
+def loss_function(task: TaskDef) -> Loss:
+    """The task's loss with its class weights and label smoothing; `balanced` weights have to be numbers by now."""
+    assert task.loss is not None and task.class_weights != "balanced"
+    if task.loss != "cross_entropy":
+        return LOSSES[task.loss]
+    weights = None if task.class_weights is None else torch.tensor(task.class_weights)
+    return partial(cross_entropy, class_weights=weights, label_smoothing=task.label_smoothing or 0.0)
+
+
+def with_class_weights(task: TaskDef, labels: npt.NDArray[np.floating]) -> TaskDef:
+    """The task with numbers in place of `balanced`: N/(C n_c), 0 for a class without a row.
+
+    Args:
+        task: The task.
+        labels: Class indices of its training rows, (N,).
+    """
+    if task.class_weights != "balanced":
+        return task
+    counts = np.bincount(labels.astype(np.int64), minlength=task.num_labels)
+    weights = np.divide(len(labels) / len(counts), counts, out=np.zeros(len(counts)), where=counts > 0)
+    return task.model_copy(update={"class_weights": weights.tolist()})
 
 
 def by_example(outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:

@@ -19,13 +19,13 @@ from mtl.evaluate import counts
 from mtl.export import save_model
 from mtl.files import locked
 from mtl.hooks import RunHooks
-from mtl.metrics import ANSWERABLE
+from mtl.metrics import ANSWERABLE, is_better
 from mtl.parts import repeated
 from mtl.precision import erased_perturbations, precision_warnings
 from mtl.preflight import Checked
 from mtl.processes import Processes
 from mtl.ready import Ready, get_ready
-from mtl.report import plan_table, results_table
+from mtl.report import number, plan_table, results_table
 from mtl.rundir import Splits, resume_command, start_directory
 from mtl.runlog import NoLog, RunLog
 from mtl.state import TrainState, separate_dropout
@@ -69,12 +69,7 @@ def run_phase(
     if not quiet_data:
         show_data_notes(checked, display)
     ready = get_ready(checked, processes, bar=display.shows("normal"))
-    display.say(plan_table(ready.plan.rows, ready.plan.steps, ready.plan.epoch_steps))
-    for line in remarks(ready.run, ready.splits, ready.limit) + _cut_lists(ready.streams):
-        display.say(f"note: {line}")
-    slow = precision_warnings(ready.run.config.train.precision, ready.accelerator.device)
-    for line in slow + architecture_warnings(ready.objective, ready.streams, ready.tokenizer):
-        display.warn(line)
+    show_plan(ready, display)
     if erased := erased_perturbations(ready.objective, ready.streams, ready.pad_id, ready.accelerator):
         raise UserError(erased)
     separate_dropout(ready.run.config.train.seed, processes)
@@ -95,6 +90,8 @@ def run_phase(
         results = hooks.store_results(state, intervals=hooks.intervals() if processes.is_main else {})
         hooks.renew_cards(results)
     display.say(results_table(results, ready.run.tasks, output), "quiet")
+    for line in _unlearned(results, ready.run):
+        display.say(f"note: {line}")
     # Too late to stop this run, but not what would follow it. With several processes, `agreed` returns the result of
     # the previous call, hence the second one.
     if asked := max(processes.agreed(stop.received or 0), processes.agreed(0)):
@@ -154,6 +151,16 @@ def _log(ready: Ready, output: Path, state: TrainState) -> NoLog:
         log = RunLog(output, state.log_position, state.step, trackers)
         failed.pop_all()
     return log
+
+
+def show_plan(ready: Ready, display: Display) -> None:
+    """Show the plan, and what should be known of data, encoder and precision before the first step."""
+    display.say(plan_table(ready.plan.rows, ready.plan.steps, ready.plan.epoch_steps))
+    for line in remarks(ready.run, ready.splits, ready.limit) + _cut_lists(ready.streams) + _class_weights(ready):
+        display.say(f"note: {line}")
+    slow = precision_warnings(ready.run.config.train.precision, ready.accelerator.device)
+    for line in slow + architecture_warnings(ready.objective, ready.streams, ready.tokenizer):
+        display.warn(line)
 
 
 def show_data_notes(checked: Checked, display: Display) -> None:
@@ -227,6 +234,25 @@ def _cut_lists(streams: Mapping[str, BatchStream]) -> list[str]:
         for name, stream in streams.items()
         if (cut := stream.cut_lists)
     ]
+
+
+def _class_weights(ready: Ready) -> list[str]:
+    return [
+        f"{name}: class weights {listed([f'{w:.3g} {label}' for w, label in zip(weights, task.labels, strict=True)])}"
+        for name, task in ready.run.tasks.items()
+        if task.class_weights == "balanced" and isinstance(weights := ready.objective.tasks[name].class_weights, list)
+    ]
+
+
+def _unlearned(results: Mapping[str, Any], run: Run) -> list[str]:
+    """Tasks whose best step is no better than a guess that ignores the text."""
+    lines = []
+    for name, task in run.tasks.items():
+        metric = task.metrics[0]
+        value, guess = (results[key][name][run.deciding][metric] for key in ("tasks", "baselines"))
+        if not is_better(metric, value, guess):
+            lines.append(f"{name}: {metric} {number(value)} is no better than the baseline's {number(guess)}")
+    return lines
 
 
 def _counting(metrics: Sequence[str]) -> str:

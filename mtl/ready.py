@@ -19,7 +19,7 @@ from mtl.errors import UserError
 from mtl.heads import stored_head
 from mtl.launch import SHARDED
 from mtl.model import MultiTaskModel, build_model, load_model
-from mtl.objective import Objective
+from mtl.objective import Objective, with_class_weights
 from mtl.parts import few_shot, hold_out, repeated, without_leaks
 from mtl.plan import Plan, make_plan
 from mtl.preflight import Checked
@@ -119,7 +119,8 @@ def get_ready(checked: Checked, processes: Processes, *, bar: bool = True) -> Re
     torch.manual_seed(run.config.train.seed)
     model = make_model(checked, scales)
     model.pad_with(int(tokenizer.pad_token_id))
-    objective = Objective(model, {name: run.regularized(name) for name in run.tasks}, run.config.train.seed)
+    tasks = {name: with_class_weights(run.regularized(name), splits[name]["train"].labels) for name in run.tasks}
+    objective = Objective(model, tasks, run.config.train.seed)
     whole = copy.deepcopy(model) if SHARDED and processes.is_main else None
     for part in (model, objective.teacher):
         if part is not None:

@@ -106,6 +106,9 @@ class TrainingSettings(Settings):
 
     Attributes:
         loss: Loss function; by default cross_entropy, mse or listwise, depending on the type.
+        class_weights: Weight of each class in cross_entropy, in the order of the labels, or `balanced`: N/(C n_c) for N
+            training rows, n_c of them of class c.
+        label_smoothing: Share of the target of cross_entropy that is spread evenly over all classes.
         weight: w_t, factor of the task's whole objective.
         dropout: Dropout probability of the head.
         batch_size: Rows per optimizer step.
@@ -115,6 +118,8 @@ class TrainingSettings(Settings):
     """
 
     loss: LossName | None = None
+    class_weights: Literal["balanced"] | list[Positive] | None = None
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
     weight: Positive = 1.0
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
     batch_size: Count = 32

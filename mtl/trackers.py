@@ -115,6 +115,8 @@ def hyperparameters(run: Run) -> dict[str, Scalar]:
 DECIDING = ("train", "optimizer", "schedule", "sampling")
 OF_TASKS = (
     "loss",
+    "class_weights",
+    "label_smoothing",
     "weight",
     "dropout",
     "batch_size",

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mtl.losses import DIVERGENCES, LOSSES, log_softmax
+from mtl.losses import DIVERGENCES, LOSSES, cross_entropy, log_softmax
 
 EXACT: dict[str, Any] = {"rtol": 1e-9, "atol": 1e-300}
 
@@ -65,6 +65,27 @@ def test_loss_is_its_formula(name: str) -> None:
     expected = torch.tensor([formula(row, label) for row, label in zip(z.numpy(), y.numpy(), strict=True)])
     torch.testing.assert_close(LOSSES[name](z, y, None), expected, rtol=1e-9, atol=1e-12)
     assert LOSSES[name](z.half(), y, None).dtype == torch.float32
+
+
+@pytest.mark.parametrize("weights", [None, [0.5, 2.0, 1.25]])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_cross_entropy_weighs_and_smooths(weights: list[float] | None, smoothing: float) -> None:
+    z, y = logits(5, 3), torch.tensor([0, 2, 1, 1, 0])
+    w = np.array(weights or [1.0, 1.0, 1.0])
+    expected = [
+        -(1 - smoothing) * w[label] * np.log(softmax(row)[label]) - smoothing / 3 * (w * np.log(softmax(row))).sum()
+        for row, label in zip(z.numpy(), y.tolist(), strict=True)
+    ]
+    found = cross_entropy(
+        z, y, class_weights=None if weights is None else torch.tensor(weights), label_smoothing=smoothing
+    )
+    torch.testing.assert_close(found, torch.tensor(expected), rtol=1e-9, atol=0)
+
+
+def test_mse_refuses_to_broadcast() -> None:
+    for other in (torch.zeros(3), torch.zeros(1, 3), torch.zeros(3, 2)):
+        with pytest.raises(AssertionError, match="expected two"):
+            DIVERGENCES["mse"](torch.zeros(3, 1), other, None)
 
 
 def test_regression_refuses_to_broadcast() -> None:

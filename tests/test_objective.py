@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mtl.batch import Batch, collate
 from mtl.losses import DIVERGENCES, LOSSES
 from mtl.model import MultiTaskModel, build_model, quiet_transformers
-from mtl.objective import Objective, Share, by_example, random_state, replayed
+from mtl.objective import Objective, Share, by_example, random_state, replayed, with_class_weights
 from mtl.proximal import update_teacher
 from mtl.taskdef import Columns, DataSource, ProximalSettings, SmartSettings, TaskDef
 
@@ -434,3 +434,20 @@ def test_the_loss_is_the_one_that_the_task_names(encoder: Path, name: str) -> No
     logits, mask = by_example(objective.model("r", batch), batch)
     expected = LOSSES[name](logits, batch.labels, mask)[0].detach()  # nothing is relevant to the other query
     assert float(run(objective, "r", batch)[1]["loss"]) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_balanced_class_weights_give_each_class_the_same_total(encoder: Path) -> None:
+    definition = task("classification").model_copy(update={"class_weights": "balanced", "label_smoothing": 0.25})
+    weighted = with_class_weights(definition, np.array([0.0, 0, 1, 0, 0, 1, 0, 0]))
+    weights = [8 / (3 * 6), 8 / (3 * 2), 0.0]  # the third class has no row
+    assert weighted.class_weights == weights
+    assert with_class_weights(weighted, np.zeros(3)) is weighted, "numbers stay"
+    objective = objective_of(encoder, {"t": weighted}, double=True).eval()
+    batch = batch_of("classification")
+    outputs = objective.model("t", batch)
+    log_p = outputs.log_softmax(dim=1)
+    w = torch.tensor(weights, dtype=torch.float64)
+    expected = [-0.75 * w[y] * row[y] - 0.25 / 3 * (w * row).sum() for row, y in zip(log_p, batch.labels, strict=True)]
+    torch.testing.assert_close(objective.task_loss(weighted, batch, outputs), sum(expected), rtol=1e-6, atol=0)
+    loss, _ = objective("t", batch, 0, Share.whole(batch))
+    torch.testing.assert_close(loss, sum(expected) / 4, rtol=1e-6, atol=0)

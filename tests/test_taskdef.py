@@ -249,6 +249,21 @@ INCONSISTENT: dict[str, tuple[str, int, str]] = {
         5,
         "t.loss: 'cross_entropy' does not fit regression; allowed: mse",
     ),
+    "class weights of a regression": (
+        REGRESSION + "class_weights: balanced\n",
+        5,
+        "t.class_weights is for classification; this task is regression",
+    ),
+    "label smoothing of a ranking": (
+        RANKING + "label_smoothing: 0.1\n",
+        5,
+        "t.label_smoothing is for classification; this task is ranking",
+    ),
+    "a class weight too few": (
+        CLASSIFICATION + "class_weights: [1.5]\n",
+        6,
+        "t.class_weights: expected one number per label, got 1 for 2 labels",
+    ),
     "a divergence of another type": (
         REGRESSION + "smart:\n  weight: 1\n  divergence: js\n",
         7,
