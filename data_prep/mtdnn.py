@@ -245,7 +245,9 @@ def _splits(source: Definition, data: Path) -> dict[str, Path]:
         if path.is_file():
             splits[name] = path
         elif name in ROLES:
-            source.found.problem(path, f"there is no such file (split {split!r})")
+            prepared = path.with_suffix(".json").is_file()
+            hint = "; the .json beside it is tokenised already: --data is for the canonical TSVs it was made from"
+            source.found.problem(path, f"there is no such file (split {split!r}){hint if prepared else ''}")
         else:
             source.note(f"there is no {path.name}: the split {split!r} is left out")
     return splits

@@ -8,7 +8,7 @@ import pkgutil
 import re
 from pathlib import Path
 
-from mtl.errors import UserError, first_line, nearest
+from mtl.errors import UserError, first_line, listed, nearest
 
 HUB_ID = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 PACKAGE = "pkg:"
@@ -75,7 +75,9 @@ def _model_directory(path: Path, spec: str) -> Path:
         what = "is a file, not a directory" if path.exists() else f"there is no directory {path}"
         raise UserError.of("--encoder", f"{spec!r}: {what}{nearest(path.name, _siblings(path), cutoff=0.8)}")
     if not (path / "config.json").is_file():
-        raise UserError.of("--encoder", f"{spec!r}: {path} has no config.json, so it is not a Transformers model")
+        inside = sorted(file.parent for file in path.glob("*/config.json"))  # as sentence-transformers did before 3.0
+        hint = f"; it contains {listed(inside, 4)}: name that" if inside else ""
+        raise UserError.of("--encoder", f"{spec!r}: {path} has no config.json, so it is not a Transformers model{hint}")
     return path.resolve()
 
 

@@ -126,6 +126,8 @@ def check_adapt(request: Request, task: str) -> Checked:
     if note := head_note(head, task, definition, known):
         checked.data.notes.append(note)
     checked.data.notes += _switched_on(first, file.over(request.typed), checked.run)
+    if checked.run.config.leaks == "ignore" == first.data.get("leaks") and "leaks" not in request.typed.data:
+        checked.data.notes.append(f"leaks are not searched for, as in {run_dir}: --leaks warn searches for them")
     return checked
 
 

@@ -199,7 +199,11 @@ def _guess(table: Table) -> tuple[str, dict[str, Column]]:
 
 
 def _texts(table: Table, label: Column | None) -> list[Column]:
-    texts = [c for c in table.ordinary if c is not label and 2 * max(c.sentences, c.words) > c.filled > 0]
+    texts = [
+        c
+        for c in table.ordinary
+        if c is not label and c.filled and (2 * max(c.sentences, c.words) > c.filled or _is_named_text(table, c))
+    ]
     named = {column.canonical: column for column in reversed(texts)}
     twins = [(n, n.removesuffix(one) + two) for one, two in TWINS for n in reversed(named) if n.endswith(one)]
     for one, two in [*twins, *(pair.split("/") for pair in PAIR_NAMES.split())]:
@@ -212,6 +216,12 @@ def _texts(table: Table, label: Column | None) -> list[Column]:
         raise table.lacks("reads as text", "text")
     found = sorted(found, key=lambda column: column.characters, reverse=True)[: 1 if single or not several else 2]
     return sorted(found, key=texts.index)
+
+
+def _is_named_text(table: Table, column: Column) -> bool:
+    """Whether a column is called as texts are, and is neither numeric nor, like a category, of few different values."""
+    named = SINGLE.fullmatch(column.canonical) or column.canonical in re.split(r"[/\s]+", PAIR_NAMES)
+    return bool(named) and not column.numbers() and 2 * column.distinct > table.rows
 
 
 def _check_label(table: Table, label: Column) -> None:

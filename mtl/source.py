@@ -252,11 +252,16 @@ def _read_delimited(path: Path, encoding: str, delimiter: str, quoting: Any) -> 
         reader = csv.reader(_lines(file), delimiter=delimiter, quoting=quoting, strict=True)
         header: list[str] = []
         line = 1  # a row may span several lines; its place is the first
+        blank: list[str] = []
         try:
             for fields in reader:
                 place, line = f"{path}:{line}", reader.line_num + 1
                 if not fields:
+                    if len(header) == 1:
+                        blank.append(place)
                     continue
+                yield from ((earlier, {header[0]: ""}) for earlier in blank)  # in a single column, an empty cell
+                blank.clear()
                 if not header:
                     header = _header(place, fields, delimiter)
                 elif len(fields) != len(header):

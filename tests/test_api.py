@@ -367,3 +367,14 @@ def test_one_text_is_no_list_of_names(trained: mtl.Trained, corpus: Path, tmp_pa
     with pytest.raises(mtl.UserError, match=expected):
         mtl.load(trained.path, tasks="mood")
     assert list(mtl.load(trained.path, tasks=np.array(["mood", "answer"])).tasks) == ["mood", "answer"]  # type: ignore[arg-type]
+
+
+def test_adaptation_tells_that_it_does_not_search_for_leaks_either(
+    trained: mtl.Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = f"note: leaks are not searched for, as in {trained.path}: --leaks warn searches for them\n"
+    words = ["adapt", str(trained.path), "--task", "mood", "--max-steps", "1", "--no-smart", "--no-proximal"]
+    assert main([*words, "--output", str(tmp_path / "silent")]) == 0
+    assert told in capsys.readouterr().out
+    assert main([*words, "--output", str(tmp_path / "chosen"), "--leaks", "ignore"]) == 0
+    assert told not in capsys.readouterr().out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -323,6 +324,14 @@ def test_encoders_that_do_not_exist(spec: str, message: str) -> None:
     assert problem.where == "--encoder"
     assert repr(spec) in problem.message
     assert message in problem.message
+
+
+def test_a_directory_with_a_model_inside_it_names_that(tmp_path: Path) -> None:
+    inside = tmp_path / "old" / "0_Transformer"
+    inside.mkdir(parents=True)
+    (inside / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=re.escape(f"not a Transformers model; it contains {inside}: name that")):
+        find_encoder(str(tmp_path / "old"))
 
 
 def test_an_encoder_is_a_directory_with_a_configuration(tmp_path: Path) -> None:

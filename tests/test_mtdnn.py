@@ -582,6 +582,16 @@ def test_missing_directory_and_file(imported: Import) -> None:
     assert "no.yml: there is no such file" in error and "--data: there is no directory" in error
 
 
+def test_data_that_is_tokenised_already_is_told_so(imported: Import) -> None:
+    imported.tsv(**TSVS)
+    (imported.folder / "data").mkdir(exist_ok=True)
+    place = next(imported.folder.rglob("cola_dev.tsv"))
+    place.rename(place.with_suffix(".json"))
+    imported.run(COLA)
+    told = "cola_dev.tsv: there is no such file (split 'dev'); the .json beside it is tokenised already"
+    assert any(told in error for error in imported.errors()), imported.errors()
+
+
 def test_tasks_are_chosen_by_name(imported: Import) -> None:
     imported.tsv(**TSVS).run(MNLI + COLA, options=("--tasks", "cola"))
     assert list(imported.tasks()) == ["cola"]

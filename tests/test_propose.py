@@ -163,6 +163,18 @@ CASES: dict[str, tuple[Rows, str, list[str], list[str]]] = {
         ["premise", "hypothesis", "label"],
         ["contradiction", "entailment", "neutral"],
     ),
+    "texts of one word by their name": (
+        [{"id": n, "label": n % 2, "text": f"ok {n}"} for n in range(60)],
+        "classification",
+        ["text", "label"],
+        ["0", "1"],
+    ),
+    "a pair by its names": (
+        [{"question": f"why {n}", "sentence": f"it is so {n}", "label": "ab"[n % 2]} for n in range(60)],
+        "classification",
+        ["question", "sentence", "label"],
+        ["a", "b"],
+    ),
     "numbered pair": (
         pair([0.0, 2.5, 5.0], "sentence1", "sentence2", "score"),
         "regression",

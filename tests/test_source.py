@@ -161,6 +161,13 @@ def test_bare_quotes_of_a_tsv_are_text(tmp_path: Path) -> None:
     assert [row["first"] for row in cells(write(tmp_path / "a.tsv", content))] == raw
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_in_a_single_column_a_blank_line_between_rows_is_an_empty_cell(suffix: str, tmp_path: Path) -> None:
+    path = write(tmp_path / f"a{suffix}", "text\none\n\n\ntwo\n\n\n")
+    assert [row["text"] for row in cells(path)] == ["one", "", "", "two"], "at the end there is no row"
+    assert [place.rpartition(":")[2] for place, _ in read_rows(Source(path=path))] == ["2", "3", "4", "5"]
+
+
 def test_a_quoted_tsv_with_blank_lines_is_read_as_quoted(tmp_path: Path) -> None:
     content = 'first\tlabel\n"a\ttab"\tno\n\n"a ""word"""\tyes\n\n'
     assert [row["first"] for row in cells(write(tmp_path / "a.tsv", content))] == ["a\ttab", 'a "word"']
