@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from mtl.batch import Batch, BatchStream, collate
-from mtl.errors import UserError, first_line
+from mtl.errors import UserError, first_line, listed
 from mtl.model import MultiTaskModel
 from mtl.objective import Objective
 from mtl.tokenizer import usable_length
@@ -34,7 +34,7 @@ def architecture_warnings(objective: Objective, streams: Mapping[str, BatchStrea
         tokenizer: The encoder's tokenizer, for its padding.
 
     Returns:
-        Warnings for the user, if outputs depend on padding.
+        Warnings for the user, if outputs depend on padding or the texts of a pair are not told apart.
 
     Raises:
         UserError: The encoder cannot be run on texts alone, expects padding on the left, or does not let its word
@@ -59,7 +59,20 @@ def architecture_warnings(objective: Objective, streams: Mapping[str, BatchStrea
             raise UserError.of("--encoder", message)
     finally:
         model.train(training)
-    return [f"outputs of {kind} depend on how far a batch is padded, thus on its other rows"] if mixes else []
+    warnings = [f"outputs of {kind} depend on how far a batch is padded, thus on its other rows"] if mixes else []
+    pairs = [name for name, task in objective.tasks.items() if task.is_pair]
+    if pairs and _runs_together(tokenizer):
+        warnings.append(f"{listed(pairs)}: the tokenizer of {kind} marks no boundary between the texts of a pair")
+    return warnings
+
+
+def _runs_together(tokenizer: Any) -> bool:
+    """Whether a pair of texts is encoded as one text after the other, with nothing that tells them apart."""
+    pair = tokenizer("one", "two")
+    single = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("one", "two")]
+    ids, joined = list(pair["input_ids"]), [*single[0], *single[1]]
+    adjacent = bool(joined) and any(ids[start : start + len(joined)] == joined for start in range(len(ids)))
+    return adjacent and len(set(pair.get("token_type_ids", [0]))) == 1
 
 
 def _first_outputs(model: MultiTaskModel, name: str, batch: Batch) -> Tensor:

@@ -21,7 +21,8 @@ def momentum(step: int, total_steps: int, settings: ProximalSettings) -> float:
         total_steps: T, length of the run in steps.
         settings: The task's settings, with the window w and S inner steps.
     """
-    beta = settings.beta_early if step <= settings.switch * total_steps else settings.beta_late
+    early = step <= round(settings.switch * total_steps, 9)  # 0.29 · 100 is 28.999…
+    beta = settings.beta_early if early else settings.beta_late
     if beta is None:
         beta = max(0.0, 1.0 - settings.inner_steps / (settings.window * total_steps))
     return beta

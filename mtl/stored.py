@@ -160,7 +160,7 @@ def check_prediction(path: Path, names: list[str], file: Path, output: Path, *, 
         problems.append(Problem("--input", f"{file} is of an unknown type; allowed: {', '.join(SUFFIXES)}"))
     elif not file.is_file():
         problems.append(Problem("--input", f"there is no file {file}"))
-    if output.suffix not in (".jsonl", ".json"):
+    if output.suffix not in (".jsonl", ".json", ""):
         problems.append(
             Problem("--output", f"predictions are JSON lines: name the file {output.with_suffix('.jsonl')}")
         )

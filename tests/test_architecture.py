@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from test_mixed_steps import make_ready
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -137,3 +138,16 @@ def test_usual_encoders_pass(encoder_dir: Path, corpus: Path, tmp_path: Path) ->
     training = ready.objective.training
     assert architecture_warnings(ready.objective, ready.streams, ready.tokenizer) == []
     assert ready.objective.training == training
+
+
+@pytest.mark.parametrize(("pair", "told"), [("$A:0 $B:0", True), ("$A:0 $B:1", False), ("$A:0 [SEP]:0 $B:0", False)])
+def test_pairs_without_a_boundary_are_told(
+    pair: str, told: bool, encoder_dir: Path, corpus: Path, tmp_path: Path
+) -> None:
+    ready = make_ready(corpus, encoder_dir, tmp_path)
+    special = [("[SEP]", ready.tokenizer.sep_token_id)]
+    ready.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="$A:0", pair=pair, special_tokens=special
+    )
+    warning = "strength, answer: the tokenizer of bert marks no boundary between the texts of a pair"
+    assert architecture_warnings(ready.objective, ready.streams, ready.tokenizer) == ([warning] if told else [])

@@ -14,6 +14,8 @@ from mtl.taskdef import ProximalSettings
 def test_momentum_switches_after_its_share_of_the_run() -> None:
     settings = ProximalSettings(beta_early=0.9, beta_late=0.99, switch=0.3)
     assert [momentum(step, 10, settings) for step in range(1, 11)] == [0.9] * 3 + [0.99] * 7
+    rounded = ProximalSettings(beta_early=0.9, beta_late=0.99, switch=0.29)  # 0.29 · 100 is 28.999… as a float
+    assert [momentum(step, 100, rounded) for step in (28, 29, 30)] == [0.9, 0.9, 0.99]
 
 
 @pytest.mark.parametrize("total", [1, 10, 100, 10_000])
