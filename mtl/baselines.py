@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mtl.alone import BASELINES, HEADER, trained_alone
 from mtl.config import Run
 from mtl.display import Display
 from mtl.errors import UserError
@@ -20,10 +21,9 @@ from mtl.preflight import RUN_FILE, Checked
 from mtl.processes import Processes
 from mtl.reading import Data
 from mtl.ready import longest_input
-from mtl.report import RESULTS_FILE, number, table
+from mtl.report import RESULTS_FILE, table
+from mtl.runrecord import read_record
 from mtl.tokenizer import load_tokenizer
-
-FOLDER = "baselines"
 
 
 def train_baselines(
@@ -50,13 +50,13 @@ def train_baselines(
     """
     processes = Processes.current()
     display = display if processes.is_main else Display("silent")
-    begun = {name for name in checked.run.tasks if (output / FOLDER / name / RUN_FILE).is_file()}
+    begun = {name for name in checked.run.tasks if (output / BASELINES / name / RUN_FILE).is_file()}
     single: dict[str, Any] = {}
     for name, steps in results["task_steps"].items():
         if steps == 0:
             display.say(f"note: {name} got no step, so there is nothing to compare it with")
             continue
-        folder = output / FOLDER / name
+        folder = output / BASELINES / name
         display.say(f"\n{name} alone, {steps:,} steps: {folder}")
         alone = alone_of(checked, name, steps, results["steps"], results["evaluate_every"])
         results_alone = run_phase(
@@ -75,7 +75,9 @@ def train_baselines(
                 renew_card(output / "best" / name, name, checked.run.tasks[name], facts, limit)
 
     processes.in_main(store)
-    display.say(singles_table(outcome, checked.run), "quiet")
+    if processes.is_main:
+        rows = [row.cells() for row in trained_alone(read_record(output))]
+        display.say("\n" + table(HEADER, rows), "quiet")
     return outcome
 
 
@@ -115,24 +117,3 @@ def alone_of(checked: Checked, name: str, steps: int, of: int, evaluate_every: i
     # Leaks into other tasks' evaluation data stay excluded, so that both runs train on the same rows.
     data = Data({name: checked.data.sources[name]}, {name: checked.data.summaries[name]}, checked.data.leaks)
     return replace(checked, run=run, data=data)
-
-
-def differences(results: Mapping[str, Any]) -> list[tuple[str, str, str, float, float]]:
-    """Tuples (task, split, metric, multi-task value, single-task value) of every metric that the baselines have."""
-    return [
-        (name, split, metric, results["tasks"][name][split][metric], value)
-        for name, splits in results.get("single", {}).items()
-        for split, values in splits.items()
-        for metric, value in values.items()
-        if isinstance(value, float)
-    ]
-
-
-def singles_table(results: Mapping[str, Any], run: Run) -> str:
-    """Table of multi-task and single-task metrics, each at its own best step, and their difference."""
-    rows = []
-    for name, split, metric, together, alone in differences(results):
-        first = metric == run.tasks[name].metrics[0]
-        lead = (name, split) if first else ("", "")
-        rows.append((*lead, metric, number(together), number(alone), f"{together - alone:+.4f}"))
-    return "\n" + table(("task", "split", "metric", "together", "alone", "difference"), rows)

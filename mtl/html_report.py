@@ -12,6 +12,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from mtl.alone import HEADER, Beside, conclusion, trained_alone
 from mtl.charts import Measured, forest_chart, strip_chart
 from mtl.drawing import Chart
 from mtl.errors import UserError, counted
@@ -37,18 +38,20 @@ INTERVAL_NOTE = (
 
 
 @dataclass
-class Told:
+class LoadedRun:
     """A run with its predictions and intervals.
 
     Attributes:
         record: The run.
         judged: Task → split → predictions with labels, or the reason why there are none.
         spread: Task → split → metric → interval: from the run's results, or else computed here.
+        alone: The run beside its baselines, of which there may be none.
     """
 
     record: RunRecord
     judged: dict[str, dict[str, Judged | str]]
     spread: dict[str, dict[str, Mapping[str, Sequence[float]]]]
+    alone: list[Beside]
 
 
 def write_report(
@@ -83,7 +86,7 @@ def write_report(
         raise UserError(problems)
     if png is not None and png.exists() and not png.is_dir():
         raise UserError.of("--png", f"{png} is a file; name a directory")
-    document, charts = report_page([_told(read_record(run_dir), data_root) for run_dir in run_dirs])
+    document, charts = report_page([_load(read_record(run_dir), data_root) for run_dir in run_dirs])
     write_file(output, document)
     if png is not None:
         for name, chart in charts.items():
@@ -91,7 +94,7 @@ def write_report(
     return output
 
 
-def _told(record: RunRecord, data_root: str | None) -> Told:
+def _load(record: RunRecord, data_root: str | None) -> LoadedRun:
     judged: dict[str, dict[str, Judged | str]] = {}
     spread: dict[str, dict[str, Mapping[str, Sequence[float]]]] = {}
     own = record.results.get("intervals", {})
@@ -103,23 +106,23 @@ def _told(record: RunRecord, data_root: str | None) -> Told:
             if kept is None and isinstance(found, Judged):
                 kept = found.intervals()
             spread[name][split] = kept or {}
-    return Told(record, judged, spread)
+    return LoadedRun(record, judged, spread, trained_alone(record, data_root))
 
 
-def report_page(runs: Sequence[Told]) -> tuple[Html, dict[str, Chart]]:
+def report_page(runs: Sequence[LoadedRun]) -> tuple[Html, dict[str, Chart]]:
     """The document, and its charts by file name."""
     charts: dict[str, Chart] = {}
     several = len(runs) > 1
     title = f"Comparison of {len(runs)} runs" if several else f"Run {runs[0].record.path}"
-    names = [f"run {number}: {told.record.path}" for number, told in enumerate(runs, 1)]
-    kinds = dict.fromkeys(rows_of(told.record) for told in runs)
+    names = [f"run {number}: {loaded.record.path}" for number, loaded in enumerate(runs, 1)]
+    kinds = dict.fromkeys(rows_of(loaded.record) for loaded in runs)
     sections, links = [], []
     if several:
         sections.append(element("section", element("h2", "Comparison"), _comparison(runs), id="comparison"))
         links.append(("comparison", "Comparison"))
-    for index, told in enumerate(runs, 1):
+    for index, loaded in enumerate(runs, 1):
         level = 3 if several else 2
-        parts, below = _run(told, f"r{index}", level, charts)
+        parts, below = _run(loaded, f"r{index}", level, charts)
         if several:
             below = [(f"r{index}", names[index - 1])]
             sections.append(element("section", element("h2", names[index - 1]), parts, id=f"r{index}"))
@@ -157,19 +160,20 @@ def _contents(links: Sequence[tuple[str, str]]) -> Html:
     return element("nav", element("ul", items), aria_label="Contents")
 
 
-def _run(told: Told, id: str, level: int, charts: dict[str, Chart]) -> tuple[Html, list[tuple[str, str]]]:
+def _run(loaded: LoadedRun, id: str, level: int, charts: dict[str, Chart]) -> tuple[Html, list[tuple[str, str]]]:
     """The sections of one run, and (anchor, text) of the links to them."""
-    record = told.record
+    record = loaded.record
     sections = [
-        ("results", "Results", lambda place: _results(told, place)),
+        ("results", "Results", lambda place: _results(loaded, place)),
+        ("alone", "Together or alone", lambda place: _alone(loaded)),
         ("sampling", "Sampling: planned and done", lambda place: _sampling(record, place)),
         ("interaction", "Interaction between tasks", lambda place: interaction(record, place)),
-        ("tasks", "Tasks", lambda place: _tasks(told, place)),
+        ("tasks", "Tasks", lambda place: _tasks(loaded, place)),
         ("provenance", "Provenance", lambda place: _provenance(record, place)),
     ]
     parts, links = [], []
     for key, title, content in sections:
-        if key == "interaction" and not record.log.gradients:
+        if (key == "interaction" and not record.log.gradients) or (key == "alone" and not loaded.alone):
             continue
         place = Place(f"{id}-{key}", level, [])
         parts.append(element("section", place.heading(title), content(place), id=place.id))
@@ -193,9 +197,9 @@ def _status(record: RunRecord) -> Html:
     return element("p", element("strong", words), more, class_="status" if results["finished"] else "status unfinished")
 
 
-def _results(told: Told, place: Place) -> Html:
-    record = told.record
-    found = results_of(record.results, told.spread)
+def _results(loaded: LoadedRun, place: Place) -> Html:
+    record = loaded.record
+    found = results_of(record.results, loaded.spread)
     drawn = [
         Measured(
             f"{result.place}: {result.metric}",
@@ -214,6 +218,17 @@ def _results(told: Told, place: Place) -> Html:
         place.draw(forest_chart("results", title, drawn)) if drawn else None,
         data_table(title, header, [result.cells() for result in found], titles=2),
         element("p", BASELINE_NOTE, class_="muted"),
+    )
+
+
+def _alone(loaded: LoadedRun) -> Html:
+    explained = (
+        "Each task trained together with the others and alone, for as many steps on it, each at its best step. "
+        "An interval that contains 0 shows no clear difference (paired bootstrap over the same rows)."
+    )
+    return group(
+        element("p", explained, class_="muted"),
+        data_table("Together and alone", HEADER, [row.cells() for row in loaded.alone], titles=3),
     )
 
 
@@ -249,12 +264,12 @@ def _sampling(record: RunRecord, place: Place) -> Html:
     return group(strategy, drawn, data_table("Steps, passes and tokens of each task", header, rows))
 
 
-def _tasks(told: Told, place: Place) -> Html:
+def _tasks(loaded: LoadedRun, place: Place) -> Html:
     parts = []
-    for index, name in enumerate(told.record.tasks, 1):
-        found = told.judged[name].get(told.record.deciding, "it was not evaluated")
+    for index, name in enumerate(loaded.record.tasks, 1):
+        found = loaded.judged[name].get(loaded.record.deciding, "it was not evaluated")
         own = Place(f"{place.id}-{index}", place.level + 1, [])
-        parts.append(task_section(told.record, name, found, own))
+        parts.append(task_section(loaded.record, name, found, own))
         place.charts += [
             Chart(f"{index}-{chart.name}", chart.title, chart.description, chart.height, chart.marks)
             for chart in own.charts
@@ -292,21 +307,21 @@ def _provenance(record: RunRecord, place: Place) -> Html:
 # Several runs
 
 
-def _comparison(runs: Sequence[Told]) -> Html:
+def _comparison(runs: Sequence[LoadedRun]) -> Html:
     summary = [
         (
             f"run {index}",
-            str(told.record.path),
-            f"{told.record.results['steps']:,} of {told.record.results['planned_steps']:,}",
-            "yes" if told.record.results["finished"] else "no",
-            "–" if told.record.provenance.seed is None else told.record.provenance.seed,
+            str(loaded.record.path),
+            f"{loaded.record.results['steps']:,} of {loaded.record.results['planned_steps']:,}",
+            "yes" if loaded.record.results["finished"] else "no",
+            "–" if loaded.record.provenance.seed is None else loaded.record.provenance.seed,
         )
-        for index, told in enumerate(runs, 1)
+        for index, loaded in enumerate(runs, 1)
     ]
     keys = dict.fromkeys(
         (name, split, metric)
-        for told in runs
-        for name, splits in told.record.results["tasks"].items()
+        for loaded in runs
+        for name, splits in loaded.record.results["tasks"].items()
         for split, values in splits.items()
         for metric in values
         if metric not in COUNTS
@@ -314,9 +329,9 @@ def _comparison(runs: Sequence[Told]) -> Html:
     rows = []
     for name, split, metric in keys:
         cells = []
-        for told in runs:
-            value = told.record.results["tasks"].get(name, {}).get(split, {}).get(metric)
-            bounds = told.spread.get(name, {}).get(split, {}).get(metric)
+        for loaded in runs:
+            value = loaded.record.results["tasks"].get(name, {}).get(split, {}).get(metric)
+            bounds = loaded.spread.get(name, {}).get(split, {}).get(metric)
             cells.append("–" if value is None else f"{number(value)} {interval(bounds)}")
         rows.append((name, split, metric, *cells))
     header = ("task", "split", "metric", *(f"run {index}" for index in range(1, len(runs) + 1)))
@@ -327,7 +342,7 @@ def _comparison(runs: Sequence[Told]) -> Html:
     )
 
 
-def _paired(runs: Sequence[Told]) -> Html:
+def _paired(runs: Sequence[LoadedRun]) -> Html:
     """Differences of all pairs of runs on the same rows, and the reasons why pairs could not be compared."""
     rows, reasons = [], []
     for (i, first), (j, second) in combinations(enumerate(runs, 1), 2):
@@ -350,7 +365,7 @@ def _paired(runs: Sequence[Told]) -> Html:
                             f"run {j} − run {i}",
                             f"{difference.value:+.4f}",
                             f"[{difference.low:+.4f}, {difference.high:+.4f}]",
-                            _verdict(difference, metric, i, j),
+                            conclusion(difference, metric, f"run {i}", f"run {j}"),
                         )
                     )
         for name in second.judged:
@@ -367,10 +382,3 @@ def _paired(runs: Sequence[Told]) -> Html:
         element("p", "Not compared row by row:") if reasons else None,
         element("ul", [element("li", reason) for reason in reasons], class_="note") if reasons else None,
     )
-
-
-def _verdict(difference: Any, metric: str, first: int, second: int) -> str:
-    if not difference.excludes_zero:
-        return "no clear difference"
-    better = (difference.value > 0) == METRICS[metric].higher_is_better
-    return f"run {second if better else first} is better"

@@ -18,15 +18,18 @@ import pytest
 from conftest import ROOT
 from test_trainer import signal_at_step
 
+from mtl.alone import conclusion, trained_alone
 from mtl.baselines import alone_of
 from mtl.cli import main
 from mtl.compare import _Scheduler, _threads
 from mtl.config import command_line
 from mtl.errors import StorageError
+from mtl.intervals import Difference
 from mtl.ledger import Ledger, failure
 from mtl.paired import compare_pairs, describe
 from mtl.preflight import Request, check_train, read_run
 from mtl.report import number
+from mtl.runrecord import read_record
 from mtl.study import Node, read_study
 
 STUDY = """\
@@ -313,7 +316,7 @@ def test_baselines(corpus: Path, encoder_dir: Path, tmp_path: Path, capsys: pyte
         evaluation = read_run(output / "baselines" / task).config.evaluation
         assert evaluation.every == 2 and evaluation.patience is None, "as many steps, whatever they come to"
         assert "trained alone" in (output / "best" / task / "README.md").read_text()
-    assert printed.count("warning: mood/validation: 17 rows stand in") == 1, "told of the first run, not of each again"
+    assert printed.count("warning: mood/validation: 17 rows occur in") == 1, "told of the first run, not of each again"
     together, alone = ((folder / "metrics.jsonl").read_text() for folder in (output, output / "baselines" / "mood"))
     looks = [
         [r for r in map(json.loads, text.splitlines()) if r["event"] == "evaluation"] for text in (together, alone)
@@ -323,6 +326,21 @@ def test_baselines(corpus: Path, encoder_dir: Path, tmp_path: Path, capsys: pyte
     assert losses[0] == losses[1], "the first step is the same to the bit: rows, weights and dropout"
     value, single = (results[key]["mood"]["validation"]["accuracy"] for key in ("tasks", "single"))
     assert f"{value:.4f}  {single:.4f}  {value - single:+.4f}" in " ".join(printed.split("\n")).replace("   ", "  ")
+    beside = trained_alone(read_record(output))
+    assert [(row.task, row.metric) for row in beside][:3] == [
+        ("mood", "accuracy"),
+        ("mood", "macro_f1"),
+        ("strength", "pearson"),
+    ]
+    for row in beside:
+        assert row.together == results["tasks"][row.task]["validation"][row.metric]
+        assert row.alone == results["single"][row.task]["validation"][row.metric]
+        assert row.paired is not None and row.paired.value == pytest.approx(row.together - row.alone, abs=1e-6)
+        assert row.paired.low <= row.paired.high
+        assert "  ".join(row.cells()[3:6]) in " ".join(printed.split("\n")).replace("   ", "  ")
+    assert main(["report", str(output)]) == 0
+    page = (output / "report.html").read_text(encoding="utf-8")
+    assert "Together or alone" in page and page.count(beside[0].cells()[-1]) >= 1
     stamps = {path: path.stat().st_mtime_ns for path in output.glob("baselines/*/provenance.json")}
     assert main([*words, "--resume"]) == 0
     assert json.loads((output / "results.json").read_text()) == results
@@ -330,6 +348,20 @@ def test_baselines(corpus: Path, encoder_dir: Path, tmp_path: Path, capsys: pyte
     assert main(["train", "--output", str(output), "--resume"]) == 0
     assert json.loads((output / "results.json").read_text()) == results
     assert "trained alone" in (output / "best" / "mood" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("value", "bounds", "metric", "expected"),
+    [
+        (0.1, (0.05, 0.2), "accuracy", "together is better"),
+        (-0.1, (-0.2, -0.05), "accuracy", "alone is better"),
+        (0.1, (0.05, 0.2), "mse", "alone is better"),
+        (-0.1, (-0.2, -0.05), "mse", "together is better"),
+        (0.1, (-0.05, 0.2), "accuracy", "no clear difference"),
+    ],
+)
+def test_what_a_difference_says(value: float, bounds: tuple[float, float], metric: str, expected: str) -> None:
+    assert conclusion(Difference(value, *bounds), metric, "alone", "together") == expected
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ LAYERS = (
     ("tokenizer", "data", "parts", "batch", "plan", "scale"),
     ("losses", "smart", "proximal", "optimizer"),
     ("dropout", "model", "objective", "architecture", "precision", "shards", "processes", "probe"),
-    ("evaluate", "aside", "checkpoint", "state", "stop", "report", "display", "runrecord", "rundir", "judged"),
+    ("evaluate", "aside", "checkpoint", "state", "stop", "report", "display", "runrecord", "rundir", "judged", "alone"),
     ("markup", "drawing", "charts", "heat_map", "pictures", "html_task", "html_interaction", "html_report"),
     ("runlog", "facts", "card", "push", "stored", "export", "inference", "trainer"),
     ("ready", "hooks", "phases", "dryrun"),
