@@ -8,7 +8,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from mtl.aside import forget, put_back, set_aside
+from mtl.best_backup import back_up, discard, restore
 from mtl.checkpoint import Checkpoint, save_checkpoint
 from mtl.display import Display
 from mtl.errors import UserError
@@ -73,7 +73,7 @@ class RunHooks:
         if whole is None:
             return
         if before is not None:
-            set_aside(self._best(task), before["step"], self._predictions(task))
+            back_up(self._best(task), before["step"], self._predictions(task))
         for split, outputs in self._outputs[task].items():
             records = prediction_records(self.run.tasks[task], outputs, self.splits[task][split])
             write_predictions(predictions_file(self.output, task, split), records)
@@ -93,14 +93,14 @@ class RunHooks:
     def continues(self, state: TrainState) -> None:
         """Restore the best steps of the checkpoint from which the run continues."""
         for name in self.run.tasks if self.processes.is_main else ():
-            put_back(self._best(name), state.best.get(name), self._predictions(name))
+            restore(self._best(name), state.best.get(name), self._predictions(name))
 
     def checkpoint(self, checkpoint: Checkpoint) -> None:
         if not self.processes.is_main:
             return
         save_checkpoint(self.output / "checkpoints", checkpoint, self.run.config.checkpoint.keep_last)
         for name in self.run.tasks:
-            forget(self._best(name))
+            discard(self._best(name))
 
     def _best(self, task: str) -> Path:
         return self.output / "best" / task

@@ -134,6 +134,8 @@ def evaluate(
     """
     _require(precision)
     path, run = stored.path, stored.run
+    for note in data.notes:
+        say(f"note: {note}")
     loaded = load_tasks(stored, trust_remote_code=trust_remote_code)
     _warn(precision, say)
     results: dict[str, dict[str, float]] = {}

@@ -20,7 +20,6 @@ from mtl.export import save_model
 from mtl.files import locked
 from mtl.hooks import RunHooks
 from mtl.metrics import ANSWERABLE, is_better
-from mtl.parts import repeated
 from mtl.precision import erased_perturbations, precision_warnings
 from mtl.preflight import Checked
 from mtl.processes import Processes
@@ -30,6 +29,7 @@ from mtl.rundir import Splits, resume_command, start_directory
 from mtl.runlog import NoLog, RunLog
 from mtl.state import TrainState, separate_dropout
 from mtl.stop import StopSignal
+from mtl.subsets import repeated
 from mtl.taskdef import task_notes
 from mtl.trackers import Trackers, hyperparameters
 

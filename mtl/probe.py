@@ -18,9 +18,9 @@ from mtl.config import Run
 from mtl.data import Examples, Ints
 from mtl.model import layers
 from mtl.objective import Objective, random_state, replayed
-from mtl.parts import count_units, few_shot
 from mtl.processes import Processes
 from mtl.sampling import derive_seed
+from mtl.subsets import count_units, few_shot
 from mtl.taskdef import TaskDef
 
 HELD = 4  # gradients kept in host memory at a time, each as large as the encoder

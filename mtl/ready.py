@@ -20,7 +20,6 @@ from mtl.heads import stored_head
 from mtl.launch import SHARDED
 from mtl.model import MultiTaskModel, build_model, load_model
 from mtl.objective import Objective, with_class_weights
-from mtl.parts import few_shot, hold_out, repeated, without_leaks
 from mtl.plan import Plan, make_plan
 from mtl.preflight import Checked
 from mtl.probe import Probe
@@ -29,6 +28,7 @@ from mtl.rundir import Splits, fingerprints
 from mtl.runlog import NoLog
 from mtl.scale import Scale, scale_of
 from mtl.shards import gather, is_sharded, shard
+from mtl.subsets import few_shot, hold_out, repeated, without_leaks
 from mtl.tokenizer import load_config, load_tokenizer, usable_length
 from mtl.trainer import Hooks, Trainer
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mtl.config import Run
@@ -12,7 +12,7 @@ from mtl.preflight import RUN_FILE, TASK_FILE, no_run, read_run, read_task
 from mtl.push import check_push
 from mtl.reading import Data, check_data
 from mtl.runrecord import output_problems
-from mtl.source import SUFFIXES
+from mtl.source import SUFFIXES, Source, locate
 from mtl.taskdef import NAME, TaskDef
 
 WEIGHTS = {"final": "model", "teacher": "teacher"}  # directories of a run that hold a shared encoder and heads
@@ -116,7 +116,7 @@ def check_evaluation(
 
     Args:
         path: Directory of a run, of an export, or of several exports.
-        names: Tasks; all if empty.
+        names: Tasks; if empty, all that have the split.
         split: A split of the tasks, or a split of their data set that the definition does not name.
         data_root: Local mirror of the hub; by default the run's.
         weights: As for `find_tasks`.
@@ -134,11 +134,22 @@ def check_evaluation(
     if stored.run is not None:
         refuse_links(path)
     root = data_root or (stored.run.config.data_root if stored.run else None)
+    absent = [] if names else [name for name, task in stored.tasks.items() if _lacks(task, split, root)]
+    if len(absent) < len(stored.tasks):  # else there is an error for each, which says what splits there are
+        stored = replace(stored, tasks={name: task for name, task in stored.tasks.items() if name not in absent})
     data = check_data(stored.tasks, root, [split])
+    data.notes = [f"{name}: no {split} split here; it is not evaluated" for name in absent if name not in stored.tasks]
     inputs = [source.path for sources in data.sources.values() for source in sources.values() if source.path]
     if problems := data.problems + ([] if output is None else output_problems(output, inputs)):
         raise UserError(problems)
     return stored, data
+
+
+def _lacks(task: TaskDef, split: str, data_root: str | None) -> bool:
+    """Whether it is known without reading rows that a task has no such split."""
+    if task.data.files is not None:
+        return task.data.splits.get(split, split) not in task.data.files
+    return data_root is not None and not isinstance(locate(task, split, data_root), Source)
 
 
 def check_prediction(path: Path, names: list[str], file: Path, output: Path, *, weights: str) -> Stored:

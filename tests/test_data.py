@@ -22,9 +22,9 @@ from mtl.checks import Row
 from mtl.data import CHUNK, Examples, encode, prepare
 from mtl.definitions import complete
 from mtl.errors import StorageError, UserError
-from mtl.parts import few_shot, hold_out, repeated
 from mtl.settings import Sourced
 from mtl.source import Source
+from mtl.subsets import few_shot, hold_out, repeated
 from mtl.taskdef import TaskDef
 from mtl.tokenizer import UNBOUNDED, load_tokenizer, tokenizer_fingerprint, usable_length
 

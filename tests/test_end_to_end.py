@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import write_jsonl
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
@@ -696,3 +697,19 @@ def test_labels_that_are_all_the_same_number_are_told(
     words = ["train", str(tmp_path / "tasks.yml"), "--encoder", str(encoder_dir), "--max-steps", "1"]
     assert main([*words, "--output", str(tmp_path / "run")]) == 0
     assert f"note: {told}\n" in capsys.readouterr().out
+
+
+def test_of_all_tasks_those_are_evaluated_that_have_the_split(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(run_dir, tmp_path / "run"))
+    definitions = yaml.safe_load((run / "task_defs.yml").read_text(encoding="utf-8"))
+    definitions["mood"]["data"]["files"]["test"] = definitions["mood"]["data"]["files"]["validation"]
+    (run / "task_defs.yml").write_text(yaml.safe_dump(definitions, sort_keys=False), encoding="utf-8")
+    assert main(["evaluate", str(run), "--split", "test", "--output", str(tmp_path / "test.json")]) == 0
+    assert list(json.loads((tmp_path / "test.json").read_text())["tasks"]) == ["mood"]
+    printed = capsys.readouterr().out
+    assert all(f"note: {name}: no test split here; it is not evaluated\n" in printed for name in ("strength", "answer"))
+    for words in (["--split", "test", "--task", "mood", "--task", "answer"], ["--split", "tset"]):
+        assert main(["evaluate", str(run), *words]) == 2
+        assert "answer.data.files has no 't" in capsys.readouterr().err

@@ -18,8 +18,8 @@ from mtl.data import Examples
 from mtl.definitions import complete, read_task_defs
 from mtl.leaks import Leak, LeakSearch, Texts, normalized
 from mtl.minhash import BANDS, HASHES, SIMILAR, bucket_keys, shingles, similarity
-from mtl.parts import without_leaks
 from mtl.reading import check_data
+from mtl.subsets import without_leaks
 from mtl.taskdef import TaskDef
 
 NORMAL_FORMS = [

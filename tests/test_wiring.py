@@ -15,8 +15,8 @@ from mtl.batch import collate
 from mtl.cli import main
 from mtl.losses import LOSSES
 from mtl.objective import by_example
-from mtl.parts import repeated
 from mtl.sampling import task_sequence
+from mtl.subsets import repeated
 
 
 def test_the_plan_is_drawn_as_the_settings_say(corpus: Path, encoder_dir: Path, tmp_path: Path) -> None:

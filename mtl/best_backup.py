@@ -18,7 +18,7 @@ from mtl.files import TEMPORARY, new_directory, remove, storing
 MODEL = "model"
 
 
-def set_aside(model: Path, step: int, predictions: Sequence[Path]) -> None:
+def back_up(model: Path, step: int, predictions: Sequence[Path]) -> None:
     """Back up the best model of the newest checkpoint; only the first call after a checkpoint has an effect.
 
     Args:
@@ -26,7 +26,7 @@ def set_aside(model: Path, step: int, predictions: Sequence[Path]) -> None:
         step: Its step.
         predictions: Files of its predictions.
     """
-    if not any(_asides(model)) and model.is_dir():
+    if not any(_backups(model)) and model.is_dir():
         with new_directory(model.with_name(f".{model.name}.{step}")) as folder:
             shutil.copytree(model, folder / MODEL, copy_function=_link)
             for path in predictions:
@@ -34,7 +34,7 @@ def set_aside(model: Path, step: int, predictions: Sequence[Path]) -> None:
                     _link(path, folder / path.name)
 
 
-def put_back(model: Path, best: Mapping[str, Any] | None, predictions: Sequence[Path]) -> None:
+def restore(model: Path, best: Mapping[str, Any] | None, predictions: Sequence[Path]) -> None:
     """Restore a backup if it is of the checkpoint's best step, then remove all backups.
 
     Args:
@@ -42,24 +42,24 @@ def put_back(model: Path, best: Mapping[str, Any] | None, predictions: Sequence[
         best: The checkpoint's best step of the task, if any.
         predictions: Files of its predictions.
     """
-    for aside in _asides(model):
-        if best is not None and aside.suffix == f".{best['step']}":
+    for backup in _backups(model):
+        if best is not None and backup.suffix == f".{best['step']}":
             with new_directory(model) as folder:
-                shutil.copytree(aside / MODEL, folder, copy_function=_link, dirs_exist_ok=True)
+                shutil.copytree(backup / MODEL, folder, copy_function=_link, dirs_exist_ok=True)
             with storing(model):
                 for path in predictions:
-                    if (aside / path.name).is_file():
-                        (aside / path.name).replace(path)
-    forget(model)
+                    if (backup / path.name).is_file():
+                        (backup / path.name).replace(path)
+    discard(model)
 
 
-def forget(model: Path) -> None:
+def discard(model: Path) -> None:
     """Remove a task's backups, complete or not."""
-    for aside in [*_asides(model), *model.parent.glob(f"{TEMPORARY}.{model.name}.*")]:
-        remove(aside)
+    for backup in [*_backups(model), *model.parent.glob(f"{TEMPORARY}.{model.name}.*")]:
+        remove(backup)
 
 
-def _asides(model: Path) -> list[Path]:
+def _backups(model: Path) -> list[Path]:
     return list(model.parent.glob(f".{model.name}.*"))
 
 
