@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from mtl.errors import Problem, UserError, counted, listed, nearest
+from mtl.errors import Problem, UserError, closest, counted, listed, nearest
 from mtl.metrics import METRICS
 from mtl.settings import KeyPath, Sourced, check, kind, read_plain, read_yaml
 from mtl.taskdef import DEFAULT_METRICS, DIVERGENCES_OF, LOSSES_OF, NAME, TaskDef, TrainingSettings
@@ -89,7 +89,11 @@ def complete(name: str, source: Sourced) -> tuple[TaskDef | None, list[Problem]]
     if isinstance(adapt.data, dict):
         problems += check(TrainingSettings, adapt, (name, "adapt"))[1]
     if task is None:
-        return None, problems
+        meant = closest(source.data.get("type"), LOSSES_OF)
+        if meant in (None, source.data.get("type")):
+            return None, problems
+        task, more = complete(name, Sourced({**source.data, "type": meant}, source.places))  # to report the rest too
+        return task, list(dict.fromkeys(problems + more))
     wrong = source.data.keys() - task.model_fields_set  # invalid keys, for which the task has defaults
     data = task.data
     splits = data.splits or {split: split for split in data.files or ("train", "validation")}

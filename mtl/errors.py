@@ -87,11 +87,17 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def closest(name: object, allowed: Iterable[str], *, cutoff: float = 0.6) -> str | None:
+    """The allowed name that is most similar to a name, ignoring case; None if none is similar."""
+    options = {option.lower(): option for option in allowed}
+    found = difflib.get_close_matches(str(name).lower(), list(options), n=1, cutoff=cutoff)
+    return options[found[0]] if found else None
+
+
 def nearest(name: object, allowed: Iterable[str], *, cutoff: float = 0.6) -> str:
     """Return ``; did you mean 'x'?`` for the closest allowed name, or an empty string."""
-    options = {option.lower(): option for option in allowed}
-    close = difflib.get_close_matches(str(name).lower(), list(options), n=1, cutoff=cutoff)
-    return f"; did you mean {options[close[0]]!r}?" if close else ""
+    found = closest(name, allowed, cutoff=cutoff)
+    return f"; did you mean {found!r}?" if found else ""
 
 
 def listed(names: Sequence[object], limit: int = 12) -> str:

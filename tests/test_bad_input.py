@@ -417,7 +417,7 @@ LIGHT: list[tuple[list[str], int, str]] = [
     (["evaluate", "held", "--task", "u"], 2, "held has no task 'u'; it has: t"),
     (["evaluate", "held", "--split", "tset"], 2, "t.data.files has no 'tset'; it has: train, validation"),
     (
-        ["predict", "held", "--input", "missing.csv", "--output", "x"],
+        ["predict", "held", "--input", "missing.csv", "--output", "x.csv"],
         2,
         "--input: there is no file missing.csv\nerror: ",
     ),

@@ -482,7 +482,8 @@ TOGETHER = {
         "'files' has no 'dv'",
     ),
     "no validation data": (definition(", validation: dev.csv", ""), "mood.data.files has no 'validation'"),
-    "a label twice": (definition("[bad, good]", "[bad, good, bad]"), "labels: 'bad' stands there twice"),
+    "a misspelt type": (definition("type: classification", "type: clasification"), "did you mean 'classification'"),
+    "a label twice": (definition("[bad, good]", "[bad, good, bad]"), "labels: 'bad' is listed twice"),
 }
 
 
