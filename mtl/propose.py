@@ -27,8 +27,9 @@ LABEL_NAMES = """label labels gold_label label_id label_name label_text gold sta
     emotion intent polarity stars rating score similarity similarity_score relatedness_score relevance relevance_score
     relevancy is_relevant rel grade is_duplicate topic y"""
 PAIR_NAMES = """premise/hypothesis question/passage question/context question/paragraph question/answer
-    question/sentence question/document question/reply query/passage query/document query/doc query/candidate
-    query/answer query/response query/paragraph query/title query/sentence query/text claim/evidence context/response"""
+    question/sentence question/document question/reply question/candidate query/passage query/document query/doc
+    query/candidate query/answer query/response query/paragraph query/title query/sentence query/text claim/evidence
+    context/response"""
 TWINS = (("1", "2"), ("a", "b"), ("left", "right"))
 SINGLE = re.compile(r"(.+_)?(text|sentence|review|tweet|comment|content|document|message|utterance|post|body|headline)")
 IDENTIFIER = re.compile(r"(.+_)?(ids?|idx|index|uuid|guid|key|url|hash|date|time|timestamp|lang|language|split|user)")

@@ -175,6 +175,20 @@ CASES: dict[str, tuple[Rows, str, list[str], list[str]]] = {
         ["question", "sentence", "label"],
         ["a", "b"],
     ),
+    "questions and candidates": (
+        [
+            {
+                "id": f"q{n // 4}",
+                "question": question,
+                "candidate": f"because of {n} it is",
+                "relevant": int(n % 4 == 0),
+            }
+            for n, question in enumerate(text for text in texts(20) for _ in range(4))
+        ],
+        "ranking",
+        ["question", "candidate", "relevant", "question"],
+        [],
+    ),
     "numbered pair": (
         pair([0.0, 2.5, 5.0], "sentence1", "sentence2", "score"),
         "regression",
