@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from mtl.encoder import ENCODERS, find_encoder, lasting
 from mtl.errors import Problem, UserError, listed, nearest
 from mtl.files import TEMPORARY, entries
 from mtl.heads import FRESH, REUSE, head_note, head_problem
-from mtl.reading import EMPTY, Data, check_data
+from mtl.reading import Data, check_data
 from mtl.settings import Sourced, check
 from mtl.taskdef import TaskDef
 from mtl.trackers import telemetry_problems
@@ -121,8 +121,7 @@ def check_adapt(request: Request, task: str) -> Checked:
     definition = resolved[task].model_dump() if task in resolved else {}
     wrong_head = head_problem(head, task, definition, known) if definition else None
     problems += [Problem("--head", wrong_head)] if wrong_head else []
-    before = _trained_before(run_dir, resolved) if wanted and not problems else {}
-    checked = _finish(replace(request, tasks=wanted), definitions if wanted else {}, file, problems, settled, before)
+    checked = _finish(replace(request, tasks=wanted), definitions if wanted else {}, file, problems, settled)
     if note := head_note(head, task, definition, known):
         checked.data.notes.append(note)
     checked.data.notes += _switched_on(first, file.over(request.typed), checked.run)
@@ -131,18 +130,37 @@ def check_adapt(request: Request, task: str) -> Checked:
     return checked
 
 
-def _trained_before(run_dir: Path, tasks: Mapping[str, TaskDef]) -> dict[str, TaskDef]:
-    """Tasks of the run to start from whose training rows must be searched for evaluation rows.
+def _trained_before(encoder: str, tasks: Mapping[str, TaskDef]) -> dict[str, TaskDef]:
+    """Tasks of the runs that trained an encoder whose training rows must be searched for evaluation rows.
 
-    Excluded are tasks with the same data as the task of the same name here, whose training rows are searched anyway.
-    There are none if the run already dropped leaks (`leaks: drop`) and has every task here, with the same data.
+    Excluded are tasks with the same data as the task of the same name here, whose training rows are searched anyway. A
+    run that already dropped leaks (`leaks: drop`) has none if it has every task here, with the same data.
     """
-    run = read_run(run_dir)
-    same = {name for name, task in run.tasks.items() if name in tasks and task.data == tasks[name].data}
-    if run.config.leaks == "drop" and same == tasks.keys():
-        return {}
-    others = {name: task for name, task in run.tasks.items() if name not in same}
-    return {f"{name} before" if name in tasks else name: task for name, task in others.items()}
+    found: dict[str, TaskDef] = {}
+    for run in _earlier_runs(encoder):
+        same = {name for name, task in run.tasks.items() if name in tasks and task.data == tasks[name].data}
+        if run.config.leaks == "drop" and same == tasks.keys():
+            continue
+        for name, task in run.tasks.items():
+            key = name
+            while key in tasks or (key in found and found[key].data != task.data):
+                key += " before"
+            if name not in same:
+                found[key] = task
+    return found
+
+
+def _earlier_runs(encoder: str) -> Iterator[Run]:
+    """The runs that trained an encoder, the last one first, as far back as they can be read."""
+    model, seen = Path(encoder), set[Path]()
+    while model.is_absolute() and model.name == "model" and (model.parent / RUN_FILE).is_file() and model not in seen:
+        seen.add(model)
+        try:
+            run = read_run(model.parent)
+        except UserError:
+            return
+        yield run
+        model = Path(run.config.encoder)
 
 
 def _switched_on(first: Sourced, given: Sourced, run: Run) -> list[str]:
@@ -203,7 +221,6 @@ def _finish(
     file: Sourced,
     problems: list[Problem],
     settled: Sourced,
-    before: Mapping[str, TaskDef] = EMPTY,
 ) -> Checked:
     config, tasks, found = resolve(definitions, file, request.typed, request.tasks, settled)
     problems += found + check_output(request.output, resume=request.resume, overwrite=request.overwrite)
@@ -226,6 +243,7 @@ def _finish(
     data_root = directory(request.typed.over(file).data.get("data_root"))
     search = config is not None and config.leaks != "ignore"
     held_out = config is not None and config.train.holdout is not None
+    before = _trained_before(encoder, tasks) if search and isinstance(encoder, str) and not problems else {}
     data = check_data(tasks, data_root, search=search, held_out=held_out, before=before)
     problems += data.problems
     if problems or config is None:

@@ -343,6 +343,17 @@ def test_adaptation_tells_rows_that_the_encoder_saw_before(
     assert main(["adapt", str(run), "--task", "a", "--output", str(again), *short]) == 0
     assert "trained before" not in capsys.readouterr().out, "the run to start from left them out"
 
+    third = definitions_of(tmp_path / "c", {"train": ["nine", "ten"], "validation": ["one", "seven", "eleven"]})
+    for words in (
+        ["adapt", str(new), "--task", "c", "--task-defs", str(third)],
+        ["train", str(third), "--encoder", str(new / "model")],
+    ):
+        capsys.readouterr()
+        assert main([*words, "--output", str(tmp_path / f"third-{words[0]}"), *short]) == 0
+        out = capsys.readouterr().out
+        for place in ("a/train", "b/train"):  # of the run that the one before started from, and of that one
+            assert f"c/validation: 1 row occurs in {place} (exact), on which the encoder was trained before" in out
+
     shutil.rmtree(tmp_path / "a")
     words = ["adapt", str(run), "--task", "b", "--task-defs", str(second), "--output", str(tmp_path / "gone"), *short]
     assert main(words) == 0
