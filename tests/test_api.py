@@ -317,7 +317,7 @@ def test_embeddings_of_a_task_are_those_of_its_own_step(model: mtl.Model, traine
 def test_loading_tells_what_is_not_there(trained: mtl.Trained, tmp_path: Path) -> None:
     with pytest.raises(mtl.UserError, match=r"weights: is 'bset'; allowed: best, final, teacher; did you mean 'best'?"):
         mtl.load(trained.path, "bset")
-    with pytest.raises(mtl.UserError, match=r"mood: is an export: .* no teacher ones"):
+    with pytest.raises(mtl.UserError, match=r"mood: is an export: .* not the teacher ones"):
         mtl.load(trained.path / "best" / "mood", "teacher")
     with pytest.raises(mtl.UserError, match=r"task: .* has no task 'mod'; .* did you mean 'mood'?"):
         mtl.load(trained.path, tasks=["mod"])
