@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from mtl.batch import Batch
+from mtl.batch import Batch, send
 from mtl.data import Examples, Ints
 from mtl.losses import DIVERGENCES, LOSSES, Loss, cross_entropy
 from mtl.model import MultiTaskModel
@@ -174,7 +174,7 @@ class Objective(nn.Module):
     def task_loss(self, definition: TaskDef, batch: Batch, outputs: Tensor) -> Tensor:
         """L summed over the examples of a batch that have a task loss."""
         logits, mask = by_example(outputs, batch)
-        return (loss_function(definition)(logits, batch.labels, mask) * batch.weights).sum()
+        return (loss_function(definition, logits.device)(logits, batch.labels, mask) * batch.weights).sum()
 
     def _smoothness(
         self, task: str, batch: Batch, clean: Tensor, state: RandomState, turn: int
@@ -252,12 +252,12 @@ class Objective(nn.Module):
         return distance
 
 
-def loss_function(task: TaskDef) -> Loss:
+def loss_function(task: TaskDef, device: torch.device) -> Loss:
     """The task's loss with its class weights and label smoothing; `balanced` weights have to be numbers by now."""
     assert task.loss is not None and task.class_weights != "balanced"
     if task.loss != "cross_entropy":
         return LOSSES[task.loss]
-    weights = None if task.class_weights is None else torch.tensor(task.class_weights)
+    weights = None if task.class_weights is None else send(torch.tensor(task.class_weights), device)
     return partial(cross_entropy, class_weights=weights, label_smoothing=task.label_smoothing or 0.0)
 
 
