@@ -109,11 +109,11 @@ def complete(name: str, source: Sourced) -> tuple[TaskDef | None, list[Problem]]
     found = [(path, message) for path, message in _inconsistencies(task) if path[0] not in wrong]
     problems += [Problem(source.place(path), f"{name}.{message}") for path, message in found]
     paths = [path for path, _ in found]
-    lost = {path[2] for path in paths if path[:2] == ("data", "splits") and len(path) == 3}  # the other splits are read
-    unreadable = any(path[0] == "data" and path[2:] not in {(split,) for split in lost} for path in paths)
-    if unreadable or "train" in lost or (("labels",) in paths and len(task.labels) < 2):
+    lost = [path for path in paths if path[:2] == ("data", "splits") and len(path) == 3]  # the other splits are read
+    unreadable = any(path[0] == "data" and path not in lost for path in paths)
+    if unreadable or ("data", "splits", "train") in lost or (("labels",) in paths and len(task.labels) < 2):
         return None, problems  # its rows would be reported as well
-    kept = {split: target for split, target in task.data.splits.items() if split not in lost}
+    kept = {split: target for split, target in task.data.splits.items() if ("data", "splits", split) not in lost}
     return task.model_copy(update={"data": task.data.model_copy(update={"splits": kept})}).read_from(source), problems
 
 
