@@ -27,6 +27,7 @@ ROWS: tuple[tuple[str, str, tuple[str, ...], str, str], ...] = (
     ("share of tokens that are not padding, GLUE mix", "batches", ("figures", "32 rows/all", "real"), "%", "≥ 95 %"),
     ("time of a step / plain step: R_s", "steps", ("over_plain", "R_s"), "×", "≤ 2.75"),
     ("… R3F", "steps", ("over_plain", "R3F"), "×", "≤ 2.1"),
+    ("… R-Drop", "steps", ("over_plain", "R-Drop"), "×", ""),
     ("… R_s and D", "steps", ("over_plain", "R_s + D"), "×", "≤ 3.1"),
     ("… R_s and D, `smart.every: 4`, on average", "steps", ("lazily", "4"), "×", ""),
     ("… R_s and D, `--precision bf16`", "steps", ("over_plain", "R_s + D, bf16"), "×", ""),
@@ -225,6 +226,7 @@ REGULARIZERS = {  # arms of the ablation: description, and path of the cost of a
     "proximal": ("D alone", ("over_plain", "D")),
     "every-4": ("both, R_s in every fourth step", ("lazily", "4")),
     "r3f": ("R3F", ("over_plain", "R3F")),
+    "rdrop": ("R-Drop", ("over_plain", "R-Drop")),
 }
 
 

@@ -23,7 +23,8 @@ from data_prep.mtdnn_tsv import Found, Task, is_uniform, read_tsv
 from mtl.config import dump_yaml
 from mtl.definitions import select
 from mtl.errors import Problem, UserError, listed, nearest
-from mtl.settings import KeyPath, Sourced, read_yaml, scalar
+from mtl.plain_data import read_yaml, scalar
+from mtl.settings import KeyPath, Sourced
 from mtl.taskdef import DEFAULT_METRICS, DIVERGENCES_OF, LOSSES_OF, NAME, DivergenceName, LossName
 
 DEFINITIONS = "task_defs.yml"

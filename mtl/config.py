@@ -17,8 +17,9 @@ from pydantic import Field
 
 from mtl.definitions import complete, select
 from mtl.errors import Problem, UserError, listed, nearest
+from mtl.plain_data import parse_yaml, plain, read_yaml, scalar
 from mtl.precedence import PER_TASK, contradictions, inherited, layered, without_rivals
-from mtl.settings import Settings, Sourced, check, dotted, parse_yaml, plain, read_yaml, scalar
+from mtl.settings import Settings, Sourced, check, dotted
 from mtl.taskdef import Count, Defaults, Fraction, NonNegative, Positive, TaskDef
 
 SamplerName = Literal["round_robin", "proportional", "sqrt", "temperature", "annealed"]

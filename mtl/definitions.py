@@ -9,7 +9,8 @@ from typing import Any, TypeAlias
 
 from mtl.errors import Problem, UserError, closest, counted, listed, nearest
 from mtl.metrics import METRICS
-from mtl.settings import KeyPath, Sourced, check, kind, read_plain, read_yaml
+from mtl.plain_data import read_plain, read_yaml
+from mtl.settings import KeyPath, Sourced, check, kind
 from mtl.taskdef import DEFAULT_METRICS, DIVERGENCES_OF, LOSSES_OF, NAME, TaskDef, TrainingSettings
 
 # A definition file, or its content: task name to definition.

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, Field
 
 from mtl.encoder import HUB_ID
 from mtl.errors import UserError
-from mtl.settings import parse_yaml
+from mtl.plain_data import parse_yaml
 
 CARD = "README.md"
 MAX_CARD = 1 << 20  # characters of a card that are read

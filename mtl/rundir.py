@@ -19,11 +19,11 @@ from mtl.data import Examples
 from mtl.errors import Problem, UserError, listed
 from mtl.files import empty_directory, refuse_links, write_file
 from mtl.origin import Origin, Phase, find_origin
+from mtl.plain_data import parse_yaml
 from mtl.precedence import leaves
 from mtl.preflight import PROVENANCE_FILE, RUN_FILE, TASKS_FILE, Checked, check_output, read_run
 from mtl.report import read_results
 from mtl.runrecord import read_provenance
-from mtl.settings import parse_yaml
 
 INDIFFERENT = ("num_proc", "telemetry", "inherited")  # settings and sections that a resumed run may change
 PLACES = ("encoder", "data_root")

@@ -1,43 +1,19 @@
-"""Settings from YAML files and the command line, merged and validated, with the origin of every value.
-
-Scalars follow YAML 1.2: `no` is a string and `1e-5` a number. Duplicate keys are errors.
-Nothing in a file can run code; size, depth and alias expansion are bounded.
-"""
+"""Settings from files and the command line, merged and validated, with the origin of every value."""
 
 from __future__ import annotations
 
 import copy
-import os
 import re
-import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from mtl.errors import Problem, UserError, first_line, listed, nearest
+from mtl.errors import Problem, listed, nearest
 
 KeyPath = tuple[str | int, ...]
-
-MAX_BYTES = 1 << 20
-MAX_NODES = 20_000
-MAX_DEPTH = 24
-
-INTEGER = re.compile(r"[-+]?[0-9]{1,4000}")  # Python refuses to convert more digits
-FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
-CONSTANTS: dict[str, Any] = {
-    **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
-    **dict.fromkeys(("true", "True", "TRUE"), True),
-    **dict.fromkeys(("false", "False", "FALSE"), False),
-    **dict.fromkeys((".inf", ".Inf", ".INF", "+.inf"), float("inf")),
-    **dict.fromkeys(("-.inf", "-.Inf", "-.INF"), float("-inf")),
-    **dict.fromkeys((".nan", ".NaN", ".NAN"), float("nan")),
-}
-
 
 WANTED = {  # by pydantic's type of error
     "list_type": "expected a list, such as [a, b]",
@@ -117,164 +93,6 @@ def _overlay(base: Any, top: Any, path: KeyPath, places: dict[KeyPath, str]) -> 
     for stale in [p for p in places if p[: len(path)] == path]:
         del places[stale]
     return top
-
-
-def scalar(text: str) -> Any:
-    """Parse a plain scalar by the core schema of YAML 1.2, except that hexadecimal and octal forms stay text."""
-    if text in CONSTANTS:
-        return CONSTANTS[text]
-    if INTEGER.fullmatch(text):
-        return int(text)
-    if FLOAT.fullmatch(text):
-        return float(text)
-    return text
-
-
-def read_yaml(path: str | os.PathLike[str]) -> tuple[Sourced, list[Problem]]:
-    """Read a YAML file whose top level is a mapping.
-
-    Returns:
-        The values, and a problem for every duplicate key (the first value is kept) or value that is not plain.
-
-    Raises:
-        UserError: The file is missing, is not YAML, is not a mapping, or is too large.
-    """
-    shown = os.fspath(path)
-    if Path(path).suffix in (".parquet", ".jsonl", ".csv", ".tsv"):
-        message = f"is data, not settings; `run_mtl.py init {shlex.quote(shown)}` proposes a task definition for it"
-        raise UserError.of(shown, message)
-    try:
-        raw = Path(path).read_bytes()
-    except FileNotFoundError:
-        folder = Path(path).parent
-        beside = [p.name for p in folder.iterdir() if p.suffix in (".yml", ".yaml")] if folder.is_dir() else []
-        raise UserError.of(shown, f"there is no such file{nearest(Path(path).name, beside, cutoff=0.8)}") from None
-    except IsADirectoryError:
-        raise UserError.of(shown, "is a directory; name a YAML file") from None
-    except OSError as error:
-        raise UserError.of(shown, f"cannot be read: {error.strerror or error}") from None
-    if len(raw) > MAX_BYTES:
-        raise UserError.of(shown, f"is {len(raw):,} bytes long; at most {MAX_BYTES:,} are read")
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        message = f"is not UTF-8 text (byte {error.object[error.start]:#04x}); convert it first"
-        raise UserError.of(f"{shown}:{line}", message) from None
-    return parse_yaml(text, shown)
-
-
-def parse_yaml(text: str, name: str) -> tuple[Sourced, list[Problem]]:
-    """Parse YAML text as `read_yaml` does; ``name`` identifies it in messages."""
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f"{name}:{mark.line + 1}" if mark and not name.startswith("--") else name
-        reason = str(error.problem or error.context).replace("'<stream end>'", "the end")
-        raise UserError.of(where, f"is not valid YAML: {reason}") from None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise UserError.of(name, f"is not valid YAML: {first_line(error)}") from None
-    if root is None:
-        raise UserError.of(name, "is empty; expected a mapping")
-    builder = _Builder(name)
-    data = builder.build(root, ())
-    if not isinstance(data, dict):
-        problem = Problem(f"{name}:1", f"expected a mapping at the top level, got {kind(data)}")
-        raise UserError([*builder.problems, problem])
-    return Sourced(data, builder.places), builder.problems
-
-
-def plain(value: Any, name: str) -> tuple[Any, list[Problem]]:
-    """Convert Python data to what a YAML file can hold: paths become text, tuples become lists, keys must be text.
-
-    Args:
-        value: Mappings, lists, tuples and scalars.
-        name: Origin of the data, for messages.
-
-    Returns:
-        A copy, and a problem for every value that cannot be converted.
-    """
-    problems: list[Problem] = []
-
-    def copied(value: Any, path: KeyPath) -> Any:
-        if len(path) > MAX_DEPTH:
-            raise UserError.of(name, f"has more than {MAX_DEPTH} levels")
-        if getattr(value, "ndim", None) == 0:  # a NumPy or PyTorch scalar
-            value = value.item()
-        if value is None or isinstance(value, bool):
-            return value
-        for scalar_type in (int, float, str):
-            if isinstance(value, scalar_type):
-                return scalar_type(value)  # not an instance of a subclass
-        if isinstance(value, os.PathLike):
-            return os.fspath(value)
-        if isinstance(value, (list, tuple)):
-            return [copied(item, (*path, index)) for index, item in enumerate(value)]
-        if isinstance(value, Mapping):
-            for key in value:
-                if not isinstance(key, str):
-                    problems.append(Problem(name, f"the key {key!r} of {dotted(path) or 'the mapping'} is not text"))
-            return {key: copied(item, (*path, key)) for key, item in value.items() if isinstance(key, str)}
-        message = f"{dotted(path)} is of the type {type(value).__name__}; {PLAIN_TYPES}"
-        problems.append(Problem(name, message.lstrip()))
-        return None
-
-    return copied(value, ()), problems
-
-
-def read_plain(data: Mapping[str, Any], name: str) -> tuple[Sourced, list[Problem]]:
-    """Like `read_yaml`, for a Python mapping."""
-    copied, problems = plain(data, name)
-    return Sourced(copied, {(): name}), problems
-
-
-PLAIN_TYPES = "expected text, a number, True, False, None, a list or a mapping"
-
-
-class _Builder:
-    """Converts composed YAML nodes to plain data; an alias counts at each use, so that alias bombs reach the limit."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.places: dict[KeyPath, str] = {}
-        self.problems: list[Problem] = []
-        self.nodes = 0
-
-    def build(self, node: yaml.Node, path: KeyPath) -> Any:
-        where = f"{self.name}:{node.start_mark.line + 1}"
-        self.nodes += 1
-        if self.nodes > MAX_NODES or len(path) > MAX_DEPTH:
-            raise UserError.of(where, f"more than {MAX_NODES:,} values or {MAX_DEPTH} levels (aliases count each time)")
-        self.places[path] = where
-        if not node.tag.startswith("tag:yaml.org,2002:") or node.tag.startswith("tag:yaml.org,2002:python"):
-            self.problems.append(Problem(where, f"the tag {node.tag!r} is not allowed; write plain values"))
-            return None
-        if isinstance(node, yaml.ScalarNode):
-            return scalar(node.value) if node.style is None else node.value
-        if isinstance(node, yaml.SequenceNode):
-            return [self.build(item, (*path, index)) for index, item in enumerate(node.value)]
-        assert isinstance(node, yaml.MappingNode)
-        return self.mapping(node, path)
-
-    def mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
-        result: dict[str, Any] = {}
-        lines: dict[str, int] = {}
-        for key_node, value_node in node.value:
-            line = key_node.start_mark.line + 1
-            if not isinstance(key_node, yaml.ScalarNode):
-                self.problems.append(Problem(f"{self.name}:{line}", "a key must be plain text"))
-                continue
-            key = key_node.value
-            if key in lines:
-                message = f"duplicate key {dotted((*path, key))!r}; it is first defined in line {lines[key]}"
-                self.problems.append(Problem(f"{self.name}:{line}", message))
-                continue
-            lines[key] = line
-            inner = (*path, key)
-            result[key] = self.build(value_node, inner)
-            self.places[inner] = f"{self.name}:{line}"
-        return result
 
 
 def dotted(path: KeyPath) -> str:

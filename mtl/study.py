@@ -20,11 +20,12 @@ from mtl.definitions import read_task_defs
 from mtl.encoder import find_encoder
 from mtl.errors import Problem, UserError, listed, nearest
 from mtl.heads import FRESH, REUSE, head_problem
+from mtl.plain_data import read_yaml
 from mtl.precedence import contradictions, without_rivals
 from mtl.preflight import directory
 from mtl.presets import PRESETS
 from mtl.reading import check_data
-from mtl.settings import KeyPath, Settings, Sourced, check, dotted, read_yaml
+from mtl.settings import KeyPath, Settings, Sourced, check, dotted
 from mtl.taskdef import NAME, Count, TaskDef
 
 ALL = "all"

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from mtl.config import Run, RunConfig, command_line, dump_run, dump_tasks, dump_yaml, read_run_config, resolve
 from mtl.definitions import complete, read_task_defs
 from mtl.errors import UserError
+from mtl.plain_data import parse_yaml
 from mtl.presets import PRESETS
-from mtl.settings import Sourced, check, parse_yaml
+from mtl.settings import Sourced, check
 from mtl.taskdef import TaskDef
 
 NOTHING = Sourced()

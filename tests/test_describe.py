@@ -17,8 +17,8 @@ from reference.json_schema import faults
 
 from mtl.cli import COMMANDS, main
 from mtl.describe import SCHEMA_FILE, SECTIONS, attribute_texts, schema_text, task_schema
+from mtl.plain_data import read_yaml
 from mtl.propose import propose
-from mtl.settings import read_yaml
 from mtl.source import Source, count_rows, read_rows
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -19,9 +19,10 @@ from mtl import propose as module
 from mtl.config import resolve
 from mtl.definitions import read_task_defs
 from mtl.errors import UserError
+from mtl.plain_data import parse_yaml
 from mtl.propose import guessed_encoding, propose, word
 from mtl.reading import check_data
-from mtl.settings import Sourced, parse_yaml
+from mtl.settings import Sourced
 from mtl.source import Source, read_rows
 from mtl.taskdef import TaskDef
 

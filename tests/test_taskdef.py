@@ -12,8 +12,9 @@ from mtl import config, taskdef
 from mtl.definitions import complete, read_task_defs, select
 from mtl.errors import Problem
 from mtl.metrics import METRICS, TaskType
+from mtl.plain_data import parse_yaml
 from mtl.presets import PRESETS, with_presets
-from mtl.settings import Sourced, check, parse_yaml
+from mtl.settings import Sourced, check
 from mtl.taskdef import (
     DEFAULT_METRICS,
     DIVERGENCES_OF,
