@@ -42,10 +42,10 @@ from mtl.reading import check_data
 from mtl.report import number, table
 from mtl.sampling import derive_seed
 from mtl.source import Source, read_rows
-from mtl.stored import find_tasks
 from mtl.study import Cell, Study, read_study
 from mtl.summary import interval, signed
 from mtl.taskdef import TaskDef
+from mtl.trained_tasks import find_tasks
 
 BINS = 15
 SHARE = 0.1  # fraction of the words that is misspelt

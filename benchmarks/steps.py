@@ -31,8 +31,8 @@ from mtl.objective import Share
 from mtl.optimizer import learning_rate_factor
 from mtl.preflight import Request, check_train
 from mtl.processes import Processes
-from mtl.ready import get_ready
 from mtl.report import table
+from mtl.run_setup import set_up
 from mtl.trainer import Trainer
 
 TASKS = {"glue.yml": ("mrpc", "stsb", "rte", "cola"), "quickstart.yml": ("intent", "paraphrase", "advice")}
@@ -136,7 +136,7 @@ def make_trainer(
     typed = command_line(flags, settings)
     checked = check_train(Request(Path("unused"), [str(definitions)], typed=typed, tasks=tasks or ()))
     log: Any = Nothing()
-    return get_ready(checked, Processes.current()).trainer(log, log)
+    return set_up(checked, Processes.current()).trainer(log, log)
 
 
 @cache

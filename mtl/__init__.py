@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mtl.api import Trained, adapt, train
     from mtl.errors import Interrupted, NonFiniteError, StorageError, UserError
-    from mtl.use import Model, load
+    from mtl.predictor import Model, load
 
 _HOME = {
     **dict.fromkeys(("train", "adapt", "Trained"), "mtl.api"),
-    **dict.fromkeys(("load", "Model"), "mtl.use"),
+    **dict.fromkeys(("load", "Model"), "mtl.predictor"),
     **dict.fromkeys(("Interrupted", "NonFiniteError", "StorageError", "UserError"), "mtl.errors"),
 }
 __all__ = ["Interrupted", "Model", "NonFiniteError", "StorageError", "Trained", "UserError", "adapt", "load", "train"]

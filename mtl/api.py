@@ -16,9 +16,9 @@ from mtl.config import from_mapping
 from mtl.definitions import TaskDefs
 from mtl.display import Display
 from mtl.launch import PROCESSES
+from mtl.predictor import Model, load, names_of
 from mtl.preflight import Checked, Request, check_adapt, check_train
 from mtl.settings import Sourced
-from mtl.use import Model, load, names_of
 from mtl.wording import Folder, in_python, words_of
 
 Definitions: TypeAlias = "TaskDefs | Sequence[TaskDefs]"

@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mtl.alone import BASELINES, HEADER, trained_alone
+from mtl.baseline_comparison import BASELINES, HEADER, compare_with_baselines
 from mtl.config import Run
 from mtl.display import Display
+from mtl.error_analysis import join_labels
 from mtl.errors import UserError
 from mtl.export import renew_card
 from mtl.facts import read_facts
@@ -20,8 +21,8 @@ from mtl.phases import run_phase
 from mtl.preflight import RUN_FILE, Checked
 from mtl.processes import Processes
 from mtl.reading import Data
-from mtl.ready import longest_input
 from mtl.report import RESULTS_FILE, table
+from mtl.run_setup import longest_input
 from mtl.runrecord import read_record
 from mtl.tokenizer import load_tokenizer
 
@@ -76,7 +77,8 @@ def train_baselines(
 
     processes.in_main(store)
     if processes.is_main:
-        rows = [row.cells() for row in trained_alone(read_record(output))]
+        record = read_record(output)
+        rows = [row.cells() for row in compare_with_baselines(record, join_labels(record))]
         display.say("\n" + table(HEADER, rows), "quiet")
     return outcome
 

@@ -159,24 +159,24 @@ def _adapt(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from mtl.stored import check_evaluation
+    from mtl.trained_tasks import check_evaluation
 
     path, names, split, output = arguments.path, arguments.task, arguments.split, arguments.output
     options = {"data_root": arguments.data_root, "weights": arguments.weights}
-    stored, data = check_evaluation(path, names, split, output=output, **options)
+    trained, data = check_evaluation(path, names, split, output=output, **options)
     from mtl.inference import evaluate
 
-    evaluate(stored, data, split, output=output, **_inference_options(arguments))
+    evaluate(trained, data, split, output=output, **_inference_options(arguments))
 
 
 def _predict(arguments: argparse.Namespace) -> None:
-    from mtl.stored import check_prediction
+    from mtl.trained_tasks import check_prediction
 
     file, output = arguments.input, arguments.output
-    stored = check_prediction(arguments.path, arguments.task, file, output, weights=arguments.weights)
+    trained = check_prediction(arguments.path, arguments.task, file, output, weights=arguments.weights)
     from mtl.inference import predict
 
-    predict(stored, file, output, **_inference_options(arguments))
+    predict(trained, file, output, **_inference_options(arguments))
 
 
 def _inference_options(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -184,14 +184,14 @@ def _inference_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    from mtl.stored import check_export
+    from mtl.trained_tasks import check_export
 
     options = {name: getattr(arguments, name) for name in ("weights", "overwrite", "push_to_hub")}
-    stored, repositories = check_export(arguments.path, arguments.task, arguments.output, **options)
+    trained, repositories = check_export(arguments.path, arguments.task, arguments.output, **options)
     from mtl.inference import export
 
     trust = arguments.trust_remote_code
-    export(stored, arguments.output, repositories=repositories, trust_remote_code=trust)
+    export(trained, arguments.output, repositories=repositories, trust_remote_code=trust)
 
 
 def _validate(arguments: argparse.Namespace) -> int:

@@ -17,7 +17,7 @@ from mtl.optimizer import make_optimizer
 from mtl.precision import erased_perturbations, precision_warnings
 from mtl.preflight import Checked
 from mtl.processes import Processes
-from mtl.ready import Ready, get_ready, longest_input, prepare_splits
+from mtl.run_setup import RunSetup, longest_input, prepare_splits, set_up
 from mtl.rundir import peak_memory
 from mtl.tokenizer import load_tokenizer
 from mtl.trainer import TERM_NAMES
@@ -53,19 +53,19 @@ def try_steps(checked: Checked) -> tuple[dict[str, Any], list[str]]:
     Raises:
         UserError: A loss is not finite, or the run would be refused for another reason.
     """
-    ready = get_ready(checked, Processes.current())
-    run, plan, objective, accelerator = ready.run, ready.plan, ready.objective, ready.accelerator
+    setup = set_up(checked, Processes.current())
+    run, plan, objective, accelerator = setup.run, setup.plan, setup.objective, setup.accelerator
     warnings = precision_warnings(run.config.train.precision, accelerator.device)
-    warnings += architecture_warnings(objective, ready.streams, ready.tokenizer)
-    if erased := erased_perturbations(objective, ready.streams, ready.pad_id, accelerator):
+    warnings += architecture_warnings(objective, setup.streams, setup.tokenizer)
+    if erased := erased_perturbations(objective, setup.streams, setup.pad_id, accelerator):
         raise UserError(erased)
     optimizer = make_optimizer(objective.model.named_tensors(), run.config.optimizer, objective.model.units)
     rows, seconds, on_accelerator = [], 0.0, accelerator.device.type != "cpu"
-    for row, (name, stream) in zip(plan.rows, ready.streams.items(), strict=True):
+    for row, (name, stream) in zip(plan.rows, setup.streams.items(), strict=True):
         chosen = max((stream[turn] for turn in range(stream.per_pass)), key=lambda c: _padded(stream.examples, c))
         for _ in range(1 + on_accelerator):  # an accelerator's first step also loads its kernels
             start = time.perf_counter()
-            loss, terms, parts = _step(ready, name, chosen)
+            loss, terms, parts = _step(setup, name, chosen)
             optimizer.step()
             optimizer.zero_grad()
             if on_accelerator:
@@ -98,16 +98,16 @@ def try_steps(checked: Checked) -> tuple[dict[str, Any], list[str]]:
     return facts, warnings
 
 
-def _step(ready: Ready, name: str, chosen: Ints) -> tuple[float, list[str], int]:
+def _step(setup: RunSetup, name: str, chosen: Ints) -> tuple[float, list[str], int]:
     """Forward and backward pass of a task's step; returns the objective, the names of its terms and the parts."""
-    run, objective, accelerator = ready.run, ready.objective, ready.accelerator
-    examples, kind = ready.streams[name].examples, run.tasks[name].type
+    run, objective, accelerator = setup.run, setup.objective, setup.accelerator
+    examples, kind = setup.streams[name].examples, run.tasks[name].type
     ranking, total, terms = kind == "ranking", 0.0, list[str]()
     share = Share.of(examples, chosen, ranking=ranking)
     pieces = [p for p in micro_batches(examples, chosen, run.config.train.accumulation, ranking=ranking) if len(p)]
     objective.train()
     for piece in pieces:
-        batch = collate(examples, piece, ready.pad_id, kind).to(accelerator.device)
+        batch = collate(examples, piece, setup.pad_id, kind).to(accelerator.device)
         with accelerator.autocast():
             loss, found = objective(name, batch, 0, share)
         loss.backward()

@@ -22,9 +22,9 @@ from mtl.facts import Facts
 from mtl.files import new_directory, write_file
 from mtl.model import HEADS_FILE, MultiTaskModel, build_model, head_tensors, load_model, quiet_transformers
 from mtl.preflight import TASK_FILE
-from mtl.stored import WEIGHTS, Stored
 from mtl.taskdef import TaskDef
 from mtl.tokenizer import load_tokenizer, usable_length
+from mtl.trained_tasks import WEIGHTS, TrainedTasks
 
 TOLERANCE = 1e-5  # maximum absolute difference between the logits of a model and of its export
 
@@ -144,22 +144,22 @@ def task_of(model: MultiTaskModel, name: str, task: TaskDef, tokenizer: Any) -> 
     return Loaded(task, task_model, tokenizer)
 
 
-def load_tasks(stored: Stored, *, trust_remote_code: bool = False) -> dict[str, Loaded]:
+def load_tasks(trained: TrainedTasks, *, trust_remote_code: bool = False) -> dict[str, Loaded]:
     """Loads the models of tasks.
 
     Args:
-        stored: The tasks, from `find_tasks`.
+        trained: The tasks, from `find_tasks`.
         trust_remote_code: Whether the models may run their own code.
 
     Raises:
         UserError: A model cannot be loaded.
     """
-    if stored.shared is None:
+    if trained.shared is None:
         load = partial(_load_export, trust_remote_code=trust_remote_code)
-        return {name: load(stored.folders[name], task) for name, task in stored.tasks.items()}
-    model = load_model(stored.shared, stored.tasks, trust_remote_code=trust_remote_code)
-    tokenizer = load_tokenizer(str(stored.shared), trust_remote_code=trust_remote_code)
-    return {name: task_of(model, name, task, tokenizer) for name, task in stored.tasks.items()}
+        return {name: load(trained.folders[name], task) for name, task in trained.tasks.items()}
+    model = load_model(trained.shared, trained.tasks, trust_remote_code=trust_remote_code)
+    tokenizer = load_tokenizer(str(trained.shared), trust_remote_code=trust_remote_code)
+    return {name: task_of(model, name, task, tokenizer) for name, task in trained.tasks.items()}
 
 
 def _load_export(path: Path, task: TaskDef, *, trust_remote_code: bool) -> Loaded:

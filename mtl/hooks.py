@@ -25,8 +25,8 @@ from mtl.export import renew_card, save_export, task_of
 from mtl.facts import Facts, read_facts
 from mtl.files import write_file
 from mtl.predictions import predictions_file, read_predictions
-from mtl.ready import Ready
 from mtl.report import RESULTS_FILE, read_results
+from mtl.run_setup import RunSetup
 from mtl.runrecord import Provenance, read_provenance
 from mtl.state import TrainState
 
@@ -34,11 +34,11 @@ from mtl.state import TrainState
 class RunHooks:
     """Evaluation, files and display of a run; implements `trainer.Hooks`."""
 
-    def __init__(self, ready: Ready, output: Path, display: Display) -> None:
-        self.run, self.splits, self.plan, self.processes = ready.run, ready.splits, ready.plan, ready.processes
-        self.model, self.tokenizer, self.output = ready.objective.model, ready.tokenizer, output
-        self.display, self.limit = display, ready.limit
-        self._whole = ready.whole
+    def __init__(self, setup: RunSetup, output: Path, display: Display) -> None:
+        self.run, self.splits, self.plan, self.processes = setup.run, setup.splits, setup.plan, setup.processes
+        self.model, self.tokenizer, self.output = setup.objective.model, setup.tokenizer, output
+        self.display, self.limit = display, setup.limit
+        self._whole = setup.whole
         self._outputs: dict[str, dict[str, Outputs]] = {}
 
     def progress(self, step: int, task: str) -> None:

@@ -12,14 +12,14 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from mtl.alone import HEADER, Beside, conclusion, trained_alone
+from mtl.baseline_comparison import HEADER, BaselineComparison, compare_with_baselines, conclusion
 from mtl.charts import Measured, forest_chart, strip_chart
 from mtl.drawing import Chart
+from mtl.error_analysis import Joined, LabelledPredictions, compare_predictions, join_labels
 from mtl.errors import UserError, counted
 from mtl.files import refuse_links, write_file
 from mtl.html_interaction import interaction
 from mtl.html_task import COUNTS, Place, data_table, results_of, rows_of, task_section
-from mtl.judged import Judged, compared, judge
 from mtl.markup import Html, element, group, page, style_sheet
 from mtl.metrics import METRICS
 from mtl.pictures import write_png
@@ -43,15 +43,15 @@ class LoadedRun:
 
     Attributes:
         record: The run.
-        judged: Task → split → predictions with labels, or the reason why there are none.
+        labelled: Task → split → predictions with labels, or the reason why there are none.
         spread: Task → split → metric → interval: from the run's results, or else computed here.
         alone: The run beside its baselines, of which there may be none.
     """
 
     record: RunRecord
-    judged: dict[str, dict[str, Judged | str]]
+    labelled: Joined
     spread: dict[str, dict[str, Mapping[str, Sequence[float]]]]
-    alone: list[Beside]
+    alone: list[BaselineComparison]
 
 
 def write_report(
@@ -95,18 +95,17 @@ def write_report(
 
 
 def _load(record: RunRecord, data_root: str | None) -> LoadedRun:
-    judged: dict[str, dict[str, Judged | str]] = {}
+    labelled = join_labels(record, data_root)
     spread: dict[str, dict[str, Mapping[str, Sequence[float]]]] = {}
     own = record.results.get("intervals", {})
-    for name, splits in record.results["tasks"].items():
-        judged[name] = {split: judge(record, name, split, data_root) for split in splits}
+    for name, splits in labelled.items():
         spread[name] = {}
-        for split, found in judged[name].items():
+        for split, found in splits.items():
             kept = own.get(name, {}).get(split)
-            if kept is None and isinstance(found, Judged):
+            if kept is None and isinstance(found, LabelledPredictions):
                 kept = found.intervals()
             spread[name][split] = kept or {}
-    return LoadedRun(record, judged, spread, trained_alone(record, data_root))
+    return LoadedRun(record, labelled, spread, compare_with_baselines(record, labelled, data_root))
 
 
 def report_page(runs: Sequence[LoadedRun]) -> tuple[Html, dict[str, Chart]]:
@@ -267,7 +266,7 @@ def _sampling(record: RunRecord, place: Place) -> Html:
 def _tasks(loaded: LoadedRun, place: Place) -> Html:
     parts = []
     for index, name in enumerate(loaded.record.tasks, 1):
-        found = loaded.judged[name].get(loaded.record.deciding, "it was not evaluated")
+        found = loaded.labelled[name].get(loaded.record.deciding, "it was not evaluated")
         own = Place(f"{place.id}-{index}", place.level + 1, [])
         parts.append(task_section(loaded.record, name, found, own))
         place.charts += [
@@ -346,13 +345,13 @@ def _paired(runs: Sequence[LoadedRun]) -> Html:
     """Differences of all pairs of runs on the same rows, and the reasons why pairs could not be compared."""
     rows, reasons = [], []
     for (i, first), (j, second) in combinations(enumerate(runs, 1), 2):
-        for name, splits in first.judged.items():
+        for name, splits in first.labelled.items():
             for split, before in splits.items():
-                after = second.judged.get(name, {}).get(split)
+                after = second.labelled.get(name, {}).get(split)
                 if after is None:
                     reasons.append(f"{name}/{split}, runs {i} and {j}: run {j} did not evaluate it")
                     continue
-                found = compared(first.record, second.record, name, split, (before, after))
+                found = compare_predictions(first.record, second.record, name, split, (before, after))
                 if isinstance(found, str):
                     reasons.append(f"{name}/{split}, runs {i} and {j}: {found}")
                     continue
@@ -368,8 +367,8 @@ def _paired(runs: Sequence[LoadedRun]) -> Html:
                             conclusion(difference, metric, f"run {i}", f"run {j}"),
                         )
                     )
-        for name in second.judged:
-            if name not in first.judged:
+        for name in second.labelled:
+            if name not in first.labelled:
                 reasons.append(f"{name}, runs {i} and {j}: run {i} did not evaluate it")
     header = ("task", "split", "metric", "difference", "value", "95 % interval", "conclusion")
     explained = (

@@ -12,7 +12,7 @@ import numpy as np
 from mtl.charts import Series, bar_chart, line_chart, scatter_chart
 from mtl.checks import Row
 from mtl.drawing import Chart, svg
-from mtl.judged import Hard, Judged, confusion, first_ranks, hardest, texts
+from mtl.error_analysis import HardExample, LabelledPredictions, confusion, first_ranks, hardest, texts
 from mtl.markup import Html, element, group
 from mtl.report import interval, number
 from mtl.runrecord import Points, RunRecord
@@ -78,7 +78,7 @@ def data_table(caption: str, header: Sequence[str], rows: Sequence[Sequence[Any]
     return element("div", inner, class_="scroll", role="region", aria_label=caption, tabindex=0)
 
 
-def task_section(record: RunRecord, name: str, judged: Judged | str, place: Place) -> Html:
+def task_section(record: RunRecord, name: str, labelled: LabelledPredictions | str, place: Place) -> Html:
     """The section about one task of a run."""
     task = record.run.tasks.get(name) if record.run else None
     best = record.results.get("best_steps", {}).get(name)
@@ -90,10 +90,10 @@ def task_section(record: RunRecord, name: str, judged: Judged | str, place: Plac
         _learning(record, name, place),
         _regularizers(record, name, place),
         place.heading(f"Predictions on {rows_of(record)} rows", below=1),
-        element("p", f"Not shown: {judged}.", class_="note")
-        if isinstance(judged, str)
-        else _predicted(name, judged, place),
-        _examples(judged, rows_of(record), place) if isinstance(judged, Judged) else None,
+        element("p", f"Not shown: {labelled}.", class_="note")
+        if isinstance(labelled, str)
+        else _predicted(name, labelled, place),
+        _examples(labelled, rows_of(record), place) if isinstance(labelled, LabelledPredictions) else None,
         id=place.id,
     )
 
@@ -190,13 +190,13 @@ def _regularizers(record: RunRecord, name: str, place: Place) -> Html | None:
     )
 
 
-def _predicted(name: str, judged: Judged, place: Place) -> Html:
-    if judged.task.type == "classification":
-        return _confusion_table(judged)
-    if judged.task.type == "regression":
-        points = list(zip(judged.labels.tolist(), judged.predictions.outputs.tolist(), strict=True))
+def _predicted(name: str, labelled: LabelledPredictions, place: Place) -> Html:
+    if labelled.task.type == "classification":
+        return _confusion_table(labelled)
+    if labelled.task.type == "regression":
+        points = list(zip(labelled.labels.tolist(), labelled.predictions.outputs.tolist(), strict=True))
         return place.draw(scatter_chart("scatter", f"{name}: predicted against true", points))
-    ranks = first_ranks(judged)
+    ranks = first_ranks(labelled)
     numbers = Counter(ranks.tolist())
     bars = [(str(rank), numbers[rank]) for rank in range(1, RANKS + 1)]
     bars += [(f">{RANKS}", int((ranks > RANKS).sum())), ("none", numbers[0])]
@@ -204,8 +204,8 @@ def _predicted(name: str, judged: Judged, place: Place) -> Html:
     return place.draw(bar_chart("ranks", f"{name}: queries by first relevant rank", bars, x_label=label))
 
 
-def _confusion_table(judged: Judged) -> Html:
-    counts, labels = confusion(judged), judged.task.labels
+def _confusion_table(labelled: LabelledPredictions) -> Html:
+    counts, labels = confusion(labelled), labelled.task.labels
     if len(labels) > MOST_CLASSES:
         wrong = counts.copy()
         np.fill_diagonal(wrong, 0)
@@ -247,28 +247,28 @@ def _confusion_table(judged: Judged) -> Html:
     return element("div", table, class_="scroll", role="region", aria_label="Confusion matrix", tabindex=0)
 
 
-def _examples(judged: Judged, kind: str, place: Place) -> Html | None:
+def _examples(labelled: LabelledPredictions, kind: str, place: Place) -> Html | None:
     """The hardest examples with their texts."""
-    found = hardest(judged)
+    found = hardest(labelled)
     if not found:
         return None
-    rows = texts(judged, {row for example in found for row in example.rows})
+    rows = texts(labelled, {row for example in found for row in example.rows})
     return group(
         place.heading(f"The {len(found)} hardest {kind} examples", below=1),
-        element("ol", [element("li", _example(example, rows, judged)) for example in found], class_="hard"),
+        element("ol", [element("li", _example(example, rows, labelled)) for example in found], class_="hard"),
     )
 
 
-def _example(example: Hard, rows: Mapping[int, Row], judged: Judged) -> Html:
+def _example(example: HardExample, rows: Mapping[int, Row], labelled: LabelledPredictions) -> Html:
     facts = element(
         "p",
         [group(element("span", f"{key}: "), element("bdi", value), " ") for key, value in example.facts],
         element("span", f"(row {', '.join(f'{row + 1:,}' for row in dict.fromkeys(example.rows))})", class_="muted"),
         class_="facts",
     )
-    columns = judged.task.data.columns
+    columns = labelled.task.data.columns
     first = rows[example.rows[0]]
-    if judged.task.type != "ranking":
+    if labelled.task.type != "ranking":
         return group(facts, _text(columns.text_a, first.text_a), _text(columns.text_b, first.text_b))
     top = rows[example.rows[1]]
     if columns.text_b is None:

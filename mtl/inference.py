@@ -28,8 +28,8 @@ from mtl.reading import Data
 from mtl.report import interval, number, read_results, table
 from mtl.runrecord import read_provenance
 from mtl.source import Source
-from mtl.stored import Stored
 from mtl.taskdef import TaskDef
+from mtl.trained_tasks import TrainedTasks
 
 Say = Callable[[str], None]
 
@@ -105,7 +105,7 @@ def _prepared(name: str, loaded: Loaded, source: Source, *, labelled: bool) -> E
 
 
 def evaluate(
-    stored: Stored,
+    trained: TrainedTasks,
     data: Data,
     split: str,
     *,
@@ -117,7 +117,7 @@ def evaluate(
     """Scores tasks of a run or an export on a split, and prints a table.
 
     Args:
-        stored: The tasks.
+        trained: The tasks.
         data: Their data.
         split: Name of the split.
         precision: Precision of the computation.
@@ -133,10 +133,10 @@ def evaluate(
         UserError: A model cannot be loaded, or the device does not support the precision.
     """
     _require(precision)
-    path, run = stored.path, stored.run
+    path, run = trained.path, trained.run
     for note in data.notes:
         say(f"note: {note}")
-    loaded = load_tasks(stored, trust_remote_code=trust_remote_code)
+    loaded = load_tasks(trained, trust_remote_code=trust_remote_code)
     _warn(precision, say)
     results: dict[str, dict[str, float]] = {}
     spread: dict[str, dict[str, Interval]] = {}
@@ -150,7 +150,7 @@ def evaluate(
         spread[name] = score_intervals(item.task, Predictions(examples.rows, outputs), examples)
         if run is None:
             continue
-        if difference := _difference(path, run, f"{name}/{split}", source, stored.weights, precision):
+        if difference := _difference(path, run, f"{name}/{split}", source, trained.weights, precision):
             unlike.setdefault(difference, []).append(name)
         else:
             records = prediction_records(item.task, outputs, examples)
@@ -204,7 +204,7 @@ def _difference(
 
 
 def predict(
-    stored: Stored,
+    trained: TrainedTasks,
     file: Path,
     output: Path,
     *,
@@ -222,7 +222,7 @@ def predict(
             precision.
     """
     _require(precision)
-    loaded = load_tasks(stored, trust_remote_code=trust_remote_code)
+    loaded = load_tasks(trained, trust_remote_code=trust_remote_code)
     _warn(precision, say)
     rows = predict_file(loaded, file, output, precision)
     say(f"{counted(rows, 'row')} predicted by {', '.join(loaded)}: {output}")
@@ -263,7 +263,7 @@ def _merged(records: dict[str, Iterator[dict[str, Any]]]) -> Iterator[dict[str, 
 
 
 def export(
-    stored: Stored,
+    trained: TrainedTasks,
     output: Path,
     *,
     repositories: Mapping[str, str],
@@ -273,7 +273,7 @@ def export(
     """Writes tasks of a run as standalone models to `output/TASK`, each verified, and prints a table.
 
     Args:
-        stored: The tasks.
+        trained: The tasks.
         output: Directory in which each task gets a subdirectory.
         repositories: Task → repository on the hub to upload to.
         trust_remote_code: Whether the models may run their own code.
@@ -283,13 +283,13 @@ def export(
         UserError: A model cannot be loaded, or the user may not write to the hub repository.
         StorageError: A file could not be written, locally or on the hub.
     """
-    path, run = stored.path, stored.run
+    path, run = trained.path, trained.run
     assert run is not None, "an export is not exported again"
-    loaded = load_tasks(stored, trust_remote_code=trust_remote_code)
+    loaded = load_tasks(trained, trust_remote_code=trust_remote_code)
     results = read_results(path)
     rows: list[tuple[Any, ...]] = []
     for name, item in loaded.items():
-        facts = read_facts(name, path, run, results, stored.weights)
+        facts = read_facts(name, path, run, results, trained.weights)
         save_export(item, name, output / name, facts, verify=True, trust_remote_code=trust_remote_code)
         rows.append((name, *_headline(item.task, facts, run.deciding), str(output / name)))
     say(table(("task", "metric", "value", "baseline", "model"), rows))

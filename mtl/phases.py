@@ -23,8 +23,8 @@ from mtl.metrics import ANSWERABLE, is_better
 from mtl.precision import erased_perturbations, precision_warnings
 from mtl.preflight import Checked
 from mtl.processes import Processes
-from mtl.ready import Ready, get_ready
 from mtl.report import number, plan_table, results_table
+from mtl.run_setup import RunSetup, set_up
 from mtl.rundir import Splits, resume_command, start_directory
 from mtl.runlog import NoLog, RunLog
 from mtl.state import TrainState, separate_dropout
@@ -68,29 +68,29 @@ def run_phase(
     display = (display or Display()) if processes.is_main else Display("silent")
     if not quiet_data:
         show_data_notes(checked, display)
-    ready = get_ready(checked, processes, bar=display.shows("normal"))
-    show_plan(ready, display)
-    if erased := erased_perturbations(ready.objective, ready.streams, ready.pad_id, ready.accelerator):
+    setup = set_up(checked, processes, bar=display.shows("normal"))
+    show_plan(setup, display)
+    if erased := erased_perturbations(setup.objective, setup.streams, setup.pad_id, setup.accelerator):
         raise UserError(erased)
-    separate_dropout(ready.run.config.train.seed, processes)
-    hooks = RunHooks(ready, output, display)
+    separate_dropout(setup.run.config.train.seed, processes)
+    hooks = RunHooks(setup, output, display)
     with contextlib.ExitStack() as held:
 
         def start() -> None:
             held.enter_context(locked(output))
-            start_directory(checked, ready.splits, output, resume=resume, overwrite=overwrite, command=command)
+            start_directory(checked, setup.splits, output, resume=resume, overwrite=overwrite, command=command)
 
         processes.in_main(start)
         # Installed before log and checkpoint are opened, because imports there may swallow a plain KeyboardInterrupt.
         with StopSignal(launched=processes.count > 1).installed() as stop:
-            state = _train(ready, hooks, output, stop, resume=resume, command=command)
-        for name, model in (("model", ready.objective.model), ("teacher", ready.objective.teacher)):
-            if model is not None and (whole := ready.whole(model)) is not None:
-                save_model(whole, ready.tokenizer, output / name)
+            state = _train(setup, hooks, output, stop, resume=resume, command=command)
+        for name, model in (("model", setup.objective.model), ("teacher", setup.objective.teacher)):
+            if model is not None and (whole := setup.whole(model)) is not None:
+                save_model(whole, setup.tokenizer, output / name)
         results = hooks.store_results(state, intervals=hooks.intervals() if processes.is_main else {})
         hooks.renew_cards(results)
-    display.say(results_table(results, ready.run.tasks, output), "quiet")
-    for line in _unlearned(results, ready.run):
+    display.say(results_table(results, setup.run.tasks, output), "quiet")
+    for line in _unlearned(results, setup.run):
         display.say(f"note: {line}")
     # Too late to stop this run, but not what would follow it. With several processes, `agreed` returns the result of
     # the previous call, hence the second one.
@@ -100,10 +100,10 @@ def run_phase(
 
 
 def _train(
-    ready: Ready, hooks: RunHooks, output: Path, stop: StopSignal, *, resume: bool, command: Sequence[str] | None
+    setup: RunSetup, hooks: RunHooks, output: Path, stop: StopSignal, *, resume: bool, command: Sequence[str] | None
 ) -> TrainState:
     """Train from the newest checkpoint, or from the first step, to the end of the plan."""
-    processes = ready.processes
+    processes = setup.processes
     checkpoint, damaged = load_newest(output / "checkpoints") if resume else (None, [])
     if resume:
         step = "none" if checkpoint is None else str(checkpoint.step)
@@ -113,7 +113,7 @@ def _train(
     state = TrainState() if checkpoint is None else TrainState.stored(checkpoint)
     if resume:
         found = "no checkpoint: starting from the first step"
-        steps, patience = ready.plan.steps, ready.run.config.evaluation.patience
+        steps, patience = setup.plan.steps, setup.run.config.evaluation.patience
         if state.is_done(steps, patience):
             over = state.stopped_early(steps, patience) or f"all {counted(steps, 'step')} are done"
             found = f"{over}; there is nothing left to train"
@@ -122,16 +122,16 @@ def _train(
         hooks.display.say(found)
     continued = f"continue with{resume_command(command)}"
     try:
-        with contextlib.closing(_log(ready, output, state)) as log:
-            trainer = ready.trainer(log, hooks)
+        with contextlib.closing(_log(setup, output, state)) as log:
+            trainer = setup.trainer(log, hooks)
             if checkpoint is not None:
                 trainer.state = trainer.tensors.restore(checkpoint)
             if resume:
                 hooks.continues(trainer.state)
             hooks.display.continued(trainer.state.last)
-            with hooks.display.bar(ready.plan.steps, trainer.state.step):
+            with hooks.display.bar(setup.plan.steps, trainer.state.step):
                 trainer.fit(stop)
-            log.finished(hyperparameters(ready.run), trainer.state.best, trainer.state.step)
+            log.finished(hyperparameters(setup.run), trainer.state.best, trainer.state.step)
     except Interrupted as error:
         raise Interrupted(error.signal_number, f"{error}; {continued}") from None
     except StorageError as error:
@@ -139,27 +139,27 @@ def _train(
     return trainer.state
 
 
-def _log(ready: Ready, output: Path, state: TrainState) -> NoLog:
+def _log(setup: RunSetup, output: Path, state: TrainState) -> NoLog:
     """The log of this process; trackers are not started if nothing is left to train."""
-    if not ready.processes.is_main:
+    if not setup.processes.is_main:
         return NoLog()
-    config, trackers = ready.run.config, None
+    config, trackers = setup.run.config, None
     with contextlib.ExitStack() as failed:
-        if config.telemetry.trackers and not state.is_done(ready.plan.steps, config.evaluation.patience):
-            trackers = Trackers(ready.accelerator, ready.run, output, resumed=state.step > 0)
+        if config.telemetry.trackers and not state.is_done(setup.plan.steps, config.evaluation.patience):
+            trackers = Trackers(setup.accelerator, setup.run, output, resumed=state.step > 0)
             failed.callback(trackers.finish)
         log = RunLog(output, state.log_position, state.step, trackers)
         failed.pop_all()
     return log
 
 
-def show_plan(ready: Ready, display: Display) -> None:
+def show_plan(setup: RunSetup, display: Display) -> None:
     """Show the plan, and what should be known of data, encoder and precision before the first step."""
-    display.say(plan_table(ready.plan.rows, ready.plan.steps, ready.plan.epoch_steps))
-    for line in remarks(ready.run, ready.splits, ready.limit) + _cut_lists(ready.streams) + _class_weights(ready):
+    display.say(plan_table(setup.plan.rows, setup.plan.steps, setup.plan.epoch_steps))
+    for line in remarks(setup.run, setup.splits, setup.limit) + _cut_lists(setup.streams) + _class_weights(setup):
         display.say(f"note: {line}")
-    slow = precision_warnings(ready.run.config.train.precision, ready.accelerator.device)
-    for line in slow + architecture_warnings(ready.objective, ready.streams, ready.tokenizer):
+    slow = precision_warnings(setup.run.config.train.precision, setup.accelerator.device)
+    for line in slow + architecture_warnings(setup.objective, setup.streams, setup.tokenizer):
         display.warn(line)
 
 
@@ -236,11 +236,11 @@ def _cut_lists(streams: Mapping[str, BatchStream]) -> list[str]:
     ]
 
 
-def _class_weights(ready: Ready) -> list[str]:
+def _class_weights(setup: RunSetup) -> list[str]:
     return [
         f"{name}: class weights {listed([f'{w:.3g} {label}' for w, label in zip(weights, task.labels, strict=True)])}"
-        for name, task in ready.run.tasks.items()
-        if task.class_weights == "balanced" and isinstance(weights := ready.objective.tasks[name].class_weights, list)
+        for name, task in setup.run.tasks.items()
+        if task.class_weights == "balanced" and isinstance(weights := setup.objective.tasks[name].class_weights, list)
     ]
 
 

@@ -11,8 +11,8 @@ from mtl.checks import Row, SplitSummary, check_split
 from mtl.definitions import missing_split
 from mtl.errors import Problem, UserError
 from mtl.leaks import Leak, LeakSearch
-from mtl.recall import digest_of, recall, remember
 from mtl.source import Source, locate
+from mtl.split_cache import digest_of, recall, remember
 from mtl.taskdef import TaskDef
 
 EMPTY: Mapping[str, TaskDef] = MappingProxyType({})

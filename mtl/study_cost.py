@@ -16,8 +16,8 @@ from mtl.errors import counted
 from mtl.plan import make_plan
 from mtl.preflight import Checked
 from mtl.reading import check_data
-from mtl.ready import longest_input, make_streams, prepare_splits
 from mtl.report import table
+from mtl.run_setup import longest_input, make_streams, prepare_splits
 from mtl.smart import passes
 from mtl.study import Node, Study, read_study
 from mtl.tokenizer import load_tokenizer

@@ -139,18 +139,18 @@ def _main(words: Sequence[str]) -> NoReturn:
     if not words:
         _import_libraries()
         words = _serve()
-    from mtl import cli, ready
+    from mtl import cli, run_setup
 
-    make_model, shard, shares = ready.make_model, ready.shard, list[float]()
+    make_model, shard, shares = run_setup.make_model, run_setup.shard, list[float]()
     if "DOUBLE" in os.environ:
-        ready.make_model = lambda *words: make_model(*words).double()
+        run_setup.make_model = lambda *words: make_model(*words).double()
 
     def shard_and_look(model: Any) -> None:
         shard(model)
         whole = sum(p.numel() for p in model.parameters())
         shares.append(sum(p.to_local().numel() for p in model.parameters()) / whole)
 
-    ready.shard = shard_and_look
+    run_setup.shard = shard_and_look
     status = cli.main(words)
     if status == 0 and os.environ.get("ACCELERATE_USE_FSDP") == "true":
         assert len(shares) == 2 and max(shares) < 0.6, shares

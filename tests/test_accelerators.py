@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from architectures import save_random_encoder
-from test_mixed_steps import make_ready
+from test_mixed_steps import make_setup
 from test_model import TASKS
 from test_trainer import arguments
 
@@ -62,7 +62,7 @@ def test_heads_leave_an_accelerators_generator_alone(tmp_path: Path, monkeypatch
 def test_checkpointing_is_refused_where_it_would_draw_other_masks(
     corpus: Path, encoder_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("mtl.ready.make_accelerator", lambda *words: SimpleNamespace(device=torch.device("mps")))
+    monkeypatch.setattr("mtl.run_setup.make_accelerator", lambda *words: SimpleNamespace(device=torch.device("mps")))
     words = arguments(corpus, encoder_dir, tmp_path / "run", "--set", "train.gradient_checkpointing=true")
     assert main(words) == 2
     assert "train.gradient_checkpointing: would compute wrong gradients on mps" in capsys.readouterr().err
@@ -117,10 +117,10 @@ def test_a_probe_needs_no_more_memory_than_checkpointed_training(
     typed = ["telemetry.gradient_cosine_every=1", "telemetry.probe_rows=16", "defaults.batch_size=8"]
     longest = []
     for checkpointing in ("false", "true"):
-        ready = make_ready(corpus, encoder_dir, tmp_path, *typed, f"train.gradient_checkpointing={checkpointing}")
-        probe = Probe(ready.run, ready.objective, ready.streams, ready.pad_id, ready.processes)
+        setup = make_setup(corpus, encoder_dir, tmp_path, *typed, f"train.gradient_checkpointing={checkpointing}")
+        probe = Probe(setup.run, setup.objective, setup.streams, setup.pad_id, setup.processes)
         longest.append(max(len(piece) for piece in probe._rows["mood"][1]))
-    assert longest == [8, 8 / len(layers(ready.objective.model.encoder))]
+    assert longest == [8, 8 / len(layers(setup.objective.model.encoder))]
 
 
 @contextmanager

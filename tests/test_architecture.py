@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_mixed_steps import make_ready
+from test_mixed_steps import make_setup
 from tokenizers.processors import TemplateProcessing
 from transformers import (
     AutoModelForSequenceClassification,
@@ -65,11 +65,11 @@ def encoder_of(kind: str, encoder_dir: Path, folder: Path) -> Path:
 
 def warnings_of(kind: str, encoder_dir: Path, corpus: Path, tmp_path: Path, *settings: str) -> list[str]:
     encoder = encoder_of(kind, encoder_dir, tmp_path / kind)
-    ready = make_ready(corpus, encoder, tmp_path, *settings)
-    ready.tokenizer.padding_side = "left" if kind == "xlnet" else "right"  # as XLNet's own has it
+    setup = make_setup(corpus, encoder, tmp_path, *settings)
+    setup.tokenizer.padding_side = "left" if kind == "xlnet" else "right"  # as XLNet's own has it
     before = torch.get_rng_state()
     try:
-        return architecture_warnings(ready.objective, ready.streams, ready.tokenizer)
+        return architecture_warnings(setup.objective, setup.streams, setup.tokenizer)
     finally:
         assert torch.equal(before, torch.get_rng_state())
 
@@ -121,9 +121,9 @@ def test_padding_is_known_to_an_encoder_whose_configuration_names_none(
 def test_padding_that_an_architecture_adds_is_not_perturbed(encoder_dir: Path, corpus: Path, tmp_path: Path) -> None:
     """Longformer pads to its window: a step with R_s works, and δ = 0 changes no bit."""
     encoder = encoder_of("longformer", encoder_dir, tmp_path / "longformer")
-    ready = make_ready(corpus, encoder, tmp_path)
-    assert architecture_warnings(ready.objective, ready.streams, ready.tokenizer) == []
-    trainer = ready.trainer(Quiet(), Quiet())  # type: ignore[arg-type]
+    setup = make_setup(corpus, encoder, tmp_path)
+    assert architecture_warnings(setup.objective, setup.streams, setup.tokenizer) == []
+    trainer = setup.trainer(Quiet(), Quiet())  # type: ignore[arg-type]
     trainer.step(0)
     assert float(trainer._unwritten[0]["smart"]) > 0
 
@@ -134,20 +134,20 @@ class Quiet:
 
 
 def test_usual_encoders_pass(encoder_dir: Path, corpus: Path, tmp_path: Path) -> None:
-    ready = make_ready(corpus, encoder_dir, tmp_path)
-    training = ready.objective.training
-    assert architecture_warnings(ready.objective, ready.streams, ready.tokenizer) == []
-    assert ready.objective.training == training
+    setup = make_setup(corpus, encoder_dir, tmp_path)
+    training = setup.objective.training
+    assert architecture_warnings(setup.objective, setup.streams, setup.tokenizer) == []
+    assert setup.objective.training == training
 
 
 @pytest.mark.parametrize(("pair", "told"), [("$A:0 $B:0", True), ("$A:0 $B:1", False), ("$A:0 [SEP]:0 $B:0", False)])
 def test_pairs_without_a_boundary_are_told(
     pair: str, told: bool, encoder_dir: Path, corpus: Path, tmp_path: Path
 ) -> None:
-    ready = make_ready(corpus, encoder_dir, tmp_path)
-    special = [("[SEP]", ready.tokenizer.sep_token_id)]
-    ready.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+    setup = make_setup(corpus, encoder_dir, tmp_path)
+    special = [("[SEP]", setup.tokenizer.sep_token_id)]
+    setup.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single="$A:0", pair=pair, special_tokens=special
     )
     warning = "strength, answer: the tokenizer of bert marks no boundary between the texts of a pair"
-    assert architecture_warnings(ready.objective, ready.streams, ready.tokenizer) == ([warning] if told else [])
+    assert architecture_warnings(setup.objective, setup.streams, setup.tokenizer) == ([warning] if told else [])

@@ -18,11 +18,12 @@ import pytest
 from conftest import ROOT
 from test_trainer import signal_at_step
 
-from mtl.alone import conclusion, trained_alone
+from mtl.baseline_comparison import compare_with_baselines, conclusion
 from mtl.baselines import alone_of
 from mtl.cli import main
 from mtl.compare import _Scheduler, _threads
 from mtl.config import command_line
+from mtl.error_analysis import join_labels
 from mtl.errors import StorageError
 from mtl.intervals import Difference
 from mtl.ledger import Ledger, failure
@@ -326,7 +327,7 @@ def test_baselines(corpus: Path, encoder_dir: Path, tmp_path: Path, capsys: pyte
     assert losses[0] == losses[1], "the first step is the same to the bit: rows, weights and dropout"
     value, single = (results[key]["mood"]["validation"]["accuracy"] for key in ("tasks", "single"))
     assert f"{value:.4f}  {single:.4f}  {value - single:+.4f}" in " ".join(printed.split("\n")).replace("   ", "  ")
-    beside = trained_alone(read_record(output))
+    beside = compare_with_baselines(record := read_record(output), join_labels(record))
     assert [(row.task, row.metric) for row in beside][:3] == [
         ("mood", "accuracy"),
         ("mood", "macro_f1"),

@@ -27,7 +27,7 @@ from mtl.export import Loaded, load_tasks, save_export
 from mtl.facts import Facts
 from mtl.files import LOCK_FILE, empty_directory, locked, new_directory, new_file, refuse_links, write_file
 from mtl.runrecord import output_problems
-from mtl.stored import find_tasks
+from mtl.trained_tasks import find_tasks
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -259,16 +259,16 @@ def test_a_run_that_ended_meanwhile_is_not_overwritten(
     corpus: Path, encoder_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Between the check of the directory and its lock, another run may begin and end there."""
-    from mtl import ready
+    from mtl import run_setup
 
-    prepare_splits, output = ready.prepare_splits, tmp_path / "run"
+    prepare_splits, output = run_setup.prepare_splits, tmp_path / "run"
 
     def slowly(*words: Any, **options: Any) -> Any:
         output.mkdir()
         (output / "run.yml").write_text("another's")
         return prepare_splits(*words, **options)
 
-    monkeypatch.setattr(ready, "prepare_splits", slowly)
+    monkeypatch.setattr(run_setup, "prepare_splits", slowly)
     assert main(arguments(corpus, encoder_dir, output)) == 2
     assert "holds a run; --resume continues it, --overwrite replaces it" in capsys.readouterr().err
     assert (output / "run.yml").read_text() == "another's"

@@ -16,7 +16,7 @@ from mtl.errors import NonFiniteError
 from mtl.optimizer import OPTIMIZERS
 from mtl.preflight import Request, check_train
 from mtl.processes import Processes
-from mtl.ready import Ready, get_ready
+from mtl.run_setup import RunSetup, set_up
 from mtl.trainer import Trainer
 
 
@@ -27,16 +27,16 @@ class Nothing:
         return lambda *_, **__: {}
 
 
-def make_ready(corpus: Path, encoder: Path, tmp_path: Path, *settings: str) -> Ready:
+def make_setup(corpus: Path, encoder: Path, tmp_path: Path, *settings: str) -> RunSetup:
     flags = {"encoder": ("--encoder", str(encoder)), "leaks": ("--leaks", "ignore"), "train.max_steps": ("", 12)}
     request = Request(tmp_path / "run", [str(corpus)], typed=command_line(flags, ["defaults.dropout=0", *settings]))
-    return get_ready(check_train(request), Processes.current())
+    return set_up(check_train(request), Processes.current())
 
 
-def gradients(ready: Ready, steps: int) -> list[dict[str, torch.Tensor]]:
+def gradients(setup: RunSetup, steps: int) -> list[dict[str, torch.Tensor]]:
     """What the optimizer would have got in each of the first steps; no step changes the weights."""
     nothing: Any = Nothing()
-    trainer: Trainer = ready.trainer(nothing, nothing)
+    trainer: Trainer = setup.trainer(nothing, nothing)
     trainer.student.double()
     trainer.student.eval()
     found: list[dict[str, torch.Tensor]] = []
@@ -56,8 +56,8 @@ def gradients(ready: Ready, steps: int) -> list[dict[str, torch.Tensor]]:
 @pytest.mark.parametrize("together", [2, 3])
 def test_gradient_is_the_mean_of_the_tasks(corpus: Path, encoder_dir: Path, tmp_path: Path, together: int) -> None:
     off = ("train.smart=false", "train.proximal=false")
-    single = gradients(make_ready(corpus, encoder_dir, tmp_path, *off), together)
-    (mixed,) = gradients(make_ready(corpus, encoder_dir, tmp_path, *off, f"train.tasks_per_step={together}"), 1)
+    single = gradients(make_setup(corpus, encoder_dir, tmp_path, *off), together)
+    (mixed,) = gradients(make_setup(corpus, encoder_dir, tmp_path, *off, f"train.tasks_per_step={together}"), 1)
     names = {name for gradient in single for name in gradient}
     assert mixed.keys() == names
     for name in names:
@@ -75,7 +75,7 @@ def test_teacher_follows_by_the_mean_momentum_of_the_tasks_that_move_it(
     ]
     settings += ["train.smart=false", "tasks.strength.proximal.inner_steps=2", "tasks.answer.proximal.weight=0"]
     nothing: Any = Nothing()
-    trainer: Trainer = make_ready(corpus, encoder_dir, tmp_path, *settings).trainer(nothing, nothing)
+    trainer: Trainer = make_setup(corpus, encoder_dir, tmp_path, *settings).trainer(nothing, nothing)
     require_momenta(trainer, (0.5, (0.5 + 0.75) / 2, 0.5))
 
 
@@ -91,14 +91,14 @@ def require_momenta(trainer: Trainer, betas: Sequence[float]) -> None:
             torch.testing.assert_close(tensor, expected, rtol=1e-5, atol=1e-7)
 
 
-def with_scaler(ready: Ready, monkeypatch: pytest.MonkeyPatch) -> tuple[Trainer, torch.amp.GradScaler]:
+def with_scaler(setup: RunSetup, monkeypatch: pytest.MonkeyPatch) -> tuple[Trainer, torch.amp.GradScaler]:
     """A trainer as under fp16, with a scaler of the CPU."""
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
-    monkeypatch.setattr(ready.accelerator, "scaler", scaler)
+    monkeypatch.setattr(setup.accelerator, "scaler", scaler)
     nothing: Any = Nothing()
-    trainer: Trainer = ready.trainer(nothing, nothing)
+    trainer: Trainer = setup.trainer(nothing, nothing)
     monkeypatch.setattr(  # which Accelerate does under fp16 only
-        ready.accelerator, "unscale_gradients", lambda *_: scaler.unscale_(trainer.optimizer.optimizer)
+        setup.accelerator, "unscale_gradients", lambda *_: scaler.unscale_(trainer.optimizer.optimizer)
     )
     return trainer, scaler
 
@@ -107,10 +107,10 @@ def with_scaler(ready: Ready, monkeypatch: pytest.MonkeyPatch) -> tuple[Trainer,
 def test_a_loss_scaler_does_not_hide_a_loss_that_is_not_finite(
     corpus: Path, encoder_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: str
 ) -> None:
-    ready = make_ready(
+    setup = make_setup(
         corpus, encoder_dir, tmp_path, f"train.on_nonfinite={policy}", "train.max_skipped=1", "train.smart=false"
     )
-    trainer, scaler = with_scaler(ready, monkeypatch)
+    trainer, scaler = with_scaler(setup, monkeypatch)
     forward, broken = trainer.objective.forward, {1, 3}
 
     def poisoned(task: str, batch: Any, turn: int, share: Any) -> Any:
@@ -137,10 +137,10 @@ def test_steps_that_a_loss_scaler_leaves_out_are_counted(
     corpus: Path, encoder_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """Gradients overflow in the second step of three, on a scaler of the CPU: nothing moves, the teacher neither."""
-    ready = make_ready(
+    setup = make_setup(
         corpus, encoder_dir, tmp_path, f"optimizer.name={name}", "train.smart=false", "optimizer.weight_decay=0.5"
     )
-    trainer, scaler = with_scaler(ready, monkeypatch)
+    trainer, scaler = with_scaler(setup, monkeypatch)
     scale = scaler.scale
     moved, skipped = [], []
     for step in range(3):
@@ -161,16 +161,16 @@ def named(model: Any) -> list[tuple[str, torch.Tensor]]:
 
 
 def test_plan_counts_batches_not_steps(corpus: Path, encoder_dir: Path, tmp_path: Path) -> None:
-    ready = make_ready(corpus, encoder_dir, tmp_path, "train.tasks_per_step=2")
-    alone = make_ready(corpus, encoder_dir, tmp_path)
-    assert ready.plan.sequence.shape == ready.plan.turns.shape == (12, 2)
-    assert np.array_equal(ready.plan.sequence.ravel(), np.arange(24) % 3)
-    assert ready.plan.turns[-1].tolist() == [7, 7]
-    assert ready.plan.epoch_steps == math.ceil(alone.plan.epoch_steps / 2)
-    assert sum(row["steps"] for row in ready.plan.rows) == 24
+    setup = make_setup(corpus, encoder_dir, tmp_path, "train.tasks_per_step=2")
+    alone = make_setup(corpus, encoder_dir, tmp_path)
+    assert setup.plan.sequence.shape == setup.plan.turns.shape == (12, 2)
+    assert np.array_equal(setup.plan.sequence.ravel(), np.arange(24) % 3)
+    assert setup.plan.turns[-1].tolist() == [7, 7]
+    assert setup.plan.epoch_steps == math.ceil(alone.plan.epoch_steps / 2)
+    assert sum(row["steps"] for row in setup.plan.rows) == 24
 
 
 def test_loss_scaling_makes_classifications_begin_at_one(corpus: Path, encoder_dir: Path, tmp_path: Path) -> None:
-    run = make_ready(corpus, encoder_dir, tmp_path, "train.loss_scaling=log_classes", "tasks.mood.weight=2").run
+    run = make_setup(corpus, encoder_dir, tmp_path, "train.loss_scaling=log_classes", "tasks.mood.weight=2").run
     weights = {name: run.regularized(name).weight for name in run.tasks}
     assert weights == {"mood": 2 / math.log(3), "strength": 1.0, "answer": 1.0}

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mtl.error_analysis import LabelledPredictions, first_ranks, hardest
 from mtl.errors import UserError
 from mtl.evaluate import prediction_records
-from mtl.judged import Judged, first_ranks, hardest
 from mtl.metrics import METRICS, compute
 from mtl.predictions import Predictions, read_predictions
 from mtl.source import Source
@@ -113,7 +113,7 @@ def test_of_equal_scores_the_later_is_first() -> None:
     records = list(prediction_records(task("ranking"), outputs, examples))
     assert [record["rank"] for record in records] == [4, 3, 1, 2, 1, 2]
     predictions, groups = Predictions(examples.rows, outputs[:, 0].astype(np.float64)), np.array([0, 0, 0, 1, 1, 0])
-    judged = Judged(task("ranking"), Source(path=Path("t.jsonl")), predictions, examples.labels, groups)
-    assert first_ranks(judged).tolist() == [4, 1]
-    assert [hard.rows for hard in hardest(judged)] == [(0, 2), (4, 4)], "first relevant, ranked first"
+    labelled = LabelledPredictions(task("ranking"), Source(path=Path("t.jsonl")), predictions, examples.labels, groups)
+    assert first_ranks(labelled).tolist() == [4, 1]
+    assert [hard.rows for hard in hardest(labelled)] == [(0, 2), (4, 4)], "first relevant, ranked first"
     assert compute(["mrr"], "ranking", outputs, examples.labels, examples.groups)["mrr"] == (1 / 4 + 1 / 1) / 2

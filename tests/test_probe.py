@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_batch import examples_of
-from test_mixed_steps import make_ready
+from test_mixed_steps import make_setup
 from test_processes import FSDP, ended, run, started, still_encoder, train_words
 from test_trainer import STRONG, arguments, records, signal_at_step
 from torch import Tensor, nn
@@ -146,27 +146,27 @@ def test_gradients_of_a_transformer_are_those_of_a_backward_pass(
 ) -> None:
     """Each row (ranking: query) by itself, on a copy; regularizers, weights and learning rates play no part."""
     settings = ("telemetry.gradient_cosine_every=1", "telemetry.probe_rows=20", "tasks.mood.weight=7.0")
-    ready = make_ready(corpus, encoder_dir, tmp_path, *settings)
+    setup = make_setup(corpus, encoder_dir, tmp_path, *settings)
     nothing: Any = None
-    found = ready.trainer(NoLog(), nothing).probe
+    found = setup.trainer(NoLog(), nothing).probe
     assert found is not None
-    ready.objective.model.double()
+    setup.objective.model.double()
     measured = found.measure()
     gradients = []
     for name, (examples, pieces) in found._rows.items():
-        twin = copy.deepcopy(ready.objective)
+        twin = copy.deepcopy(setup.objective)
         twin.model.eval()
         rows = np.concatenate(pieces)
         units = [rows[examples.groups[rows] == g] for g in np.unique(examples.groups[rows])]
-        units = units if ready.run.tasks[name].type == "ranking" else [rows[i : i + 1] for i in range(len(rows))]
+        units = units if setup.run.tasks[name].type == "ranking" else [rows[i : i + 1] for i in range(len(rows))]
         labelled = 0.0
         for unit in units:
-            batch = collate(examples, unit, ready.pad_id, ready.run.tasks[name].type)
+            batch = collate(examples, unit, setup.pad_id, setup.run.tasks[name].type)
             labelled += float(batch.weights.sum())
             twin.task_loss(twin.tasks[name], batch, twin.model(name, batch)).backward()
         parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in twin.model.encoder.parameters()]
         gradients.append(torch.cat([part.flatten() for part in parts]) / labelled)
-        assert Share.of(examples, rows, ranking=ready.run.tasks[name].type == "ranking").labelled == labelled
+        assert Share.of(examples, rows, ranking=setup.run.tasks[name].type == "ranking").labelled == labelled
     matrix = torch.stack([g / g.norm() for g in gradients])
     torch.testing.assert_close(torch.tensor(measured["cosines"]).double(), matrix @ matrix.T, rtol=1e-6, atol=1e-7)
     assert measured["norms"] == pytest.approx([float(g.norm()) for g in gradients], rel=1e-9)

@@ -12,12 +12,12 @@ import pytest
 import torch
 from conftest import write_jsonl
 from safetensors.torch import load_file
-from test_mixed_steps import Nothing, make_ready
+from test_mixed_steps import Nothing, make_setup
 from torch import nn
 
 from mtl.cli import main
 from mtl.model import FullLinear
-from mtl.ready import Ready
+from mtl.run_setup import RunSetup
 from mtl.scale import Scale, scale_of
 
 LAST = "heads.price.classifier"
@@ -61,10 +61,10 @@ def prices(folder: Path, mean: float, size: float) -> Path:
     return path
 
 
-def trained(ready: Ready, steps: int) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
+def trained(setup: RunSetup, steps: int) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
     """The terms of some steps, and the weights after them."""
     nothing: Any = Nothing()
-    trainer = ready.trainer(nothing, nothing)
+    trainer = setup.trainer(nothing, nothing)
     trainer.objective.eval()
     trainer.objective.train = lambda mode=True: trainer.objective
     for step in range(steps):
@@ -76,12 +76,12 @@ def trained(ready: Ready, steps: int) -> tuple[list[dict[str, float]], dict[str,
 def test_it_is_training_on_standardised_labels(encoder_dir: Path, tmp_path: Path) -> None:
     settings = ["train.clip_norm=1e9", "optimizer.weight_decay=0.1", "optimizer.epsilon=1e-6", "defaults.batch_size=8"]
     settings += ["defaults.smart.epsilon=0.5", "defaults.learning_rate=1e-3"]
-    large = make_ready(prices(tmp_path / "large", MEAN, SIZE), encoder_dir, tmp_path, *settings)
+    large = make_setup(prices(tmp_path / "large", MEAN, SIZE), encoder_dir, tmp_path, *settings)
     labels = large.splits["price"]["train"].labels
     scale = Scale(float(labels.mean()), float(labels.std()))
     assert large.splits["price"]["train"].unit == scale.size
     standard = prices(tmp_path / "standard", (MEAN - scale.mean) / scale.size, SIZE / scale.size)
-    plain = make_ready(standard, encoder_dir, tmp_path, *settings)
+    plain = make_setup(standard, encoder_dir, tmp_path, *settings)
     assert plain.splits["price"]["train"].unit == 1 and plain.objective.model.units == {}
     expected_terms, expected = trained(plain, 6)
     terms, found = trained(large, 6)
@@ -95,16 +95,16 @@ def test_it_is_training_on_standardised_labels(encoder_dir: Path, tmp_path: Path
 
 
 def test_labels_of_usual_size_are_trained_on_as_they_are(encoder_dir: Path, tmp_path: Path) -> None:
-    ready = make_ready(prices(tmp_path / "usual", 2.5, 1.5), encoder_dir, tmp_path)
-    assert ready.splits["price"]["train"].unit == 1 and ready.objective.model.units == {}
-    assert not any(isinstance(module, FullLinear) for module in ready.objective.model.modules())
+    setup = make_setup(prices(tmp_path / "usual", 2.5, 1.5), encoder_dir, tmp_path)
+    assert setup.splits["price"]["train"].unit == 1 and setup.objective.model.units == {}
+    assert not any(isinstance(module, FullLinear) for module in setup.objective.model.modules())
     path = prices(tmp_path / "usual", 2.5, 1.5)
-    asked = make_ready(path, encoder_dir, tmp_path, "tasks.price.standardize=true").splits["price"]["train"]
+    asked = make_setup(path, encoder_dir, tmp_path, "tasks.price.standardize=true").splits["price"]["train"]
     assert asked.unit == pytest.approx(asked.labels.std()) and asked.unit != 1
 
 
 def test_half_precision_keeps_the_digits_of_an_output(encoder_dir: Path, tmp_path: Path) -> None:
-    model = make_ready(prices(tmp_path / "years", 2000.0, 8.0), encoder_dir, tmp_path).objective.model
+    model = make_setup(prices(tmp_path / "years", 2000.0, 8.0), encoder_dir, tmp_path).objective.model
     last = next(module for module in model.modules() if isinstance(module, FullLinear))
     hidden = torch.randn(3, last.in_features)
     with torch.autocast("cpu", torch.bfloat16):

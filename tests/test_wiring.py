@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_mixed_steps import Nothing, make_ready, require_momenta, with_scaler
+from test_mixed_steps import Nothing, make_setup, require_momenta, with_scaler
 
 from mtl.batch import collate
 from mtl.cli import main
@@ -24,46 +24,46 @@ def test_the_plan_is_drawn_as_the_settings_say(corpus: Path, encoder_dir: Path, 
     for strategy, temperature in (("temperature", 2.0), ("annealed", 5.0)):
         settings = [f"sampling.strategy={strategy}", f"sampling.temperature={temperature}", "train.max_steps=60"]
         settings += ["train.seed=7", "train.tasks_per_step=2", "tasks.mood.batch_size=4"]
-        ready = make_ready(corpus, encoder_dir, tmp_path, *settings)
-        sizes = [stream.per_pass for stream in ready.streams.values()]
+        setup = make_setup(corpus, encoder_dir, tmp_path, *settings)
+        sizes = [stream.per_pass for stream in setup.streams.values()]
         expected = task_sequence(
-            sizes, strategy, 7, 120, epoch_steps=2 * ready.plan.epoch_steps, temperature=temperature
+            sizes, strategy, 7, 120, epoch_steps=2 * setup.plan.epoch_steps, temperature=temperature
         )
-        assert np.array_equal(ready.plan.sequence.ravel(), expected)
+        assert np.array_equal(setup.plan.sequence.ravel(), expected)
 
 
 def test_runs_are_evaluated_after_each_epoch(corpus: Path, encoder_dir: Path, tmp_path: Path) -> None:
-    plan = make_ready(corpus, encoder_dir, tmp_path).plan
+    plan = make_setup(corpus, encoder_dir, tmp_path).plan
     assert plan.evaluate_every == plan.epoch_steps < plan.steps
 
 
 def test_settings_of_data_and_batches_reach_them(corpus: Path, encoder_dir: Path, tmp_path: Path) -> None:
     settings = ["train.train_fraction=0.5", "tasks.mood.max_length=5", "tasks.strength.batch_tokens=64"]
-    ready = make_ready(corpus, encoder_dir, tmp_path, *settings)
-    assert [len(ready.splits[name]["train"]) for name in ("mood", "strength")] == [45, 40]
-    assert ready.splits["mood"]["train"].lengths.max() == 5 < ready.splits["strength"]["train"].lengths.max()
-    lengths = ready.splits["strength"]["train"].lengths
-    stream = ready.streams["strength"]
+    setup = make_setup(corpus, encoder_dir, tmp_path, *settings)
+    assert [len(setup.splits[name]["train"]) for name in ("mood", "strength")] == [45, 40]
+    assert setup.splits["mood"]["train"].lengths.max() == 5 < setup.splits["strength"]["train"].lengths.max()
+    lengths = setup.splits["strength"]["train"].lengths
+    stream = setup.streams["strength"]
     assert all(len(b) * lengths[b].max() <= 64 for b in (stream[turn] for turn in range(stream.per_pass)))
-    assert ready.plan.evaluate_every == min(ready.plan.epoch_steps, ready.plan.steps)
+    assert setup.plan.evaluate_every == min(setup.plan.epoch_steps, setup.plan.steps)
 
 
 def test_everything_that_is_drawn_follows_the_seed(corpus: Path, encoder_dir: Path, tmp_path: Path) -> None:
     def draws(seed: int) -> dict[str, Any]:
         settings = [f"train.seed={seed}", "train.holdout=0.2", "sampling.strategy=sqrt"]
         with torch.random.fork_rng(devices=[]):
-            ready = make_ready(corpus, encoder_dir, tmp_path, *settings)
+            setup = make_setup(corpus, encoder_dir, tmp_path, *settings)
             dropout = torch.rand(8).tolist()
-        few = make_ready(corpus, encoder_dir, tmp_path, f"train.seed={seed}", "train.train_size=10")
-        mood, strength = ready.splits["mood"], ready.streams["strength"]
-        tensors = ready.objective.model.named_tensors()
+        few = make_setup(corpus, encoder_dir, tmp_path, f"train.seed={seed}", "train.train_size=10")
+        mood, strength = setup.splits["mood"], setup.streams["strength"]
+        tensors = setup.objective.model.named_tensors()
         return {
             "dropout": dropout,
-            "noise": ready.objective.seed,
+            "noise": setup.objective.seed,
             "few-shot rows": few.splits["mood"]["train"].rows.tolist(),
             "held-out rows": mood["holdout"].rows.tolist(),
             "batches": np.concatenate([strength[turn] for turn in range(strength.per_pass)]).tolist(),
-            "tasks": ready.plan.sequence.tolist(),
+            "tasks": setup.plan.sequence.tolist(),
             "heads": next(t for name, t in tensors.items() if name.startswith("heads.mood.")).tolist(),
         }
 
@@ -86,8 +86,8 @@ def test_a_fresh_head_of_an_adaptation_follows_the_seed(corpus: Path, encoder_di
 
 def test_rows_like_held_out_ones_are_not_trained_on(corpus: Path, encoder_dir: Path, tmp_path: Path) -> None:
     for policy, trained_on in (("warn", True), ("drop", False)):
-        ready = make_ready(corpus, encoder_dir, tmp_path, f"leaks={policy}", "train.holdout=0.2")
-        mood = ready.splits["mood"]
+        setup = make_setup(corpus, encoder_dir, tmp_path, f"leaks={policy}", "train.holdout=0.2")
+        mood = setup.splits["mood"]
         assert bool(repeated(mood["train"], mood["holdout"])) == trained_on
 
 
@@ -97,7 +97,7 @@ def test_a_steps_rate_is_the_mean_of_its_tasks_and_a_multiple_in_the_heads(
     settings = ["train.smart=false", "train.proximal=false", "train.tasks_per_step=2", "optimizer.head_factor=4"]
     settings += ["tasks.mood.learning_rate=1e-3", "tasks.strength.learning_rate=3e-3", "schedule.warmup=0.25"]
     nothing: Any = Nothing()
-    trainer = make_ready(corpus, encoder_dir, tmp_path, *settings).trainer(nothing, nothing)
+    trainer = make_setup(corpus, encoder_dir, tmp_path, *settings).trainer(nothing, nothing)
     trainer.step(0)
     rate = 2e-3 / 3  # the first of three steps of warm-up
     assert [record["learning_rate"] for record in trainer._unwritten] == pytest.approx([rate, rate])
@@ -109,18 +109,18 @@ def test_a_steps_rate_is_the_mean_of_its_tasks_and_a_multiple_in_the_heads(
 
 def test_a_steps_loss_is_the_mean_over_its_examples(corpus: Path, encoder_dir: Path, tmp_path: Path) -> None:
     """In ranking over the queries that have a relevant candidate, into however many pieces a batch is cut."""
-    ready = make_ready(
+    setup = make_setup(
         corpus, encoder_dir, tmp_path, "train.smart=false", "train.proximal=false", "train.accumulation=2"
     )
     nothing: Any = Nothing()
-    trainer = ready.trainer(nothing, nothing)
+    trainer = setup.trainer(nothing, nothing)
     trainer.objective.eval()
     trainer.objective.train = lambda mode=True: trainer.objective
-    for step, (name, task) in enumerate(ready.run.tasks.items()):
-        batch = collate(ready.splits[name]["train"], ready.streams[name][0], ready.pad_id, task.type)
+    for step, (name, task) in enumerate(setup.run.tasks.items()):
+        batch = collate(setup.splits[name]["train"], setup.streams[name][0], setup.pad_id, task.type)
         assert task.loss is not None
         with torch.no_grad():
-            logits, mask = by_example(ready.objective.model(name, batch), batch)
+            logits, mask = by_example(setup.objective.model(name, batch), batch)
         losses = LOSSES[task.loss](logits, batch.labels, mask)
         counted = (batch.labels > 0).any(dim=1) if task.type == "ranking" else torch.ones(len(batch)).bool()
         trainer.step(step)
@@ -133,7 +133,7 @@ def test_the_momentum_of_the_teacher_switches_after_the_step_that_was_done(
     settings = ["train.smart=false", "defaults.proximal.switch=0.25"]  # of 12 steps
     settings += ["defaults.proximal.beta_early=0.5", "defaults.proximal.beta_late=0.75"]
     nothing: Any = Nothing()
-    trainer = make_ready(corpus, encoder_dir, tmp_path, *settings).trainer(nothing, nothing)
+    trainer = make_setup(corpus, encoder_dir, tmp_path, *settings).trainer(nothing, nothing)
     require_momenta(trainer, (0.5, 0.5, 0.5, 0.75))
 
 
@@ -160,10 +160,10 @@ def test_the_first_metric_of_the_first_split_selects_the_best_step(
 
     script = [scores(0.5, 0.9, 2.0, 0.1), scores(0.7, 0.1, 1.0, 0.4), scores(0.6, 0.95, 3.0, 0.9)]
     script += [scores(0.65, 0.99, 2.5, 0.8), scores(0.7, 0.9, 1.0, 0.9)]
-    ready = make_ready(corpus, encoder_dir, tmp_path, "tasks.strength.metrics=[mse, pearson]")
+    setup = make_setup(corpus, encoder_dir, tmp_path, "tasks.strength.metrics=[mse, pearson]")
     nothing: Any = Nothing()
     hooks: Any = Scripted(*script)
-    trainer = ready.trainer(nothing, hooks)
+    trainer = setup.trainer(nothing, hooks)
     stale = []
     for step in range(1, 6):
         trainer.state.step = step
@@ -177,8 +177,8 @@ def test_the_first_metric_of_the_first_split_selects_the_best_step(
 def test_the_loss_scaler_goes_on_from_a_checkpoint(
     corpus: Path, encoder_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ready = make_ready(corpus, encoder_dir, tmp_path, "train.smart=false", "train.proximal=false")
-    trainer, scaler = with_scaler(ready, monkeypatch)
+    setup = make_setup(corpus, encoder_dir, tmp_path, "train.smart=false", "train.proximal=false")
+    trainer, scaler = with_scaler(setup, monkeypatch)
     trainer.step(0)
     scaler.update(8.0)
     checkpoint = trainer.tensors.snapshot(trainer.state)

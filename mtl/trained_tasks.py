@@ -19,7 +19,7 @@ WEIGHTS = {"final": "model", "teacher": "teacher"}  # directories of a run that 
 
 
 @dataclass(frozen=True)
-class Stored:
+class TrainedTasks:
     """Trained tasks on disk.
 
     Attributes:
@@ -39,7 +39,7 @@ class Stored:
     shared: Path | None = None
 
 
-def find_tasks(path: Path, names: list[str], weights: str) -> Stored:
+def find_tasks(path: Path, names: list[str], weights: str) -> TrainedTasks:
     """Finds the tasks of a run or of exports.
 
     Args:
@@ -56,7 +56,7 @@ def find_tasks(path: Path, names: list[str], weights: str) -> Stored:
             raise UserError.of(str(path), f"is an export: it has only the exported weights, not the {weights} ones")
         _require(names, list(exports), path)
         tasks = {name: exports[name][0] for name in names or exports}
-        return Stored(path, None, weights, tasks, {name: exports[name][1] for name in tasks})
+        return TrainedTasks(path, None, weights, tasks, {name: exports[name][1] for name in tasks})
     run = run_of(path)
     if run is None:
         raise UserError.of(str(path), no_run(path))
@@ -66,12 +66,12 @@ def find_tasks(path: Path, names: list[str], weights: str) -> Stored:
         folders = {name: path / "best" / name for name in tasks}
         if missing := [name for name, folder in folders.items() if not (folder / TASK_FILE).is_file()]:
             raise UserError.of(str(path), f"has no best step of {listed(missing)} yet: continue the run with --resume")
-        return Stored(path, run, weights, tasks, folders)
+        return TrainedTasks(path, run, weights, tasks, folders)
     shared = path / WEIGHTS[weights]
     if not shared.is_dir():
         reason = ", or ran without the proximal term" if weights == "teacher" else "; continue it with --resume"
         raise UserError.of(str(path), f"has no {weights} weights: the run is not finished{reason}")
-    return Stored(path, run, weights, tasks, {}, shared)
+    return TrainedTasks(path, run, weights, tasks, {}, shared)
 
 
 def _exports(path: Path) -> dict[str, tuple[TaskDef, Path]]:
@@ -111,7 +111,7 @@ def _require(names: list[str], present: list[str], path: Path) -> None:
 
 def check_evaluation(
     path: Path, names: list[str], split: str, *, data_root: str | None, weights: str, output: Path | None
-) -> tuple[Stored, Data]:
+) -> tuple[TrainedTasks, Data]:
     """Checks the arguments of `evaluate`.
 
     Args:
@@ -130,19 +130,19 @@ def check_evaluation(
     """
     if not NAME.fullmatch(split):
         raise UserError.of("--split", f"{split!r} may hold letters, digits, '-' and '_' only (it names a file)")
-    stored = find_tasks(path, names, weights)
-    if stored.run is not None:
+    trained = find_tasks(path, names, weights)
+    if trained.run is not None:
         refuse_links(path)
-    root = data_root or (stored.run.config.data_root if stored.run else None)
-    absent = [] if names else [name for name, task in stored.tasks.items() if _lacks(task, split, root)]
-    if len(absent) < len(stored.tasks):  # else there is an error for each, which says what splits there are
-        stored = replace(stored, tasks={name: task for name, task in stored.tasks.items() if name not in absent})
-    data = check_data(stored.tasks, root, [split])
-    data.notes = [f"{name}: no {split} split here; it is not evaluated" for name in absent if name not in stored.tasks]
+    root = data_root or (trained.run.config.data_root if trained.run else None)
+    absent = [] if names else [name for name, task in trained.tasks.items() if _lacks(task, split, root)]
+    if len(absent) < len(trained.tasks):  # else there is an error for each, which says what splits there are
+        trained = replace(trained, tasks={name: task for name, task in trained.tasks.items() if name not in absent})
+    data = check_data(trained.tasks, root, [split])
+    data.notes = [f"{name}: no {split} split here; it is not evaluated" for name in absent if name not in trained.tasks]
     inputs = [source.path for sources in data.sources.values() for source in sources.values() if source.path]
     if problems := data.problems + ([] if output is None else output_problems(output, inputs)):
         raise UserError(problems)
-    return stored, data
+    return trained, data
 
 
 def _lacks(task: TaskDef, split: str, data_root: str | None) -> bool:
@@ -152,7 +152,7 @@ def _lacks(task: TaskDef, split: str, data_root: str | None) -> bool:
     return data_root is not None and not isinstance(locate(task, split, data_root), Source)
 
 
-def check_prediction(path: Path, names: list[str], file: Path, output: Path, *, weights: str) -> Stored:
+def check_prediction(path: Path, names: list[str], file: Path, output: Path, *, weights: str) -> TrainedTasks:
     """Checks the arguments of `predict`; the rows are read later.
 
     Args:
@@ -177,20 +177,20 @@ def check_prediction(path: Path, names: list[str], file: Path, output: Path, *, 
         )
     problems += output_problems(output, [file])
     try:
-        stored = find_tasks(path, names, weights)
+        trained = find_tasks(path, names, weights)
     except UserError as error:
         raise UserError([*error.problems, *problems]) from error
-    if len(stored.tasks) > 1 and not names:
-        told = f"name one of the tasks, or several with commas: {', '.join(stored.tasks)}"
+    if len(trained.tasks) > 1 and not names:
+        told = f"name one of the tasks, or several with commas: {', '.join(trained.tasks)}"
         problems.append(Problem("--task", told))
     if problems:
         raise UserError(problems)
-    return stored
+    return trained
 
 
 def check_export(
     path: Path, names: list[str], output: Path, *, weights: str, overwrite: bool, push_to_hub: str | None
-) -> tuple[Stored, dict[str, str]]:
+) -> tuple[TrainedTasks, dict[str, str]]:
     """Checks the arguments of `export`.
 
     Args:
@@ -208,16 +208,16 @@ def check_export(
         UserError: There is no such run or task, `path` is an export, a directory is in use, or nobody is logged in to
             the hub.
     """
-    stored = find_tasks(path, names, weights)
-    if stored.run is None:  # the model card needs information that only a run has
+    trained = find_tasks(path, names, weights)
+    if trained.run is None:  # the model card needs information that only a run has
         raise UserError.of(str(path), "is already an export: copy the directory, which is self-contained")
-    repositories = {} if push_to_hub is None else check_push(push_to_hub, list(stored.tasks))
-    used = [name for name in stored.tasks if (output / name).exists()]
+    repositories = {} if push_to_hub is None else check_push(push_to_hub, list(trained.tasks))
+    used = [name for name in trained.tasks if (output / name).exists()]
     if output.exists() and not output.is_dir():
         raise UserError.of("--output", f"{output} is a file; name a directory")
     if used and not overwrite:
         raise UserError(Problem("--output", f"{output / name} exists; --overwrite replaces it") for name in used)
-    problems = [problem for name in stored.tasks for problem in output_problems(output / name)]
+    problems = [problem for name in trained.tasks for problem in output_problems(output / name)]
     problems += [
         Problem("--output", f"{output / name} is a run; name another")
         for name in used
@@ -225,4 +225,4 @@ def check_export(
     ]
     if problems:
         raise UserError(problems)
-    return stored, repositories
+    return trained, repositories

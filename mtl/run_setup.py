@@ -36,7 +36,7 @@ _RUNS = count()  # runs of this process so far
 
 
 @dataclass(frozen=True)
-class Ready:
+class RunSetup:
     """A run that is ready to start.
 
     Attributes:
@@ -93,7 +93,7 @@ class Ready:
         )
 
 
-def get_ready(checked: Checked, processes: Processes, *, bar: bool = True) -> Ready:
+def set_up(checked: Checked, processes: Processes, *, bar: bool = True) -> RunSetup:
     """Prepare data and model of a run.
 
     Raises:
@@ -128,7 +128,7 @@ def get_ready(checked: Checked, processes: Processes, *, bar: bool = True) -> Re
             if SHARDED:
                 shard(part)
     plan = make_plan(run, streams)
-    return Ready(run, processes, accelerator, tokenizer, splits, streams, plan, objective, limit, whole)
+    return RunSetup(run, processes, accelerator, tokenizer, splits, streams, plan, objective, limit, whole)
 
 
 def make_streams(run: Run, splits: Splits) -> dict[str, BatchStream]:

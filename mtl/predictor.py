@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mtl.checks import Row, text_fault
 from mtl.errors import Problem, UserError, listed, nearest
-from mtl.stored import WEIGHTS, find_tasks, run_of
 from mtl.taskdef import TaskDef
+from mtl.trained_tasks import WEIGHTS, find_tasks, run_of
 from mtl.wording import Folder, words_of
 
 if TYPE_CHECKING:
@@ -47,10 +47,10 @@ def load(
     with words_of(None):
         if weights not in (allowed := ("best", *WEIGHTS)):
             raise UserError.of("weights", f"is {weights!r}; allowed: {listed(allowed)}{nearest(weights, allowed)}")
-        stored = find_tasks(Path(path), names_of(tasks), weights)
+        trained = find_tasks(Path(path), names_of(tasks), weights)
         from mtl.export import load_tasks
 
-        loaded = load_tasks(stored, trust_remote_code=trust_remote_code)
+        loaded = load_tasks(trained, trust_remote_code=trust_remote_code)
         return Model(Path(path), weights, loaded, trust_remote_code=trust_remote_code)
 
 

@@ -26,7 +26,7 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Judged:
+class LabelledPredictions:
     """Predictions of one split with the true labels.
 
     Attributes:
@@ -47,8 +47,25 @@ class Judged:
         return intervals(self.task.metrics, self.task.type, self.predictions.outputs, self.labels, self.groups)
 
 
-def judge(record: RunRecord, name: str, split: str, data_root: str | None) -> Judged | str:
-    """Combine predictions with labels, or return the reason, in words, why that is impossible.
+Joined = dict[str, dict[str, LabelledPredictions | str]]  # by task and split; text is the reason why there are none
+
+
+def join_labels(record: RunRecord, data_root: str | None = None) -> Joined:
+    """Predictions with labels of every task and split in a run's results, by task and split.
+
+    Args:
+        record: The run.
+        data_root: Local mirror of the hub; by default the run's.
+
+    Raises:
+        UserError: As by `join_split`.
+    """
+    evaluated = record.results["tasks"].items()
+    return {name: {split: join_split(record, name, split, data_root) for split in splits} for name, splits in evaluated}
+
+
+def join_split(record: RunRecord, name: str, split: str, data_root: str | None) -> LabelledPredictions | str:
+    """Combine the predictions of one split with its labels, or return the reason, in words, why that is impossible.
 
     Raises:
         UserError: The predictions are damaged; unlike the data, they are a part of the run.
@@ -77,7 +94,7 @@ def judge(record: RunRecord, name: str, split: str, data_root: str | None) -> Ju
         return f"the data cannot be read: {error}"
     if not np.array_equal(rows, predictions.rows):
         return f"the data has other rows than the predictions: {source}"
-    return Judged(task, source, predictions, labels, groups if task.type == "ranking" else None)
+    return LabelledPredictions(task, source, predictions, labels, groups if task.type == "ranking" else None)
 
 
 def _origin(record: RunRecord, split: str) -> str:
@@ -102,29 +119,29 @@ def _read_labels(name: str, task: TaskDef, source: Source) -> tuple[Ints, Floats
     return np.array(rows, dtype=np.int64), np.array(labels), np.array(groups, dtype=np.int64)
 
 
-def texts(judged: Judged, positions: Collection[int]) -> dict[int, Row]:
+def texts(labelled: LabelledPredictions, positions: Collection[int]) -> dict[int, Row]:
     """Rows at the given source positions."""
     wanted = set(positions)
-    checker = RowChecker("", judged.task)
-    return {row.position: row for row in checker.check(read_rows(judged.source)) if row.position in wanted}
+    checker = RowChecker("", labelled.task)
+    return {row.position: row for row in checker.check(read_rows(labelled.source)) if row.position in wanted}
 
 
-def confusion(judged: Judged) -> Ints:
+def confusion(labelled: LabelledPredictions) -> Ints:
     """Confusion matrix: number of rows by [true class, predicted class]."""
-    number = judged.task.num_labels
-    cells = judged.labels.astype(np.int64) * number + judged.predictions.outputs.argmax(axis=1)
+    number = labelled.task.num_labels
+    cells = labelled.labels.astype(np.int64) * number + labelled.predictions.outputs.argmax(axis=1)
     return np.bincount(cells, minlength=number * number).reshape(number, number)
 
 
-def first_ranks(judged: Judged) -> Ints:
+def first_ranks(labelled: LabelledPredictions) -> Ints:
     """Rank of each query's first relevant candidate, 0 if there is none, (Q,)."""
-    assert judged.groups is not None
-    found: Ints = first_relevant_rank(judged.predictions.outputs, judged.labels, judged.groups)
+    assert labelled.groups is not None
+    found: Ints = first_relevant_rank(labelled.predictions.outputs, labelled.labels, labelled.groups)
     return found
 
 
 @dataclass(frozen=True)
-class Hard:
+class HardExample:
     """One of the examples that the model predicts worst.
 
     Attributes:
@@ -136,33 +153,33 @@ class Hard:
     facts: tuple[tuple[str, str], ...]
 
 
-def hardest(judged: Judged, number: int = 10) -> list[Hard]:
+def hardest(labelled: LabelledPredictions, number: int = 10) -> list[HardExample]:
     """The examples that the model predicts worst, worst first; of equally bad ones, the earlier first.
 
     These have the lowest probability of the true class, the largest error or, in ranking, the relevant candidates
     ranked furthest down (queries without a relevant candidate are left out).
     """
-    outputs, rows = judged.predictions.outputs, judged.predictions.rows
-    if judged.task.type == "ranking":
-        return _hardest_queries(judged, number)
-    labels = judged.task.labels
-    if judged.task.type == "regression":
-        errors = np.abs(outputs - judged.labels)
+    outputs, rows = labelled.predictions.outputs, labelled.predictions.rows
+    if labelled.task.type == "ranking":
+        return _hardest_queries(labelled, number)
+    labels = labelled.task.labels
+    if labelled.task.type == "regression":
+        errors = np.abs(outputs - labelled.labels)
         return [
-            Hard(
+            HardExample(
                 (int(rows[i]),),
                 (
-                    ("true", f"{judged.labels[i]:.4g}"),
+                    ("true", f"{labelled.labels[i]:.4g}"),
                     ("predicted", f"{outputs[i]:.4g}"),
                     ("off by", f"{errors[i]:.4g}"),
                 ),
             )
             for i in np.argsort(-errors, kind="stable")[:number]
         ]
-    true = judged.labels.astype(np.int64)
+    true = labelled.labels.astype(np.int64)
     right = outputs[np.arange(len(true)), true]
     return [
-        Hard(
+        HardExample(
             (int(rows[i]),),
             (
                 ("true", f"{labels[true[i]]} ({right[i]:.1%})"),
@@ -173,26 +190,27 @@ def hardest(judged: Judged, number: int = 10) -> list[Hard]:
     ]
 
 
-def _hardest_queries(judged: Judged, number: int) -> list[Hard]:
-    assert judged.groups is not None
-    ranks, scores = first_ranks(judged), judged.predictions.outputs
-    places = candidate_ranks(scores, judged.groups)
+def _hardest_queries(labelled: LabelledPredictions, number: int) -> list[HardExample]:
+    assert labelled.groups is not None
+    ranks, scores = first_ranks(labelled), labelled.predictions.outputs
+    places = candidate_ranks(scores, labelled.groups)
     found = []
     for query in np.argsort(-ranks, kind="stable")[:number]:
         if ranks[query] == 0:
             continue
-        members = np.flatnonzero(judged.groups == query)
+        members = np.flatnonzero(labelled.groups == query)
         ordered = members[np.argsort(places[members])]
         relevant, top = ordered[ranks[query] - 1], ordered[0]
         facts = (
             ("first relevant candidate", f"rank {ranks[query]} of {len(members)}, score {scores[relevant]:.4g}"),
             ("ranked first", f"score {scores[top]:.4g}"),
         )
-        found.append(Hard((int(judged.predictions.rows[relevant]), int(judged.predictions.rows[top])), facts))
+        rows = labelled.predictions.rows[[relevant, top]].tolist()
+        found.append(HardExample((rows[0], rows[1]), facts))
     return found
 
 
-def compared(first: RunRecord, second: RunRecord, name: str, split: str, judged: Sequence[Any]) -> Any:
+def compare_predictions(first: RunRecord, second: RunRecord, name: str, split: str, labelled: Sequence[Any]) -> Any:
     """Differences of two runs on a split, metric by metric, or the reason why they cannot be compared.
 
     Args:
@@ -200,12 +218,12 @@ def compared(first: RunRecord, second: RunRecord, name: str, split: str, judged:
         second: The run to compare with it.
         name: The task.
         split: Its split.
-        judged: Results of `judge` for the two runs.
+        labelled: Results of `join_split` for the two runs.
 
     Returns:
         Metric to `Difference`, second minus first; or the reason in words.
     """
-    for one in judged:
+    for one in labelled:
         if isinstance(one, str):
             return one
     prints = [
@@ -215,7 +233,7 @@ def compared(first: RunRecord, second: RunRecord, name: str, split: str, judged:
     if not any(a is not None and a == b for a, b in zip(*prints, strict=True)):
         unknown = any(pair == (None, None) for pair in prints)
         return "no fingerprint of the data was kept" if unknown else "the runs were evaluated on different data"
-    before, after = judged
+    before, after = labelled
     same = before.task.type == after.task.type and before.task.labels == after.task.labels
     if not same or not np.array_equal(before.predictions.rows, after.predictions.rows):
         return "the runs have different rows or labels"

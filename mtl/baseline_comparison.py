@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mtl.error_analysis import Joined, LabelledPredictions, compare_predictions, join_split
 from mtl.errors import UserError
 from mtl.intervals import Difference
-from mtl.judged import compared, judge
 from mtl.metrics import METRICS
 from mtl.report import number
 from mtl.runrecord import RunRecord, read_record
@@ -16,7 +16,7 @@ HEADER = ("task", "split", "metric", "together", "alone", "difference", "95% int
 
 
 @dataclass(frozen=True)
-class Beside:
+class BaselineComparison:
     """A metric of a task, trained together with the others and alone, each at its best step.
 
     Attributes:
@@ -51,30 +51,37 @@ def conclusion(difference: Difference, metric: str, first: str, second: str) -> 
     return f"{second if better else first} is better"
 
 
-def trained_alone(record: RunRecord, data_root: str | None = None) -> list[Beside]:
+def compare_with_baselines(
+    record: RunRecord, labelled: Joined, data_root: str | None = None
+) -> list[BaselineComparison]:
     """Compare a run with its baselines; empty if there are none.
 
     Args:
         record: The run of all tasks.
+        labelled: Its predictions with labels, from `join_labels`.
         data_root: Local mirror of the hub; by default the run's.
     """
     found = []
     for name, splits in record.results.get("single", {}).items():
         for split, values in splits.items():
             together = record.results["tasks"].get(name, {}).get(split, {})
-            paired = _paired(record, name, split, data_root)
+            own = labelled.get(name, {}).get(split, "it was not evaluated")
+            paired = _paired(record, name, split, own, data_root)
             metrics = record.run.tasks[name].metrics if record.run else values
             for metric in metrics:
                 if metric in values and metric in together:
-                    found.append(Beside(name, split, metric, together[metric], values[metric], paired.get(metric)))
+                    pair = together[metric], values[metric]
+                    found.append(BaselineComparison(name, split, metric, *pair, paired.get(metric)))
     return found
 
 
-def _paired(record: RunRecord, name: str, split: str, data_root: str | None) -> dict[str, Difference]:
+def _paired(
+    record: RunRecord, name: str, split: str, together: LabelledPredictions | str, data_root: str | None
+) -> dict[str, Difference]:
     try:
         alone = read_record(record.path / BASELINES / name)
-        pair = judge(alone, name, split, data_root), judge(record, name, split, data_root)
+        pair = join_split(alone, name, split, data_root), together
     except UserError:
         return {}
-    found = compared(alone, record, name, split, pair)
+    found = compare_predictions(alone, record, name, split, pair)
     return found if isinstance(found, dict) else {}
