@@ -164,10 +164,10 @@ STARTS = {  # arms of the studies of few examples, in words
 
 def few_examples(files: Mapping[str, Any]) -> str:
     """Adaptation to SciTail with few rows."""
-    studies = files["c_scitail_23"], files["c_scitail_235"]
+    studies = [files[name] for name in ("c_scitail_23", "c_scitail_235", "c_scitail_2359") if name in files]
     groups = [group for study in studies for group in study["groups"] if group["first"]]
     told = "Accuracy on SciTail's validation rows, in percent"
-    return _arms("adapted from", STARTS, {f"{group['size']} rows": group for group in groups}, told)
+    return _arms("adapted from", STARTS, {f"{group['size']:,} rows": group for group in groups}, told)
 
 
 WAYS = {  # arms of the study of multi-task training, in words
@@ -192,15 +192,15 @@ def together(files: Mapping[str, Any]) -> str:
 def _arms(what: str, arms: Mapping[str, str], groups: Mapping[str, Mapping[str, Any]], told: str) -> str:
     """Table of means over seeds and paired differences to the first arm.
 
-    It has a row for each arm that in every group has at least two seeds, also in common with the first arm.
+    It has a row for each arm that in some group has at least two seeds, also in common with the first arm.
     """
     lines = [f"| {what} | {' | '.join(groups)} |", "|---" * (1 + len(groups)) + "|"]
     counts: set[int] = set()
     for arm, words in arms.items():
         found = [group["arms"].get(arm, {"n": 0}) for group in groups.values()]
-        if all(_is_told(facts) for facts in found):
-            lines.append(f"| {words} | " + " | ".join(map(_mean, found)) + " |")
-            counts |= {facts["n"] for facts in found}
+        if any(map(_is_told, found)):
+            lines.append(f"| {words} | " + " | ".join(_mean(f) if _is_told(f) else "" for f in found) + " |")
+            counts |= {facts["n"] for facts in found if _is_told(facts)}
     seeds = " to ".join(map(str, sorted({min(counts), max(counts)}))) if counts else "no"
     more = "In parentheses: the difference from the first line, paired by seed, and its 95 % t interval."
     return "\n".join([*lines, "", f"{told}; mean of {seeds} seeds. {more}", ""])

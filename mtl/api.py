@@ -178,12 +178,15 @@ def _run(
 
 
 def _checked(check: Callable[[], Checked]) -> Checked:
-    """Result of a check, which fails in all processes or in none; a single process avoids the heavy imports."""
+    """Result of a check, which fails in all processes or in none; a single process avoids the heavy imports.
+
+    One process of each machine reads the data; the others find in the cache what it found.
+    """
     if PROCESSES == 1:
         return check()
     from mtl.processes import Processes
 
-    return Processes.current().together(check)
+    return Processes.current().main_first(check)
 
 
 def _display(verbose: bool) -> Display:

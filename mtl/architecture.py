@@ -5,6 +5,7 @@ Most architectures pass. Without the checks, the others would silently train on 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -20,7 +21,7 @@ from mtl.model import MultiTaskModel
 from mtl.objective import Objective
 from mtl.tokenizer import usable_length
 
-CHANGE = 1e-3  # difference of outputs, relative to the largest, that is more than rounding
+CHANGE = 1e-3  # relative difference of outputs that is more than rounding
 ROOM = 4  # columns of padding to add
 
 
@@ -46,15 +47,17 @@ def architecture_warnings(objective: Objective, streams: Mapping[str, BatchStrea
     batch = collate(examples, rows, pad_id, objective.tasks[name].type).to(model.device)
     room = usable_length(tokenizer, model.encoder.config) - batch.input_ids.shape[1]
     padded = _padded(batch, max(0, min(ROOM, room)), pad_id)
+    # The outputs of a regression may all be near a large mean, such as that of years.
+    spread = float(np.nanstd(examples.labels)) if objective.tasks[name].type == "regression" else math.inf
     training = model.training
     model.eval()
     try:
         clean = _first_outputs(model, name, batch)
-        mixes = _differ(model(name, padded), clean)
+        mixes = _differ(model(name, padded), clean, spread)
         if mixes and tokenizer.padding_side == "left":
             raise UserError.of("--encoder", f"{kind} expects padding on the left, which is not supported")
         smooth = any(task.smart.weight > 0 and task.smart.epsilon > 0 for task in objective.tasks.values())
-        if smooth and not _lets_in(objective, name, batch, clean):
+        if smooth and not _lets_in(objective, name, batch, clean, spread):
             message = f"the word embeddings of {kind} cannot be perturbed, as SMART requires; use --no-smart"
             raise UserError.of("--encoder", message)
     finally:
@@ -97,12 +100,13 @@ def _padded(batch: Batch, more: int, pad_id: int) -> Batch:
     )
 
 
-def _differ(one: Tensor, other: Tensor) -> bool:
+def _differ(one: Tensor, other: Tensor, spread: float) -> bool:
+    """Whether outputs differ by more than rounding, relative to the largest or to the spread of the labels."""
     scale = torch.maximum(one.abs().max(), other.abs().max())
-    return bool((one - other).abs().max() > CHANGE * scale)
+    return bool((one - other).abs().max() > CHANGE * (scale.clamp(max=spread) if spread > 0 else scale))
 
 
-def _lets_in(objective: Objective, name: str, batch: Batch, clean: Tensor) -> bool:
+def _lets_in(objective: Objective, name: str, batch: Batch, clean: Tensor, spread: float) -> bool:
     """Whether a perturbation of the first row's embeddings changes the outputs of that row and of no other."""
     delta = torch.zeros(*batch.input_ids.shape, objective.model.width, device=clean.device)
     delta[0] = torch.linspace(-1, 1, delta.shape[-1], device=clean.device) * objective.embedding_rms * 10
@@ -110,4 +114,5 @@ def _lets_in(objective: Objective, name: str, batch: Batch, clean: Tensor) -> bo
         moved = objective.model(name, batch, delta)
     except (ValueError, AttributeError, TypeError):  # the embedding module does not return vectors of this shape
         return False
-    return _differ(moved[0], clean[0]) and not any(map(_differ, moved[1:], clean[1:]))
+    changed = [_differ(one, other, spread) for one, other in zip(moved, clean, strict=True)]
+    return changed[0] and not any(changed[1:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -53,34 +54,40 @@ def train_baselines(
     display = display if processes.is_main else Display("silent")
     begun = {name for name in checked.run.tasks if (output / BASELINES / name / RUN_FILE).is_file()}
     single: dict[str, Any] = {}
-    for name, steps in results["task_steps"].items():
-        if steps == 0:
-            display.say(f"note: {name} got no step, so there is nothing to compare it with")
-            continue
-        folder = output / BASELINES / name
-        display.say(f"\n{name} alone, {steps:,} steps: {folder}")
-        alone = alone_of(checked, name, steps, results["steps"], results["evaluate_every"])
-        results_alone = run_phase(
-            alone, folder, resume=name in begun, command=command, display=display, quiet_data=True
-        )
-        single[name] = results_alone["tasks"][name]
-    outcome = {**results, "single": single}
-    trust = checked.run.config.trust_remote_code
-    limit = longest_input(checked, load_tokenizer(checked.encoder, trust_remote_code=trust))
+    with contextlib.ExitStack() as held:
+        processes.in_main(lambda: _hold(held, output))
+        for name, steps in results["task_steps"].items():
+            if steps == 0:
+                display.say(f"note: {name} got no step, so there is nothing to compare it with")
+                continue
+            folder = output / BASELINES / name
+            display.say(f"\n{name} alone, {steps:,} steps: {folder}")
+            alone = alone_of(checked, name, steps, results["steps"], results["evaluate_every"])
+            results_alone = run_phase(
+                alone, folder, resume=name in begun, command=command, display=display, quiet_data=True
+            )
+            single[name] = results_alone["tasks"][name]
+        outcome = {**results, "single": single}
+        trust = checked.run.config.trust_remote_code
+        limit = longest_input(checked, load_tokenizer(checked.encoder, trust_remote_code=trust))
 
-    def store() -> None:
-        with locked(output):
+        def store() -> None:
             write_file(output / RESULTS_FILE, json.dumps(outcome, indent=1))
             for name in single:
                 facts = read_facts(name, output, checked.run, outcome)
                 renew_card(output / "best" / name, name, checked.run.tasks[name], facts, limit)
 
-    processes.in_main(store)
+        processes.in_main(store)
     if processes.is_main:
         record = read_record(output)
         rows = [row.cells() for row in compare_with_baselines(record, join_labels(record))]
         display.say("\n" + table(HEADER, rows), "quiet")
     return outcome
+
+
+def _hold(held: contextlib.ExitStack, output: Path) -> None:
+    """Keep other runs out of the directory until `held` is closed."""
+    held.enter_context(locked(output))
 
 
 def require_several(checked: Checked) -> None:

@@ -23,6 +23,7 @@ IMBALANCE = 0.9  # fraction of rows with one label above which a remark is made
 NO_LABEL = ("", "-", "-1", "?", "None", "nan", "NA", "N/A")  # cells that mean "no label" in many data sets
 CELL_KINDS = {str: "text", int: "integer", float: "number", bool: "true/false", type(None): "nothing"}
 LARGEST = 1e18  # magnitude of numeric labels, so that the squared error fits into float32
+LONGEST_SHOWN = 40  # characters of a cell in a message
 KINDS_KEPT = 1000  # distinct faults kept; further ones are only counted, so that memory does not grow with the rows
 
 
@@ -90,6 +91,7 @@ class RowChecker:
         self.ignored = {str(value) for value in task.data.unlabelled if value is not None}
         self.ignores_missing = None in task.data.unlabelled
         self.ignored_numbers = {_number(value) for value in task.data.unlabelled} - {None}
+        self._hints: dict[str, str] = {}  # of unknown labels, which may be many
 
     def check(self, rows: Iterator[tuple[str, dict[str, Any]]]) -> Iterator[Row]:
         """Yield the valid rows. If a column is missing there are none, and only the labels are checked.
@@ -115,6 +117,8 @@ class RowChecker:
 
     def _has_columns(self, place: str, cells: dict[str, Any]) -> bool:
         missing = {role: column for role, column in self.columns.items() if column not in cells}
+        if self.ignores_missing and _file_of(place).endswith(".jsonl"):  # where rows may have different keys
+            missing.pop("label", None)
         if len(missing) == len(self.columns) > 1:
             wanted = f"has none of {self.name}.data.columns, {listed(list(missing.values()))}"
             self._add_missing(place, f"{wanted}; its columns (first line): {listed(list(cells))}")
@@ -162,14 +166,17 @@ class RowChecker:
             key = str(value).lower() if isinstance(value, bool) else str(value)
             index = None if value is None else self.label_index.get(key)
             if index is None:
-                allowed = f"{self.name}.labels: {listed(self.task.labels)}"
-                self.findings.add(place, f"unknown label {value!r}; allowed: {allowed}{self._hint(value)}")
+                shown = _shortened(value)
+                if shown not in self._hints and len(self._hints) < KINDS_KEPT:
+                    self._hints[shown] = self._hint(value)
+                allowed, hint = f"{self.name}.labels: {listed(self.task.labels)}", self._hints.get(shown, "")
+                self.findings.add(place, f"unknown label {shown}; allowed: {allowed}{hint}")
             return index
         number = _number(value)
         if number is None or not abs(number) <= LARGEST or (self.task.type == "ranking" and number < 0):
             expected = "a number such as 1.5" if self.task.type == "regression" else "a relevance of 0 or more"
             large = f", and at most {LARGEST:g}" if number is not None and abs(number) > LARGEST else ""
-            self.findings.add(place, f"the label is {value!r}, expected {expected}{large}")
+            self.findings.add(place, f"the label is {_shortened(value)}, expected {expected}{large}")
             return None
         return number
 
@@ -188,7 +195,7 @@ class RowChecker:
         number = _number(value)
         if isinstance(value, str) and number is not None and any(_number(label) == number for label in labels):
             return f"; if it is a label, write it in quotes in the definition: {text!r}"
-        return nearest(value, labels)
+        return nearest(value, labels) if len(text) <= LONGEST_SHOWN else ""
 
 
 def _composed(text: str) -> str:
@@ -220,7 +227,14 @@ def _file_of(place: str) -> str:
 
 
 def _named(value: Any) -> str:
-    return "nothing" if value is None else f"{type(value).__name__} {str(value)[:40]!r}"
+    return "nothing" if value is None else f"{type(value).__name__} {str(value)[:LONGEST_SHOWN]!r}"
+
+
+def _shortened(value: Any) -> str:
+    """A label as Python writes it, cut if it is long."""
+    if isinstance(value, str) and len(value) > LONGEST_SHOWN:
+        return f"{value[:LONGEST_SHOWN]!r}…"
+    return repr(value)
 
 
 @dataclass(frozen=True)

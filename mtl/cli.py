@@ -10,8 +10,9 @@ import os
 import re
 import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # our own message reports failed downloads once
     try:
-        return int(COMMANDS[arguments.command](arguments) or DONE)
+        with _terminable():
+            return int(COMMANDS[arguments.command](arguments) or DONE)
     except UserError as error:
         _show_traceback(arguments)
         for problem in error.problems:
@@ -63,9 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if RANK == 0:
             sys.stderr.write(f"{error}\n")
         return 128 + error.signal_number
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        return 128 + signal.SIGINT
+    except KeyboardInterrupt as error:
+        terminated = isinstance(error, _Terminated)
+        sys.stderr.write("terminated\n" if terminated else "interrupted\n")
+        return 128 + (signal.SIGTERM if terminated else signal.SIGINT)
     except NonFiniteError as error:  # raised by every process
         _show_traceback(arguments)
         if RANK == 0:
@@ -86,6 +89,27 @@ def main(argv: Sequence[str] | None = None) -> int:
             reason += OUT_OF_MEMORY
         sys.stderr.write(f"error: {reason}{HERE} (--debug shows where)\n")
         return _failed_alone()
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM was received; like Ctrl-C, it ends a command in order, so that unfinished files are removed."""
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Raise `_Terminated` at SIGTERM, except in runs of several processes, which their launcher stops."""
+    if PROCESSES > 1 or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        raise _Terminated
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _failed_alone() -> int:

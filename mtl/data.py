@@ -16,6 +16,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -41,6 +42,7 @@ Ints = npt.NDArray[np.int64]
 
 FORMAT = 5  # increment when the reading of rows or the layout of prepared files changes
 CHUNK = 1000  # rows per record batch
+ABANDONED = 24 * 60 * 60.0  # seconds without a write after which an unfinished preparation counts as abandoned
 FEW = 20_000  # below this many rows, tokenising takes less time than starting worker processes
 
 SCHEMA = pa.schema(
@@ -233,14 +235,24 @@ def _used_once(rows: Iterator[Row], checker: RowChecker, tokenisers: AbstractCon
     folder = cache_directory()
     with caching(folder), tokenisers as tokenise:
         folder.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(folder)
         with tempfile.TemporaryDirectory(prefix=".building-", dir=folder) as temporary:
             _write(Path(temporary), rows, checker, tokenise)
             return _open(Path(temporary), "")
 
 
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left, if nothing was written to it for a day."""
+    for temporary in folder.glob(".building-*"):
+        with contextlib.suppress(OSError):  # another process may have removed it
+            if time.time() - max(path.stat().st_mtime for path in (temporary, *temporary.rglob("*"))) > ABANDONED:
+                shutil.rmtree(temporary, ignore_errors=True)
+
+
 def _build(folder: Path, rows: Iterator[Row], checker: RowChecker, tokenise: Tokenise) -> None:
     """Write a prepared split under a temporary name and rename it, so that the final name only holds complete ones."""
     with caching(folder):
+        _remove_leftovers(folder.parent)
         temporary = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
         new = temporary / folder.name  # mkdir applies the user's umask, as the cache may be shared
         try:

@@ -35,6 +35,8 @@ def read_task_defs(files: Iterable[TaskDefs]) -> tuple[dict[str, Sourced], list[
             problems.extend(error.problems)
             continue
         problems += found
+        if not document.data:
+            problems.append(Problem(document.place(()), "defines no task"))
         for name in document.data:
             source = document.child(name)
             if not NAME.fullmatch(name):

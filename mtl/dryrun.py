@@ -8,16 +8,14 @@ from typing import Any
 
 import torch
 
-from mtl.architecture import architecture_warnings
 from mtl.batch import collate, micro_batches
 from mtl.data import Examples, Ints
 from mtl.errors import UserError
 from mtl.objective import Share
 from mtl.optimizer import make_optimizer
-from mtl.precision import erased_perturbations, precision_warnings
 from mtl.preflight import Checked
 from mtl.processes import Processes
-from mtl.run_setup import RunSetup, longest_input, prepare_splits, set_up
+from mtl.run_setup import RunSetup, check_model, longest_input, prepare_splits, set_up
 from mtl.rundir import peak_memory
 from mtl.tokenizer import load_tokenizer
 from mtl.trainer import TERM_NAMES
@@ -55,10 +53,7 @@ def try_steps(checked: Checked) -> tuple[dict[str, Any], list[str]]:
     """
     setup = set_up(checked, Processes.current())
     run, plan, objective, accelerator = setup.run, setup.plan, setup.objective, setup.accelerator
-    warnings = precision_warnings(run.config.train.precision, accelerator.device)
-    warnings += architecture_warnings(objective, setup.streams, setup.tokenizer)
-    if erased := erased_perturbations(objective, setup.streams, setup.pad_id, accelerator):
-        raise UserError(erased)
+    warnings = check_model(setup)
     optimizer = make_optimizer(objective.model.named_tensors(), run.config.optimizer, objective.model.units)
     rows, seconds, on_accelerator = [], 0.0, accelerator.device.type != "cpu"
     for row, (name, stream) in zip(plan.rows, setup.streams.items(), strict=True):

@@ -30,7 +30,7 @@ def find_encoder(spec: str) -> str:
     """
     if spec.startswith(PACKAGE):
         return str(_in_package(spec))
-    path = Path(spec).expanduser()
+    path = _expanded(spec)
     if spec and (path.exists() or spec.startswith((".", "/", "~"))):
         return str(_model_directory(path, spec))
     if not HUB_ID.fullmatch(spec):
@@ -41,8 +41,17 @@ def find_encoder(spec: str) -> str:
 
 def lasting(spec: str) -> str:
     """Make the name of an encoder independent of the working directory: a local path becomes absolute."""
-    path = Path(spec).expanduser()
+    path = _expanded(spec)
     return spec if spec.startswith(PACKAGE) or not path.exists() else os.path.abspath(path)
+
+
+def _expanded(spec: str) -> Path:
+    try:
+        path = Path(spec).expanduser()
+        path.exists()  # which an overlong name does not survive
+    except (RuntimeError, OSError) as error:
+        raise UserError.of("--encoder", f"{spec!r}: {first_line(error)}") from None
+    return path
 
 
 def _in_package(spec: str) -> Path:

@@ -20,7 +20,15 @@ from mtl.config import dump_tasks
 from mtl.errors import UserError, load_failure
 from mtl.facts import Facts
 from mtl.files import new_directory, write_file
-from mtl.model import HEADS_FILE, MultiTaskModel, build_model, head_tensors, load_model, quiet_transformers
+from mtl.model import (
+    HEADS_FILE,
+    MultiTaskModel,
+    build_model,
+    head_tensors,
+    keep_output_precise,
+    load_model,
+    quiet_transformers,
+)
 from mtl.preflight import TASK_FILE
 from mtl.taskdef import TaskDef
 from mtl.tokenizer import load_tokenizer, usable_length
@@ -170,6 +178,8 @@ def _load_export(path: Path, task: TaskDef, *, trust_remote_code: bool) -> Loade
             )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError.of(str(path), f"cannot be loaded: {load_failure(error)}") from error
+    if task.type == "regression":
+        keep_output_precise(model)
     return Loaded(task, model, load_tokenizer(str(path), trust_remote_code=trust_remote_code))
 
 

@@ -42,15 +42,16 @@ def head_problem(head: str, task: str, definition: Definition, known: Mapping[st
     old, new = _labels(theirs), _labels(ours)
     if len(old) != len(new):
         return f"the head of {taken} has {len(old)} outputs, and {task} needs {len(new)}"
-    if old != new and sorted(old) == sorted(new):
-        return f"outputs are matched by position, and the labels of {taken} are in the order {listed(old, 40)}; use it"
+    if moved := [label for label in new if label in old and old.index(label) != new.index(label)]:
+        order = f"outputs are matched by position, and the labels of {taken} are in the order {listed(old, 40)}"
+        return f"{order}; " + ("use it" if sorted(old) == sorted(new) else f"keep the places of {listed(moved, 40)}")
     return None
 
 
 def head_note(head: str, task: str, definition: Definition, known: Mapping[str, Definition]) -> str | None:
-    """Describe a head taken from another task, for the user; None if it is the task's own or fresh."""
+    """Describe a head whose outputs had another meaning, for the user; None if it is the task's own or fresh."""
     taken = stored_head(head, task)
-    if taken is None or taken == task:
+    if taken is None or (taken == task and _labels(known[taken]) == _labels(definition)):
         return None
     pairs = zip(_labels(known[taken]), _labels(definition), strict=True)
     places = listed([f"{old} → {new}" for old, new in pairs], 40)

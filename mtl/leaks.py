@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -109,7 +110,7 @@ class LeakSearch:
         """Compare the pending training rows."""
         import numpy as np  # only here, since most errors are found without it
 
-        from mtl.minhash import SIMILAR, similarity
+        from mtl.minhash import SIMILAR, shingles, similarity
 
         waiting, self._waiting = self._waiting, []
         kinds = self._kinds.setdefault(split, np.full(len(self._normal), len(KINDS), dtype=np.int8))
@@ -123,12 +124,14 @@ class LeakSearch:
         near = KINDS.index("near")
         for arity, buckets in self._prepared().items():
             members = [index for index, (_, texts) in enumerate(waiting) if len(texts) == arity]
-            for index, row in buckets.candidates([normal[member] for member in members]) if members else ():
-                position, form = waiting[members[index]][0], normal[members[index]]
-                known = kinds[row] <= near and position in leaked
-                if not known and similarity(form, self._normal[row]) >= SIMILAR:
-                    kinds[row] = min(kinds[row], near)
-                    leaked.add(position)
+            pairs = buckets.candidates([normal[member] for member in members]) if members else ()
+            for index, candidates in itertools.groupby(pairs, key=lambda pair: pair[0]):
+                position, own = waiting[members[index]][0], shingles(normal[members[index]])
+                for _, row in candidates:
+                    known = kinds[row] <= near and position in leaked
+                    if not known and similarity(own, shingles(self._normal[row])) >= SIMILAR:
+                        kinds[row] = min(kinds[row], near)
+                        leaked.add(position)
 
     def _prepared(self) -> dict[int, Buckets]:
         from mtl.minhash import Buckets

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 Texts: TypeAlias = tuple[str, ...]
+Shingles: TypeAlias = tuple[set[str], ...]  # of each text of a row
 Keys: TypeAlias = npt.NDArray[np.uint64]
 
 SHINGLE = 5  # characters per shingle
@@ -80,38 +81,46 @@ class Buckets:
         self.occupied[self.keys >> np.uint64(40)] = True
 
     def candidates(self, rows: Sequence[Texts]) -> Iterator[tuple[int, int]]:
-        """Yield (position in `rows`, evaluation row) of the rows that share a bucket, each pair once.
+        """Yield (position in `rows`, evaluation row) of rows that share buckets, each pair once, in order of the first.
 
-        Of the rows in a bucket, only the first `BUCKET` are considered.
+        Of the rows in a bucket, only the first `BUCKET` are considered; of all of them, for each of `rows`, only the
+        `BUCKET` with which it shares the most buckets. Rows with a common prompt share buckets with most others, but
+        more with their near duplicates.
         """
         keys = bucket_keys(rows)
         row, band = np.nonzero(self.occupied[keys >> np.uint64(40)])
         wanted = keys[row, band]
         start = np.searchsorted(self.keys, wanted)
-        found = set()
+        found = []
         for offset in range(BUCKET):
             at = np.minimum(start + offset, len(self.keys) - 1)
             hit = self.keys[at] == wanted
-            found |= set(zip(row[hit].tolist(), self.members[at[hit]].tolist(), strict=True))
             row, start, wanted = row[hit], start[hit], wanted[hit]
-        yield from sorted(found)
+            found.append(row << 32 | self.members[at[hit]])
+        pairs, shared = np.unique(np.concatenate(found), return_counts=True)
+        row, other = pairs >> 32, pairs & 0xFFFFFFFF
+        order = np.lexsort((other, -shared, row))
+        row, other = row[order], other[order]
+        place = np.arange(len(row)) - np.searchsorted(row, row)  # among the candidates of its row
+        yield from zip(row[place < BUCKET].tolist(), other[place < BUCKET].tolist(), strict=True)
 
 
-def shingles(text: str) -> set[str]:
-    """All sequences of `SHINGLE` characters in a text; a shorter text is its own single shingle."""
-    return {text[start : start + SHINGLE] for start in range(max(1, len(text) - SHINGLE + 1))}
+def shingles(texts: Texts) -> Shingles:
+    """All sequences of `SHINGLE` characters in each text of a row; a shorter text is its own single shingle."""
+    return tuple({text[at : at + SHINGLE] for at in range(max(1, len(text) - SHINGLE + 1))} for text in texts)
 
 
-def similarity(one: Texts, other: Texts) -> float:
+def similarity(one: Shingles, other: Shingles) -> float:
     """Similarity of two rows, 0 to 1: the minimum over their texts of the Jaccard index of shingles.
 
     The texts of a pair are matched in the order that gives the greater similarity. 0 if the numbers of texts differ.
     """
     if len(one) != len(other):
         return 0.0
-    return max(min(map(_jaccard, one, order)) for order in (other, other[::-1]))
+    orders = (other, other[::-1]) if len(other) > 1 else (other,)
+    return max(min(map(_jaccard, one, order)) for order in orders)
 
 
-def _jaccard(one: str, other: str) -> float:
-    a, b = shingles(one), shingles(other)
-    return len(a & b) / len(a | b)
+def _jaccard(one: set[str], other: set[str]) -> float:
+    common = len(one & other)
+    return common / (len(one) + len(other) - common)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -83,11 +83,13 @@ class MultiTaskModel(nn.Module):
     @property
     def word_embeddings(self) -> nn.Embedding:
         """The table that turns token ids into vectors, before positions, types and normalisation."""
-        try:
-            module: nn.Embedding = self.encoder.get_input_embeddings()
-        except NotImplementedError:
+        table: Any = None
+        with suppress(NotImplementedError):
+            table = self.encoder.get_input_embeddings()
+        if not hasattr(table, "weight"):  # Perceiver's is a bare parameter
             message = f"{self.encoder.config.model_type} has no table of word embeddings, which SMART perturbs"
-            raise UserError.of("--encoder", f"{message}; use --no-smart") from None
+            raise UserError.of("--encoder", f"{message}; use --no-smart")
+        module: nn.Embedding = table
         return module
 
     @property
@@ -113,14 +115,10 @@ class MultiTaskModel(nn.Module):
             scale: Scale of its training labels.
             fresh: Whether its head is new; if so, its last layer is multiplied by s and its bias shifted by the mean.
         """
-        layers = self.heads[head_key(task)].named_modules()
-        linear = [(name, layer) for name, layer in layers if isinstance(layer, nn.Linear) and layer.out_features == 1]
-        if not linear:  # a head without a final linear layer is left as it is
+        if (found := _last_linear(self.heads[head_key(task)])) is None:  # such a head is left as it is
             return
-        prefix, (name, last) = f"heads.{task}.", linear[-1]
-        if type(last) is nn.Linear:
-            last.__class__ = FullLinear
-        self.units |= {f"{prefix}{name}.{key}": scale.size for key, _ in last.named_parameters()}
+        name, last = found
+        self.units |= {f"heads.{task}.{name}.{key}": scale.size for key, _ in last.named_parameters()}
         if fresh:
             for parameter in last.parameters():
                 parameter.mul_(scale.size)
@@ -188,6 +186,20 @@ class FullLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         with torch.autocast(input.device.type, enabled=False):
             return super().forward(input.to(self.weight.dtype))
+
+
+def _last_linear(head: nn.Module) -> tuple[str, nn.Linear] | None:
+    """Name and module of the last linear layer with a single output, None if there is none."""
+    layers = head.named_modules()
+    linear = [(name, layer) for name, layer in layers if isinstance(layer, nn.Linear) and layer.out_features == 1]
+    return linear[-1] if linear else None
+
+
+def keep_output_precise(model: PreTrainedModel) -> None:
+    """Let the last layer of a regression compute in float32 under autocast."""
+    found = _last_linear(_head_of(model))
+    if found is not None and type(found[1]) is nn.Linear:
+        found[1].__class__ = FullLinear
 
 
 def _perturbed(embedded: Tensor, delta: Tensor) -> Tensor:
@@ -323,6 +335,8 @@ def _task_model(
     for module in _head_of(model).modules():
         if isinstance(module, nn.Dropout):
             module.p = task.dropout
+    if task.type == "regression":
+        keep_output_precise(model)
     quicken_layers(model)
     model.float().train(base.training)
     return model

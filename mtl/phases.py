@@ -8,23 +8,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mtl.architecture import architecture_warnings
 from mtl.batch import BatchStream
 from mtl.checkpoint import load_newest
 from mtl.config import Run
 from mtl.data import Examples
 from mtl.display import Display
-from mtl.errors import Interrupted, StorageError, UserError, counted, listed
+from mtl.errors import Interrupted, StorageError, counted, listed
 from mtl.evaluate import counts
 from mtl.export import save_model
 from mtl.files import locked
 from mtl.hooks import RunHooks
 from mtl.metrics import ANSWERABLE, is_better
-from mtl.precision import erased_perturbations, precision_warnings
 from mtl.preflight import Checked
 from mtl.processes import Processes
 from mtl.report import number, plan_table, results_table
-from mtl.run_setup import RunSetup, set_up
+from mtl.run_setup import RunSetup, check_model, set_up
 from mtl.rundir import Splits, resume_command, start_directory
 from mtl.runlog import NoLog, RunLog
 from mtl.state import TrainState, separate_dropout
@@ -70,8 +68,8 @@ def run_phase(
         show_data_notes(checked, display)
     setup = set_up(checked, processes, bar=display.shows("normal"))
     show_plan(setup, display)
-    if erased := erased_perturbations(setup.objective, setup.streams, setup.pad_id, setup.accelerator):
-        raise UserError(erased)
+    for warning in processes.together(lambda: check_model(setup)):
+        display.warn(warning)
     separate_dropout(setup.run.config.train.seed, processes)
     hooks = RunHooks(setup, output, display)
     with contextlib.ExitStack() as held:
@@ -154,13 +152,10 @@ def _log(setup: RunSetup, output: Path, state: TrainState) -> NoLog:
 
 
 def show_plan(setup: RunSetup, display: Display) -> None:
-    """Show the plan, and what should be known of data, encoder and precision before the first step."""
+    """Show the plan, and what should be known of the data before the first step."""
     display.say(plan_table(setup.plan.rows, setup.plan.steps, setup.plan.epoch_steps))
     for line in remarks(setup.run, setup.splits, setup.limit) + _cut_lists(setup.streams) + _class_weights(setup):
         display.say(f"note: {line}")
-    slow = precision_warnings(setup.run.config.train.precision, setup.accelerator.device)
-    for line in slow + architecture_warnings(setup.objective, setup.streams, setup.tokenizer):
-        display.warn(line)
 
 
 def show_data_notes(checked: Checked, display: Display) -> None:

@@ -91,7 +91,8 @@ def layered(
     for layer in written + typed_layers:
         if isinstance(layer.data, dict) and layer.data:
             below = under_preset(result, layer)
-            result = layer.over(_without_budget(below, layer) if any(layer is word for word in typed_layers) else below)
+            over_definition = layer is task or any(layer is word for word in typed_layers)
+            result = layer.over(_without_budget(below, layer) if over_definition else below)
             defines = layer is definition or layer is definition_adapt
             named = layer.over(named) if defines else Sourced(_less(named.data, layer.data))
     section = result.child("adapt").data
@@ -101,9 +102,9 @@ def layered(
     return result, named.data
 
 
-def _without_budget(base: Sourced, typed: Sourced) -> Sourced:
-    """Drop `batch_tokens` if `batch_size` is given on the command line: it would override `batch_size`."""
-    if typed.data.get("batch_size") is None or "batch_tokens" in typed.data:
+def _without_budget(base: Sourced, top: Sourced) -> Sourced:
+    """Drop `batch_tokens` of a definition, which would override a `batch_size` that is given over it."""
+    if top.data.get("batch_size") is None or "batch_tokens" in top.data:
         return base
     return Sourced({key: value for key, value in base.data.items() if key != "batch_tokens"}, base.places)
 

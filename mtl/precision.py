@@ -87,7 +87,8 @@ def survival(objective: Objective, task: str, batch: Batch, radius: float, accel
                 clean, moved = (
                     _after_first_layer(model.encoder, partial(model, task, batch, d)) for d in (None, delta)
                 )
-            changes.append(((moved.cpu().double() - clean.cpu().double()) * real.cpu()).flatten())
+            change = moved.cpu().double() - clean.cpu().double()
+            changes.append((change[:, : real.shape[1]] * real.cpu()).flatten())  # an encoder may add padding of its own
     finally:
         model.train(training)
     return float(torch.nn.functional.cosine_similarity(changes[0], changes[1], dim=0))
@@ -105,16 +106,18 @@ def _full_products() -> Iterator[None]:
 
 
 def _after_first_layer(encoder: nn.Module, forward: Callable[[], Tensor]) -> Tensor:
+    """Output of the encoder's first layer or, if the encoder does not call it as a module, of the whole encoder."""
     seen: list[Tensor] = []
 
     def note(module: nn.Module, args: object, output: Tensor | tuple[Tensor, ...]) -> None:
         seen.append(output if isinstance(output, Tensor) else output[0])
 
-    handle = layers(encoder)[0].register_forward_hook(note)
+    handles = [module.register_forward_hook(note) for module in (layers(encoder)[0], encoder)]
     try:
         forward()
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
     return seen[0]
 
 

@@ -214,12 +214,11 @@ def _nothing() -> Any:
 
 
 def _merged(everywhere: list[list[Problem]]) -> list[Problem]:
-    """Problems of all processes: common ones once, the others with their process."""
-    common = [problem for problem in everywhere[0] if all(problem in problems for problems in everywhere)]
-    own = [
+    """Problems of all processes: those of the main process, then the others with their process."""
+    other = [
         Problem(problem.where, f"{problem.message} (in process {rank})")
         for rank, problems in enumerate(everywhere)
         for problem in problems
-        if problem not in common
+        if problem not in everywhere[0]
     ]
-    return common + own
+    return everywhere[0] + other

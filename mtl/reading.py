@@ -11,7 +11,7 @@ from mtl.checks import Row, SplitSummary, check_split
 from mtl.definitions import missing_split
 from mtl.errors import Problem, UserError
 from mtl.leaks import Leak, LeakSearch
-from mtl.source import Source, locate
+from mtl.source import Source, is_missing, locate
 from mtl.split_cache import digest_of, recall, remember
 from mtl.taskdef import TaskDef
 
@@ -76,10 +76,10 @@ def check_data(
                 data.problems.append(Problem(task.place(*map(str, path)), f"{name}.{message}{hint}"))
         for split in splits or ["train", *task.evaluation_splits]:
             found = locate(task, split, data_root)
-            if isinstance(found, Source):
-                data.sources[name][split] = found
-            elif splits is None and split not in ("train", "validation"):
+            if splits is None and split not in ("train", "validation") and is_missing(found):
                 data.notes.append(f"{name}: no {split} split here; it is not evaluated")
+            elif isinstance(found, Source):
+                data.sources[name][split] = found
             else:
                 data.problems.append(Problem(found.where, f"{name}.{found.message}"))
     places = [

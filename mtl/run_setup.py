@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from mtl.architecture import architecture_warnings
 from mtl.batch import BatchStream
 from mtl.config import Run
 from mtl.data import Examples, prepare
@@ -21,6 +22,7 @@ from mtl.launch import SHARDED
 from mtl.model import MultiTaskModel, build_model, load_model
 from mtl.objective import Objective, with_class_weights
 from mtl.plan import Plan, make_plan
+from mtl.precision import erased_perturbations, precision_warnings
 from mtl.preflight import Checked
 from mtl.probe import Probe
 from mtl.processes import Processes, make_accelerator
@@ -197,6 +199,19 @@ def own_units(run: Run, splits: Mapping[str, dict[str, Examples]]) -> dict[str, 
             splits[name]["train"] = replace(splits[name]["train"], unit=scale.size)
             found[name] = scale
     return found
+
+
+def check_model(setup: RunSetup) -> list[str]:
+    """Warnings about what the encoder's architecture and the precision do to training.
+
+    Raises:
+        UserError: The architecture cannot be trained as asked, or the precision rounds a perturbation away.
+    """
+    warnings = precision_warnings(setup.run.config.train.precision, setup.accelerator.device)
+    warnings += architecture_warnings(setup.objective, setup.streams, setup.tokenizer)
+    if erased := erased_perturbations(setup.objective, setup.streams, setup.pad_id, setup.accelerator):
+        raise UserError(erased)
+    return warnings
 
 
 def make_model(checked: Checked, scales: Mapping[str, Scale]) -> MultiTaskModel:

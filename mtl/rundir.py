@@ -167,7 +167,8 @@ def resume_command(command: Sequence[str] | None) -> str:
     """How to resume a run, as the end of a message: after "continue with"."""
     if command is None:
         return " resume=True"
-    words = [word for word in command if word not in ("--overwrite", "--resume")]
+    flags = ("--overwrite", "--resume")  # or an abbreviation
+    words = [word for word in command if len(word) <= 2 or not any(flag.startswith(word) for flag in flags)]
     python = ["python"] if words[0].endswith(".py") else []
     return ":\n  " + shlex.join([*python, *words, "--resume"])
 

@@ -76,7 +76,7 @@ class RunLog(NoLog):
                 raise UserError.of(str(path), f"is shorter than at step {step:,}, where the run would continue")
             os.truncate(path, position)
             self._file = path.open("a", encoding="utf-8")
-            self._board = SummaryWriter(str(self._events), purge_step=step + 1 if step else None)
+            self._board = SummaryWriter(str(self._events), purge_step=step + 1)
 
     def step(self, record: Mapping[str, Any]) -> None:
         """Logs one optimizer step: step, task, terms, learning rate and gradient norm."""

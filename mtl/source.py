@@ -70,8 +70,8 @@ def locate(task: TaskDef, split: str, data_root: str | None) -> Source | Problem
         data_root: Local mirror of the hub, or None for the hub itself.
 
     Returns:
-        The source, or a problem whose message begins with the key of the definition. Whether a split exists on the hub
-        is checked only when it is read.
+        The source, or a problem whose message begins with the key of the definition. The hub is not asked whether it
+        has the split; see `is_missing`.
     """
     data = task.data
     target = data.splits.get(split, split)
@@ -99,9 +99,31 @@ def locate(task: TaskDef, split: str, data_root: str | None) -> Source | Problem
     return Problem(task.place("data", "splits", split), message)
 
 
+def is_missing(found: Source | Problem) -> bool:
+    """Whether what `locate` found is no source, or is a split that its data set on the hub, which is loaded, lacks."""
+    if isinstance(found, Problem) or found.hub is None:
+        return isinstance(found, Problem)
+    try:
+        load_hub(found)
+    except NoSuchSplitError:
+        return True
+    except UserError:  # reading the rows will report it
+        pass
+    return False
+
+
+class NoSuchSplitError(UserError):
+    """A data set on the hub lacks the split."""
+
+
 @functools.cache  # so that a process sees a single revision
 def load_hub(source: Source) -> Any:
-    """Download one split of a hub data set, or load it from the local cache, as a `datasets.Dataset`."""
+    """Download one split of a hub data set, or load it from the local cache, as a `datasets.Dataset`.
+
+    Raises:
+        NoSuchSplitError: The data set has no such split.
+        UserError: It cannot be loaded.
+    """
     import datasets
 
     assert source.hub is not None
@@ -109,6 +131,8 @@ def load_hub(source: Source) -> Any:
     try:
         return datasets.load_dataset(hub, config, split=split)
     except Exception as error:  # the library raises some thirty unrelated types, from HTTP to parsing
+        if isinstance(error, ValueError) and str(error).startswith("Unknown split"):
+            raise NoSuchSplitError.of(str(source), f"the hub has no such split: {first_line(error)}") from error
         message = f"cannot be loaded from the hub: {first_line(error)} (offline? --data-root DIR reads a local mirror)"
         raise UserError.of(str(source), message) from error
 
@@ -120,7 +144,7 @@ def read_rows(source: Source) -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"{source} row {index + 1}", cells
         return
     try:
-        yield from READERS[source.path.suffix](source.path, source.encoding or marked_encoding(source.path))
+        yield from READERS[source.path.suffix](source.path, _encoding_of(source))
     except UnicodeError:
         raise UserError([_undecodable(source)]) from None
     except OSError as error:
@@ -138,11 +162,20 @@ def count_rows(source: Source) -> int:
             return int(pq.read_metadata(source.path).num_rows)
         except pa.ArrowInvalid as error:
             raise UserError.of(str(source.path), f"is not a Parquet file: {first_line(error)}") from None
-    encoding = source.encoding or marked_encoding(source.path)
+    encoding = _encoding_of(source)
     if source.path.suffix == ".jsonl" and encoding.startswith("utf-8"):
         with source.path.open("rb") as file:
             return sum(1 for line in _lines(file) if line.strip())
     return sum(1 for _ in read_rows(source))
+
+
+def _encoding_of(source: Source) -> str:
+    """Encoding of a file: the one that the definition names, where "utf-8" allows for a byte-order mark."""
+    assert source.path is not None
+    if source.encoding is not None and codecs.lookup(source.encoding).name != "utf-8":
+        return source.encoding
+    marked = marked_encoding(source.path)
+    return marked if source.encoding is None or marked == "utf-8-sig" else source.encoding
 
 
 def marked_encoding(path: Path) -> str:
@@ -156,7 +189,7 @@ def _undecodable(source: Source) -> Problem:
     """Report the first line that cannot be decoded; the reader's own error has only a position in its buffer."""
     path = source.path
     assert path is not None
-    encoding = source.encoding or marked_encoding(path)
+    encoding = _encoding_of(source)
     if encoding == "utf-8":
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
@@ -295,7 +328,7 @@ def _read_parquet(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, An
     try:
         number, schema = 0, pq.read_schema(path)
         _refuse_twice(str(path), schema.names)
-        texts = [field.name for field in schema if pa.types.is_string(field.type)]
+        texts = [field.name for field in schema if _is_text(field.type)]
         # Texts stay dictionary-encoded until their length is known: a few bytes of a file may decode to any amount.
         for batch in pq.ParquetFile(path, read_dictionary=texts).iter_batches(batch_size=1000):
             longest = max((_longest(column) for column in batch.columns), default=0)
@@ -310,6 +343,12 @@ def _read_parquet(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, An
         raise UserError.of(f"{path} row {number + 1}", f"a value near here cannot be read: {error}") from None
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise UserError.of(str(path), f"is not a Parquet file: {first_line(error)}") from None
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return any(is_kind(kind) for is_kind in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
 
 
 def _longest(column: Any) -> int:

@@ -12,7 +12,7 @@ from mtl.preflight import RUN_FILE, TASK_FILE, no_run, read_run, read_task
 from mtl.push import check_push
 from mtl.reading import Data, check_data
 from mtl.runrecord import output_problems
-from mtl.source import SUFFIXES, Source, locate
+from mtl.source import SUFFIXES, is_missing, locate
 from mtl.taskdef import NAME, TaskDef
 
 WEIGHTS = {"final": "model", "teacher": "teacher"}  # directories of a run that hold a shared encoder and heads
@@ -149,7 +149,7 @@ def _lacks(task: TaskDef, split: str, data_root: str | None) -> bool:
     """Whether it is known without reading rows that a task has no such split."""
     if task.data.files is not None:
         return task.data.splits.get(split, split) not in task.data.files
-    return data_root is not None and not isinstance(locate(task, split, data_root), Source)
+    return is_missing(locate(task, split, data_root))
 
 
 def check_prediction(path: Path, names: list[str], file: Path, output: Path, *, weights: str) -> TrainedTasks:

@@ -19,6 +19,8 @@ from transformers import (
     GPT2Config,
     IBertConfig,
     LongformerConfig,
+    PerceiverConfig,
+    SqueezeBertConfig,
     XLNetConfig,
     XmodConfig,
 )
@@ -26,6 +28,7 @@ from transformers import (
 from mtl.architecture import architecture_warnings
 from mtl.errors import UserError
 from mtl.model import quiet_transformers
+from mtl.run_setup import check_model
 
 SMALL: dict[str, Any] = {"vocab_size": 300, "pad_token_id": 0, "hidden_size": 32, "num_hidden_layers": 2}
 SMALL |= {"intermediate_size": 48, "initializer_range": 0.2}
@@ -43,6 +46,14 @@ UNUSUAL: dict[str, Callable[[], Any]] = {
         max_position_embeddings=64, init_std=0.2,
     ),
     "ibert": lambda: IBertConfig(**SMALL, num_attention_heads=4, max_position_embeddings=64),
+    "squeezebert": lambda: SqueezeBertConfig(
+        **SMALL, num_attention_heads=4, max_position_embeddings=64, embedding_size=32, q_groups=1, k_groups=1,
+        v_groups=1, post_attention_groups=1, intermediate_groups=1, output_groups=1,
+    ),
+    "perceiver": lambda: PerceiverConfig(
+        vocab_size=300, d_model=32, d_latents=16, num_latents=8, num_self_attends_per_block=1,
+        max_position_embeddings=64, num_self_attention_heads=4, num_cross_attention_heads=4,
+    ),
     "canine": lambda: CanineConfig(**SMALL, num_attention_heads=4, max_position_embeddings=64),
     "xmod": lambda: XmodConfig(**SMALL, num_attention_heads=4, max_position_embeddings=64),
     "gpt2": lambda: GPT2Config(
@@ -96,6 +107,7 @@ def test_an_encoder_that_reads_no_word_embeddings_is_refused(encoder_dir: Path, 
     ("kind", "fault"),
     [
         ("ibert", "the word embeddings of ibert cannot be perturbed, as SMART requires; use --no-smart"),
+        ("perceiver", "perceiver has no table of word embeddings, which SMART perturbs; use --no-smart"),
         ("canine", "canine has no table of word embeddings, which SMART perturbs; use --no-smart"),
     ],
 )
@@ -126,6 +138,18 @@ def test_padding_that_an_architecture_adds_is_not_perturbed(encoder_dir: Path, c
     trainer = setup.trainer(Quiet(), Quiet())  # type: ignore[arg-type]
     trainer.step(0)
     assert float(trainer._unwritten[0]["smart"]) > 0
+
+
+@pytest.mark.parametrize("kind", ["longformer", "squeezebert"])
+def test_half_precision_is_checked_where_layers_pad_or_are_not_called(
+    kind: str, encoder_dir: Path, corpus: Path, tmp_path: Path
+) -> None:
+    encoder = encoder_of(kind, encoder_dir, tmp_path / kind)
+    setup = make_setup(corpus, encoder, tmp_path, "train.precision=bf16", "defaults.smart.epsilon=0.5")
+    assert all("bf16" in warning for warning in check_model(setup))
+    setup = make_setup(corpus, encoder, tmp_path, "train.precision=bf16", "defaults.smart.epsilon=1e-7")
+    with pytest.raises(UserError, match="bf16 rounds away the perturbation of mood"):
+        check_model(setup)
 
 
 class Quiet:

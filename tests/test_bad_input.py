@@ -307,6 +307,7 @@ ENCODERS: list[tuple[str, str]] = [
     ("pkg:os/model", "no package 'os' is installed here"),
     ("./missing", "there is no directory missing"),
     ("/missing", "there is no directory /missing"),
+    ("~nobody-of-this-name/model", "Could not determine home directory"),
     ("two words", "is neither a directory, nor pkg:PACKAGE/SUBDIR, nor a hub id"),
     ("a/b/c", "is neither a directory, nor pkg:PACKAGE/SUBDIR, nor a hub id"),
     ("owner/no-such-model", "is not a local directory, and looking it up on the hub failed: "),

@@ -76,6 +76,7 @@ CASES: dict[str, tuple[dict[str, Edit], str, str]] = {
         "tasks.yml:3",
         "is not valid YAML: expected",
     ),
+    "no task": ({"tasks.yml": "{}"}, "tasks.yml:1", "defines no task"),
     "no content": ({"tasks.yml": ""}, "tasks.yml", "is empty; expected a mapping"),
     "a list of tasks": ({"tasks.yml": "- mood\n"}, "tasks.yml:1", "expected a mapping at the top level, got a list"),
     "a word": ({"tasks.yml": "mood\n"}, "tasks.yml:1", "expected a mapping at the top level, got the text 'mood'"),

@@ -18,13 +18,15 @@ import pytest
 from conftest import ROOT
 from test_trainer import signal_at_step
 
+from mtl import phases
 from mtl.baseline_comparison import compare_with_baselines, conclusion
 from mtl.baselines import alone_of
 from mtl.cli import main
 from mtl.compare import _Scheduler, _threads
 from mtl.config import command_line
 from mtl.error_analysis import join_labels
-from mtl.errors import StorageError
+from mtl.errors import StorageError, UserError
+from mtl.files import locked
 from mtl.intervals import Difference
 from mtl.ledger import Ledger, failure
 from mtl.paired import compare_pairs, describe
@@ -376,6 +378,26 @@ def test_alone_a_task_is_not_evaluated_more_often(
     alone = alone_of(check_train(Request(tmp_path / "run", [str(corpus)], typed=typed)), "mood", steps, of, every)
     assert alone.run.config.train.max_steps == steps and alone.run.config.evaluation.every is not None
     assert math.ceil(steps / alone.run.config.evaluation.every) == looks
+
+
+def test_the_directory_is_locked_while_baselines_train(
+    corpus: Path, encoder_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, begun = tmp_path / "run", []
+
+    def run_phase(checked: Any, folder: Path, **options: Any) -> Any:
+        begun.append(folder.name)
+        with pytest.raises(UserError, match="another run is writing"), locked(output):
+            pass
+        return phases.run_phase(checked, folder, **options)
+
+    monkeypatch.setattr("mtl.baselines.run_phase", run_phase)
+    words = ["train", str(corpus), "--encoder", str(encoder_dir), "--output", str(output), "--batch-size", "8"]
+    words += ["--tasks", "mood,strength", "--max-steps", "2", "--no-smart", "--no-proximal", "--baselines"]
+    assert main(words) == 0
+    assert begun == ["mood", "strength"]
+    with locked(output):
+        pass
 
 
 def test_a_signal_in_the_last_step_is_not_one_to_go_on_with(

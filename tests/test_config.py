@@ -164,6 +164,8 @@ def test_typed_rows_of_a_batch_win_over_tokens_that_are_not_typed() -> None:
     assert sizes("defaults.batch_tokens=77") == [(4, 77), (4, 77)]
     again = resolved(own, layer("train: {batch_size: 8}\ndefaults: {batch_tokens: 128}"))[1]
     assert again["b"].batch_tokens == 128, "within one file both may stand, and tokens win"
+    for_one = resolved(own, layer("tasks: {a: {batch_size: 8}}"))[1]["a"]
+    assert (for_one.batch_size, for_one.batch_tokens) == (8, None), "over the definition"
 
 
 def test_a_typed_number_of_steps_wins_over_a_file_s_epochs() -> None:

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import stat
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -347,6 +348,19 @@ def test_what_a_killed_preparation_leaves_is_not_taken_for_complete(
     examples = prepare("t", make_task(), source, Counting(tokenizer), 64)
     assert len(examples) == 55
     assert (cache / examples.fingerprint).is_dir()
+
+
+def test_what_a_killed_preparation_left_a_day_ago_is_removed(cache: Path, tmp_path: Path, tokenizer: Any) -> None:
+    old, busy = (cache / f".building-{name}" for name in ("old", "busy"))
+    yesterday = time.time() - 25 * 60 * 60
+    for folder in (old, busy):
+        folder.mkdir(parents=True)
+        (folder / "examples.arrow").write_text("begun")
+        os.utime(folder, (yesterday, yesterday))
+    os.utime(old / "examples.arrow", (yesterday, yesterday))
+    prepare("t", make_task(), source_of(tmp_path, make_rows(5)), tokenizer, 64)
+    assert not old.exists()
+    assert (busy / "examples.arrow").is_file(), "another process is writing"
 
 
 def test_two_processes_may_prepare_the_same(

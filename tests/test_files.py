@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,14 +19,15 @@ import torch
 from safetensors import SafetensorError
 
 from mtl import checkpoint as checkpoint_module
+from mtl import cli, files
 from mtl import export as export_module
-from mtl import files
 from mtl.checkpoint import Checkpoint, load_checkpoint, load_newest, save_checkpoint
 from mtl.cli import main
 from mtl.errors import StorageError, UserError
 from mtl.export import Loaded, load_tasks, save_export
 from mtl.facts import Facts
 from mtl.files import LOCK_FILE, empty_directory, locked, new_directory, new_file, refuse_links, write_file
+from mtl.rundir import resume_command
 from mtl.runrecord import output_problems
 from mtl.trained_tasks import find_tasks
 
@@ -272,6 +274,27 @@ def test_a_run_that_ended_meanwhile_is_not_overwritten(
     assert main(arguments(corpus, encoder_dir, output)) == 2
     assert "holds a run; --resume continues it, --overwrite replaces it" in capsys.readouterr().err
     assert (output / "run.yml").read_text() == "another's"
+
+
+@pytest.mark.parametrize("words", ["--overwrite", "--over", "--resume", "--res"])
+def test_how_to_resume_is_told_without_flags_that_exclude_it(words: str) -> None:
+    told = resume_command(["run-mtl", "train", "a.yml", words, "--output", "runs/over"])
+    assert told == ":\n  run-mtl train a.yml --output runs/over --resume"
+
+
+def test_sigterm_ends_a_command_in_order(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    ended, before = [], signal.getsignal(signal.SIGTERM)
+
+    def command(arguments: Any) -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            ended.append("in order")
+
+    monkeypatch.setitem(cli.COMMANDS, "schema", command)
+    assert main(["schema"]) == 128 + signal.SIGTERM
+    assert (ended, capsys.readouterr().err) == (["in order"], "terminated\n")
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def copy_of(run_dir: Path, tmp_path: Path) -> Path:

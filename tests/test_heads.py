@@ -35,6 +35,8 @@ def test_stored_head(head: str, stored: str | None) -> None:
         ("stsb", "scitail", SCITAIL, "stsb is a regression and scitail a classification: their heads differ"),
         ("rte", "turned", TURNED, "the labels of rte are in the order entailment, not_entailment; use it"),
         ("reuse", "rte", TURNED, "the labels of rte are in the order entailment, not_entailment; use it"),
+        ("reuse", "rte", {**TURNED, "labels": ["contradiction", "entailment"]}, "; keep the places of entailment"),
+        ("reuse", "rte", {**TURNED, "labels": ["yes", "not_entailment"]}, None),
     ],
 )
 def test_head_problem(head: str, task: str, definition: dict[str, Any], message: str | None) -> None:
@@ -47,4 +49,6 @@ def test_head_note() -> None:
     assert note == "the head of scitail starts from that of rte: entailment → entails, not_entailment → neutral"
     assert head_note("stsb", "similarity", {"type": "regression"}, KNOWN) is not None
     assert head_note("reuse", "rte", KNOWN["rte"], KNOWN) is None
+    renamed = head_note("reuse", "rte", {**TURNED, "labels": ["yes", "no"]}, KNOWN)
+    assert renamed is not None and renamed.endswith(": entailment → yes, not_entailment → no")
     assert head_note("fresh", "scitail", SCITAIL, KNOWN) is None

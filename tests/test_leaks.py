@@ -17,7 +17,7 @@ from mtl.cli import main
 from mtl.data import Examples
 from mtl.definitions import complete, read_task_defs
 from mtl.leaks import Leak, LeakSearch, Texts, normalized
-from mtl.minhash import BANDS, HASHES, SIMILAR, bucket_keys, shingles, similarity
+from mtl.minhash import BANDS, BUCKET, HASHES, SIMILAR, bucket_keys, shingles, similarity
 from mtl.reading import check_data
 from mtl.subsets import without_leaks
 from mtl.taskdef import TaskDef
@@ -118,13 +118,16 @@ def test_all_pairs_of_tasks_are_compared_but_training_splits_are_not() -> None:
 
 
 def test_similarity_is_jaccard_s_index_of_the_lesser_text_in_the_better_order() -> None:
-    assert shingles("abcdef") == {"abcde", "bcdef"}
-    assert shingles("ab") == {"ab"}
-    assert similarity(("abcdefghij",), ("abcdefghik",)) == 5 / 7
-    assert similarity(("abcdefghij", "same"), ("same", "abcdefghik")) == 5 / 7
-    assert similarity(("abcdefghij", "same"), ("other", "abcdefghik")) == 0.0
-    assert similarity(("same",), ("same", "same")) == 0.0
-    assert similarity(("ha " * 10,), ("ha " * 40,)) == 1.0
+    assert shingles(("abcdef", "ab")) == ({"abcde", "bcdef"}, {"ab"})
+    assert similar(("abcdefghij",), ("abcdefghik",)) == 5 / 7
+    assert similar(("abcdefghij", "same"), ("same", "abcdefghik")) == 5 / 7
+    assert similar(("abcdefghij", "same"), ("other", "abcdefghik")) == 0.0
+    assert similar(("same",), ("same", "same")) == 0.0
+    assert similar(("ha " * 10,), ("ha " * 40,)) == 1.0
+
+
+def similar(one: tuple[str, ...], other: tuple[str, ...]) -> float:
+    return similarity(shingles(one), shingles(other))
 
 
 def mutated(text: str, generator: random.Random) -> str:
@@ -146,12 +149,36 @@ def test_near_duplicates_are_those_that_comparing_all_pairs_finds(arity: int) ->
     train = [tuple(text() for _ in range(arity)) for _ in range(600)]
     evaluation = [normalized(tuple(mutated(part, generator) for part in row)) for row in generator.sample(train, 400)]
     train = [normalized(row) for row in train]
-    similar = np.array([[similarity(row, other) for row in train] for other in evaluation[:100]])
-    assert 20 < (similar.max(axis=1) >= SIMILAR).sum() < 90
+    values = np.array([[similar(row, other) for row in train] for other in evaluation[:100]])
+    assert 20 < (values.max(axis=1) >= SIMILAR).sum() < 90
     search = searched({"a": {"train": train}, "b": {"validation": evaluation[:100]}})
     found = {leak.kind: leak.rows for leak in search.leaks()}
-    assert sum(found.values()) == (similar.max(axis=1) >= SIMILAR).sum()
-    assert search.leaked["a/train"] == set(np.flatnonzero(similar.max(axis=0) >= SIMILAR).tolist())
+    assert sum(found.values()) == (values.max(axis=1) >= SIMILAR).sum()
+    assert search.leaked["a/train"] == set(np.flatnonzero(values.max(axis=0) >= SIMILAR).tolist())
+
+
+def test_near_duplicates_are_found_behind_a_common_prompt_without_comparing_all(monkeypatch: Any) -> None:
+    generator = random.Random(0)
+    prompt = "Read the following review of a film and decide whether its author liked it or not. The review: "
+
+    def row(text: str) -> tuple[str, ...]:
+        return normalized((prompt * 3 + text,))
+
+    bodies = ["".join(generator.choices("abcdefgh ", k=150)) for _ in range(500)]
+    planted = sorted(generator.sample(range(500), 40))
+    evaluation = [row(mutated(bodies[number], generator)) for number in planted]
+    evaluation += [row("".join(generator.choices("abcdefgh ", k=150))) for _ in range(460)]
+    compared = []
+
+    def counting(*rows: Any) -> float:
+        compared.append(rows)
+        return similarity(*rows)
+
+    monkeypatch.setattr("mtl.minhash.similarity", counting)
+    search = searched({"a": {"train": [row(body) for body in bodies]}, "b": {"validation": evaluation}})
+    assert search.leaked["a/train"] == set(planted)
+    assert sum(leak.rows for leak in search.leaks()) == 40
+    assert 40 <= len(compared) <= 500 * BUCKET
 
 
 def test_buckets_are_shared_as_often_as_minhash_says() -> None:
@@ -162,7 +189,7 @@ def test_buckets_are_shared_as_often_as_minhash_says() -> None:
     changed[:, 60] = 32  # 5 of 116 shingles differ
     one, other = ([(bytes(row).decode(),) for row in texts] for texts in (letters, changed))
     expected = (111 / 121) ** HASHES
-    assert similarity(one[0], other[0]) == 111 / 121
+    assert similar(one[0], other[0]) == 111 / 121
     shared = (bucket_keys(one) == bucket_keys(other)).mean()
     assert shared == pytest.approx(expected, abs=5 * np.sqrt(expected * (1 - expected) / (rows * BANDS)) * HASHES)
     assert (bucket_keys(one) == bucket_keys(one[::-1])).mean() < 1e-3

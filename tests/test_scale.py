@@ -97,7 +97,9 @@ def test_it_is_training_on_standardised_labels(encoder_dir: Path, tmp_path: Path
 def test_labels_of_usual_size_are_trained_on_as_they_are(encoder_dir: Path, tmp_path: Path) -> None:
     setup = make_setup(prices(tmp_path / "usual", 2.5, 1.5), encoder_dir, tmp_path)
     assert setup.splits["price"]["train"].unit == 1 and setup.objective.model.units == {}
-    assert not any(isinstance(module, FullLinear) for module in setup.objective.model.modules())
+    assert setup.objective.model.named_tensors()[f"{LAST}.bias"].tolist() == [0], (
+        "a fresh head does not start at the mean"
+    )
     path = prices(tmp_path / "usual", 2.5, 1.5)
     asked = make_setup(path, encoder_dir, tmp_path, "tasks.price.standardize=true").splits["price"]["train"]
     assert asked.unit == pytest.approx(asked.labels.std()) and asked.unit != 1
@@ -111,6 +113,30 @@ def test_half_precision_keeps_the_digits_of_an_output(encoder_dir: Path, tmp_pat
         exact, rounded = last(hidden.bfloat16()), nn.Linear.forward(last, hidden.bfloat16())
     assert exact.dtype == torch.float32 and (exact - rounded.float()).abs().max() > 1
     torch.testing.assert_close(exact, nn.functional.linear(hidden.bfloat16().float(), last.weight, last.bias))
+
+
+@pytest.mark.parametrize(("mean", "size"), [(2010.0, 5.0), (0.5, 0.001)])
+def test_years_are_trained_on_and_predicted_in_half_precision(
+    mean: float, size: float, encoder_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Outputs of a fresh head differ little relative to their mean, and bf16 has three digits."""
+    path, run = prices(tmp_path / "data", mean, size), tmp_path / "run"
+    words = ["--max-steps", "60", "--batch-size", "16", "--learning-rate", "3e-3", "--set", "evaluation.every=30"]
+    assert main(["train", str(path), "--encoder", str(encoder_dir), "--output", str(run), *words]) == 0
+    capsys.readouterr()
+    assert main(["export", str(run), "--output", str(tmp_path / "export")]) == 0
+    file = tmp_path / "houses.jsonl"
+    write_jsonl(file, [{"text": f"a {word}"} for word in ("shack", "flat", "house", "palace")])
+    for source, weights in ((run, "best"), (run, "final"), (tmp_path / "export" / "price", "best")):
+        values = {}
+        for precision in ("fp32", "bf16"):
+            output = tmp_path / f"{source.name}-{weights}-{precision}.jsonl"
+            more = ["--weights", weights] if source == run else []
+            more = [*more, "--precision", precision, "--output", str(output)]
+            assert main(["predict", str(source), "--input", str(file), *more]) == 0, capsys.readouterr().err
+            values[precision] = [json.loads(line)["value"] for line in output.read_text().splitlines()]
+        assert max(values["fp32"]) - min(values["fp32"]) > size
+        assert values["bf16"] == pytest.approx(values["fp32"], abs=size / 5)
 
 
 def test_a_run_learns_prices_and_its_export_gives_them(

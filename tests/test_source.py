@@ -17,8 +17,9 @@ import pytest
 from mtl.checks import SHOWN_PER_SPLIT, Row, RowChecker, check_split
 from mtl.definitions import complete
 from mtl.errors import Problem, UserError
+from mtl.reading import check_data
 from mtl.settings import Sourced
-from mtl.source import SUFFIXES, Source, locate, read_rows
+from mtl.source import SUFFIXES, Source, count_rows, is_missing, locate, read_rows
 from mtl.taskdef import TaskDef
 
 PAIR = {"text_a": "first", "text_b": "second"}
@@ -125,6 +126,15 @@ def test_an_encoding_is_marked_or_named(suffix: str, encoding: str, tmp_path: Pa
     if encoding == "gb18030":
         with pytest.raises(UserError, match="is not UTF-8 text"):
             cells(path)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_utf_8_that_is_named_allows_for_a_mark(suffix: str, tmp_path: Path) -> None:
+    lines = delimited(ROWS, ",", "\n") if suffix == ".csv" else "".join(json.dumps(row) + "\n" for row in ROWS)
+    path = write(tmp_path / f"a{suffix}", lines.encode("utf-8-sig"))
+    for encoding in ("utf-8", "UTF8"):
+        assert [cells for _, cells in read_rows(Source(path=path, encoding=encoding))] == ROWS
+        assert count_rows(Source(path=path, encoding=encoding)) == len(ROWS)
 
 
 def test_an_encoding_named_in_a_definition_reaches_the_reader(tmp_path: Path) -> None:
@@ -324,6 +334,24 @@ def test_like_faults_are_told_once_with_their_number_and_first_line(tmp_path: Pa
     ]
 
 
+def test_a_label_column_of_texts_is_told_in_short_and_hints_are_sought_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sought: list[Any] = []
+
+    def hint(value: Any, labels: Any) -> str:
+        sought.append(value)
+        return "; a hint"
+
+    monkeypatch.setattr("mtl.checks.nearest", hint)
+    path = write(tmp_path / "a.csv", HEAD + "a,b,yess\n" * 100 + f"a,b,{'long text ' * 100}\n")
+    assert sought == [] and faults(path, make_task()) == [
+        f"{path}:2: unknown label 'yess'; allowed: t.labels: no, yes; a hint (and 99 more rows like this)",
+        f"{path}:102: unknown label 'long text long text long text long text '…; allowed: t.labels: no, yes",
+    ]
+    assert sought == ["yess"]
+
+
 def test_many_kinds_of_fault_are_cut_short(tmp_path: Path) -> None:
     extra = 4
     labels = [f"label-{n}" for n in range(SHOWN_PER_SPLIT + extra)]
@@ -411,12 +439,14 @@ def test_a_row_without_a_query_is_told() -> None:
 @pytest.mark.parametrize("kind", ["classification", "regression"])
 def test_rows_without_a_label_can_be_declared_unlabelled(kind: str, tmp_path: Path) -> None:
     row = {"first": "a", "second": "b"}
-    rows = [{**row, "label": 0}, {**row, "label": None}, row]
+    rows = [row, {**row, "label": 0}, {**row, "label": None}]
     path = write(tmp_path / "a.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows))
     assert len(faults(path, make_task(kind))) == 1
     task = make_task(kind, data={"unlabelled": [None]})
     summary = check_split("t", task, Source(path=path))
     assert (summary.rows, summary.unlabelled, summary.problems) == (3, 2, [])
+    unlabelled = write(tmp_path / "c.csv", "first,second\na,b\n")
+    assert "no column 'label'" in faults(unlabelled, task)[0], "where all rows have the same columns"
     table = write(tmp_path / "a.csv", HEAD + "a,b,0\nc,d,\n")
     assert check_split("t", task, Source(path=table)).unlabelled == 1
     frame = pa.table({"first": ["a", "c"], "second": ["b", "d"], "label": [1.0, math.nan]})
@@ -513,6 +543,25 @@ def test_a_set_on_the_hub_is_loaded_once(monkeypatch: pytest.MonkeyPatch) -> Non
     assert rows == [("owner/only-here/train row 1", {"first": "a", "second": "b", "label": 1})]
     assert rows == list(read_rows(source)) and source.fingerprint() == source.fingerprint()
     assert loaded == [("owner/only-here", None, "train")]
+
+
+def test_a_further_split_that_the_hub_lacks_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = datasets.Dataset.from_dict({"first": ["a"], "second": ["b"], "label": [1]})
+
+    def load(*words: Any, split: str) -> datasets.Dataset:
+        if split == "gone":
+            raise ValueError("Unknown split \"gone\". Should be one of ['train', 'validation'].")
+        return rows
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    splits = {"train": "train", "validation": "validation", "more": "validation", "test": "gone"}
+    task = make_task(data={"hub": "owner/two-splits", "splits": splits})
+    found = check_data({"t": task}, None)
+    assert list(found.sources["t"]) == ["train", "validation", "more"] and found.problems == []
+    assert "t: no test split here; it is not evaluated" in found.notes
+    (problem,) = check_data({"t": task}, None, ["test"]).problems
+    assert problem.message.startswith("the hub has no such split: Unknown split")
+    assert is_missing(locate(task, "test", None)) and not is_missing(locate(task, "more", None))
 
 
 def test_files_that_are_not_there_are_told(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from mtl.preflight import read_run
 from mtl.runlog import TAGS, metric_tags
 from mtl.settings import Sourced, check
 from mtl.trackers import TRACKERS, Trackers, hyperparameters, telemetry_problems
+from mtl.trainer import Trainer
 
 TASKS = ("mood", "strength", "answer")
 
@@ -84,6 +85,26 @@ def test_runs_compare_in_the_hparams_tab(corpus: Path, encoder_dir: Path, tmp_pa
         shown = group.hparams[key]
         expected = str(setting) if isinstance(setting, bool) else setting
         assert (shown.string_value if isinstance(expected, str) else shown.number_value) == expected
+
+
+def test_steps_before_the_first_checkpoint_are_logged_once(
+    corpus: Path, encoder_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flush = Trainer._flush
+
+    def dying(self: Trainer) -> None:
+        flush(self)
+        if self.state.step == 2:
+            raise RuntimeError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_flush", dying)
+        with pytest.raises(AssertionError):
+            train(corpus, encoder_dir, tmp_path / "run", "--set", "train.log_every=1")
+    assert main(["train", "--output", str(tmp_path / "run"), "--resume"]) == 0
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("learning_rate")] == [1, 2, 3, 4, 5, 6]
 
 
 def test_metrics_are_the_tags_of_the_training(corpus: Path, encoder_dir: Path, tmp_path: Path) -> None:
