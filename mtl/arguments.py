@@ -76,9 +76,7 @@ def _train_arguments(parser: Parser) -> None:
         "task_defs", nargs="*", metavar="TASK_DEFS", help=f"{TASK_DEFS_HELP} (default: those of --config)"
     )
     parser.add_argument("--encoder", metavar="E", help=ENCODER_HELP)
-    parser.add_argument(
-        "--tasks", metavar="A,B", type=_names, default=[], help="tasks to train, in order (default: all)"
-    )
+    _add_names(parser, "--tasks", "tasks to train, in order (default: all)")
     parser.add_argument(
         "--baselines", action="store_true", help="then train each task alone, for as many steps as it got, and compare"
     )
@@ -101,7 +99,7 @@ def _adapt_arguments(parser: Parser) -> None:
 
 def _evaluate_arguments(parser: Parser) -> None:
     parser.add_argument("path", metavar="RUN_OR_EXPORT_DIR", type=Path, help=RUN_OR_EXPORT_HELP)
-    _add_tasks(parser)
+    _add_names(parser, "--task", "separated by commas, or repeated (default: all)", "T[,T]")
     parser.add_argument("--split", default="validation", metavar="S", help="split of the data (default: validation)")
     parser.add_argument("--data-root", metavar="DIR", help="local mirror of the hub (default: the run's)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="also write the metrics as JSON")
@@ -112,7 +110,7 @@ def _evaluate_arguments(parser: Parser) -> None:
 def _predict_arguments(parser: Parser) -> None:
     parser.add_argument("path", metavar="RUN_OR_EXPORT_DIR", type=Path, help=RUN_OR_EXPORT_HELP)
     several = "several, separated by commas, encode each row once with --weights final; optional if there is only one"
-    parser.add_argument("--task", metavar="T[,T]", type=_names, default=[], help=several)
+    _add_names(parser, "--task", several, "T[,T]")
     parser.add_argument(
         "--input",
         required=True,
@@ -127,7 +125,7 @@ def _predict_arguments(parser: Parser) -> None:
 
 def _export_arguments(parser: Parser) -> None:
     parser.add_argument("path", metavar="RUN_DIR", type=Path, help="directory of a run")
-    _add_tasks(parser)
+    _add_names(parser, "--task", "separated by commas, or repeated (default: all)", "T[,T]")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="each task goes to DIR/TASK")
     parser.add_argument("--overwrite", action="store_true", help="replace earlier exports")
     where = "also upload to this repository of the hub, private if it is new; several tasks go to REPO-TASK each"
@@ -140,14 +138,14 @@ def _validate_arguments(parser: Parser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="also run one training step per task (needs --encoder)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("task_defs", nargs="+", metavar="TASK_DEFS", help=TASK_DEFS_HELP)
-    parser.add_argument("--tasks", metavar="A,B", type=_names, default=[], help="tasks to check (default: all)")
+    _add_names(parser, "--tasks", "tasks to check (default: all)")
     _add_settings(parser)
 
 
 def _prepare_arguments(parser: Parser) -> None:
     parser.add_argument("task_defs", nargs="+", metavar="TASK_DEFS", help=TASK_DEFS_HELP)
     parser.add_argument("--encoder", required=True, metavar="E", help=ENCODER_HELP)
-    parser.add_argument("--tasks", metavar="A,B", type=_names, default=[], help="tasks to prepare (default: all)")
+    _add_names(parser, "--tasks", "tasks to prepare (default: all)")
     parser.add_argument("--data-root", metavar="DIR", help="local mirror of the hub")
     length = "maximum tokens per input, for every task (default: the definition's, else 512)"
     parser.add_argument("--max-length", type=int, metavar="N", help=length)
@@ -157,7 +155,7 @@ def _prepare_arguments(parser: Parser) -> None:
 
 def _tasks_arguments(parser: Parser) -> None:
     parser.add_argument("task_defs", nargs="+", metavar="TASK_DEFS", help=TASK_DEFS_HELP)
-    parser.add_argument("--tasks", metavar="A,B", type=_names, default=[], help="tasks to list (default: all)")
+    _add_names(parser, "--tasks", "tasks to list (default: all)")
     parser.add_argument("--data-root", metavar="DIR", help="local mirror of the hub, whose rows are counted too")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -184,7 +182,7 @@ def _compare_arguments(parser: Parser) -> None:
     parser.add_argument("--output", type=Path, metavar="DIR", help="directory of the study (default: runs/STUDY)")
     parser.add_argument("--data-root", metavar="DIR", help="local mirror of the hub (default: the study's)")
     parser.add_argument("--jobs", type=_count, default=1, metavar="N", help="runs at a time (default: 1)")
-    parser.add_argument("--arms", type=_names, default=[], metavar="A,B", help="arms to run now (default: all)")
+    _add_names(parser, "--arms", "arms to run now (default: all)")
     parser.add_argument(
         "--summary", type=Path, metavar="FILE", help="keep the summary there too; what it holds counts as finished"
     )
@@ -262,9 +260,9 @@ def _add_loading(parser: Parser) -> None:
     parser.add_argument("--trust-remote-code", action="store_true", help=TRUST_HELP)
 
 
-def _add_tasks(parser: Parser) -> None:
-    text = "separated by commas, or repeated (default: all)"
-    parser.add_argument("--task", action="extend", type=_names, default=[], metavar="T[,T]", help=text)
+def _add_names(parser: Parser, flag: str, text: str, metavar: str = "A,B") -> None:
+    """Adds a flag for several names, separated by commas or repeated."""
+    parser.add_argument(flag, action="extend", type=_names, default=[], metavar=metavar, help=text)
 
 
 def _add_precision(parser: Parser) -> None:

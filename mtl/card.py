@@ -76,7 +76,7 @@ HUB_METRICS = {"mcc": "matthews_correlation", "macro_f1": "f1", "pearson": "pear
 
 def metadata(name: str, task: TaskDef, facts: Facts) -> dict[str, Any]:
     """The card's metadata; keys without a known value are omitted."""
-    ranking, tasks = task.type == "ranking", facts.run.tasks if facts.run else {name: task}
+    crossed, tasks = task.is_cross_encoder, facts.run.tasks if facts.run else {name: task}
     origin, results = facts.origin, _model_index(name, task, facts)
     licence = origin.licence if origin else None
     together = len(tasks) > 1 or bool(origin and any(len(phase.tasks) > 1 for phase in origin.phases))
@@ -90,11 +90,11 @@ def metadata(name: str, task: TaskDef, facts: Facts) -> dict[str, Any]:
         "datasets": list(dict.fromkeys(found for t in tasks.values() if (found := _data_set(t)))),
         "metrics": list(dict.fromkeys(HUB_METRICS.get(metric, metric) for metric in task.metrics)),
         "pipeline_tag": pipeline,
-        "library_name": "sentence-transformers" if ranking else "transformers",
+        "library_name": "sentence-transformers" if crossed else "transformers",
         "tags": [
             "mtl-toolkit",
             *(["multi-task-learning"] if together else []),
-            *(["cross-encoder", "reranker"] if ranking else []),
+            *(["cross-encoder", "reranker"] if crossed else []),
             *(["regression"] if task.type == "regression" else []),
         ],
         "model-index": [{"name": name, "results": results}] if results else None,
@@ -103,7 +103,7 @@ def metadata(name: str, task: TaskDef, facts: Facts) -> dict[str, Any]:
 
 
 def _pipeline(task: TaskDef) -> str:
-    return "text-ranking" if task.type == "ranking" else "text-classification"
+    return "text-ranking" if task.is_cross_encoder else "text-classification"
 
 
 def _data_set(task: TaskDef) -> str | None:
@@ -158,7 +158,7 @@ def _summary(task: TaskDef) -> list[str]:
 def _use(task: TaskDef, *, own_code: bool) -> list[str]:
     place = f'"{PLACE}"' + (", trust_remote_code=True" if own_code else "")
     where = "# or the id of its repository on the hub"
-    if task.type == "ranking":
+    if task.is_cross_encoder:
         code = [
             "from sentence_transformers import CrossEncoder",
             "",
@@ -167,7 +167,7 @@ def _use(task: TaskDef, *, own_code: bool) -> list[str]:
         ]
     else:
         text = '{"text": "first text", "text_pair": "second text"}' if task.is_pair else '"a text"'
-        comment = "the number is `score`" if task.type == "regression" else "top_k=None gives all labels"
+        comment = "top_k=None gives all labels" if task.type == "classification" else "the number is `score`"
         code = [
             "from transformers import pipeline",
             "",

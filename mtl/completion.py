@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
-FILES = ("FILE", "TASK_DEFS")
+FILES = ("FILE", "FILE.html", "STUDY.yml", "TASK_DEFS")
 DIRECTORIES = ("DIR", "RUN_DIR", "RUN_OR_EXPORT_DIR")
 
 

@@ -24,7 +24,7 @@ from mtl.markup import Html, element, group, page, style_sheet
 from mtl.metrics import METRICS
 from mtl.pictures import write_png
 from mtl.report import interval, number
-from mtl.runrecord import RunRecord, output_problems, read_record
+from mtl.runrecord import RunRecord, file_problems, read_record
 
 REPORT_FILE = "report.html"
 GENERATOR = "run-mtl report"
@@ -78,12 +78,10 @@ def write_report(
             refuse_links(run_dirs[0])
         elif output.is_file() and GENERATOR not in output.read_text(encoding="utf-8", errors="replace")[:2000]:
             raise UserError.of("--output", f"{output} is there and is no report of runs; name another file")
+    if problems := file_problems(output):
+        raise UserError(problems)
     if output.suffix not in (".html", ".htm"):
         raise UserError.of("--output", f"the report is HTML: name the file {output.with_suffix('.html')}")
-    if output.is_dir():
-        raise UserError.of("--output", f"{output} is a directory; name a file")
-    if problems := output_problems(output):
-        raise UserError(problems)
     if png is not None and png.exists() and not png.is_dir():
         raise UserError.of("--png", f"{png} is a file; name a directory")
     document, charts = report_page([_load(read_record(run_dir), data_root) for run_dir in run_dirs])

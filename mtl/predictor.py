@@ -83,7 +83,8 @@ class Model:
         Args:
             task: Name of the task.
             texts: For single-text tasks, texts; for pair tasks, (text, text). For rankings, (query, candidate), where
-                pairs with the same query are ranked together, or (query, [candidate, …]), where the list may be empty.
+                pairs with the same query are ranked together, or (query, [candidate, …]), where the list may be empty;
+                rankings of single texts take texts, which are ranked together.
 
         Returns:
             One record per text or pair, in input order: `row` (its position from 0) and, for classification, `label`
@@ -108,7 +109,8 @@ class Model:
         """Sentence embeddings: the mean of the encoder's last hidden states over the real tokens of each text.
 
         Args:
-            texts: N texts; those longer than the encoder's maximum length are truncated.
+            texts: N texts; those longer than the encoder's maximum length are truncated, or with `task`, and of single
+                exports, those longer than the task's.
             task: The task whose encoder is used. By default the encoder that all tasks share; for a run loaded with
                 `best` weights, whose tasks have encoders of different steps, the shared encoder after the last step.
 
@@ -149,8 +151,13 @@ class Model:
     def _encoder(self, task: str | None) -> tuple[Any, Any]:
         """The encoder that `embed` uses, and its tokenizer."""
         from mtl.export import load_encoder
+        from mtl.tokenizer import load_tokenizer
 
-        if task is None and self.weights == "best":
+        if task is None and self.weights != "best" and self._shared is None:
+            folder = str(self.path / WEIGHTS[self.weights])  # whose tokenizer has no task's limit
+            tokenizer = load_tokenizer(folder, trust_remote_code=self._trust_remote_code)
+            self._shared = next(iter(self._loaded.values())).model.base_model, tokenizer
+        if task is None:
             if self._shared is None and run_of(self.path) is not None:
                 self._shared = load_encoder(self.path, trust_remote_code=self._trust_remote_code)
             if self._shared is not None:
@@ -249,7 +256,7 @@ def _parts(task: TaskDef, item: Any, index: int) -> list[tuple[Any, Any, str | N
 
 
 def _shape(task: TaskDef) -> str:
-    if task.type == "ranking":
+    if task.is_cross_encoder:
         return "(query, candidate) or (query, [candidate, …])"
     return "(text, text)" if task.is_pair else "text"
 

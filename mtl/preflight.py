@@ -293,7 +293,7 @@ def no_run(path: Path) -> str:
     if not path.is_dir():
         siblings = (str(p) for p in path.parent.iterdir() if p.is_dir()) if path.parent.is_dir() else ()
         return f"there is no such directory{nearest(path, siblings, cutoff=0.8)}"
-    inside = sorted(str(p.parent) for name in (RUN_FILE, TASK_FILE) for p in path.glob(f"*/{name}"))
+    inside = sorted(str(p.parent) for name in (RUN_FILE, TASK_FILE) for p in path.glob(f"[!.]*/{name}"))
     hint = f"; it holds {listed(inside, 4)}: name one of them" if inside else ""
     return f"is neither a run (no {RUN_FILE}) nor an export (no {TASK_FILE}){hint}"
 

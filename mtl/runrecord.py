@@ -154,6 +154,15 @@ def output_problems(output: Path, inputs: Iterable[Path] = ()) -> list[Problem]:
     return [Problem("--output", f"{output} is a part of {owner}; name another")] if owner else []
 
 
+def file_problems(output: Path, inputs: Iterable[Path] = ()) -> list[Problem]:
+    """Problems of `output_problems`, or that an output file is a directory or a device, which would be replaced."""
+    if output.is_dir():
+        return [Problem("--output", f"{output} is a directory; name a file")]
+    if (output.exists() and not output.is_file()) or str(output.absolute().parent) in ("/dev", "/dev/fd"):
+        return [Problem("--output", f"{output} is no regular file; name another")]
+    return output_problems(output, inputs)
+
+
 def _owner(path: Path) -> str | None:
     """The run or export that a path is a part of, if its name is one that is used there."""
     for folder in path.parents:

@@ -260,8 +260,8 @@ def _inconsistencies(config: StudyConfig, source: Sourced, definitions: Mapping[
             tell(("contrasts", index), "an arm does not differ from itself")
     for key in ("tasks", "seeds", "train_sizes", "contrasts"):
         values = getattr(config, key)
-        for value in dict.fromkeys(value for value in values if values.count(value) > 1):
-            tell((key,), f"{json.dumps(value)} stands there twice")
+        for value in dict.fromkeys(json.dumps(value) for value in values if values.count(value) > 1):
+            tell((key,), f"{value} stands there twice")
     return problems
 
 

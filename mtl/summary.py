@@ -119,7 +119,9 @@ def _across(study: Study, size: int | None, scores: Mapping[tuple[str, int | Non
     """Comparison on the mean over tasks, excluding tasks whose first metric is better when lower."""
     metrics = {name: task.metrics[0] for name, task in study.tasks.items()}
     tasks = [name for name, metric in metrics.items() if METRICS[metric].higher_is_better]
-    facts = {"size": size, "tasks": tasks, "left_out": [t for t in metrics if t not in tasks]}
+    units = {"queries" if METRICS[metrics[task]].per_query else "rows" for task in tasks}
+    facts: dict[str, Any] = {"size": size, "tasks": tasks, "left_out": [t for t in metrics if t not in tasks]}
+    facts["unit"] = " or ".join(sorted(units, reverse=True))
     return facts | _compared(study, [scores.get((task, size, metrics[task]), {}) for task in tasks])
 
 
@@ -157,7 +159,7 @@ def _drawn(group: Mapping[str, Any]) -> dict[str, Any]:
 def size_words(group: Mapping[str, Any]) -> str:
     """Training size of a group in words, in rows or, for rankings, in queries."""
     metric = METRICS.get(group.get("metric", ""))
-    unit = "queries" if metric is not None and metric.per_query else "rows"
+    unit = "queries" if metric is not None and metric.per_query else group.get("unit", "rows")
     return f"{ALL} {unit}" if group["size"] is None else f"{group['size']:,} {unit}"
 
 

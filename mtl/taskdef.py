@@ -208,6 +208,11 @@ class TaskDef(TrainingSettings):
         return self.data.columns.text_b is not None
 
     @property
+    def is_cross_encoder(self) -> bool:
+        """Whether the model scores pairs of a query and a candidate; a ranking may also score single texts."""
+        return self.type == "ranking" and self.is_pair
+
+    @property
     def evaluation_splits(self) -> list[str]:
         """Names of all splits but `train`, `validation` first."""
         return sorted((name for name in self.data.splits if name != "train"), key=lambda name: name != "validation")

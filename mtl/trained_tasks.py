@@ -7,11 +7,11 @@ from pathlib import Path
 
 from mtl.config import Run
 from mtl.errors import Problem, UserError, listed, nearest
-from mtl.files import refuse_links
+from mtl.files import entries, refuse_links
 from mtl.preflight import RUN_FILE, TASK_FILE, no_run, read_run, read_task
 from mtl.push import check_push
 from mtl.reading import Data, check_data
-from mtl.runrecord import output_problems
+from mtl.runrecord import file_problems, output_problems
 from mtl.source import SUFFIXES, is_missing, locate
 from mtl.taskdef import NAME, TaskDef
 
@@ -84,7 +84,7 @@ def _exports(path: Path) -> dict[str, tuple[TaskDef, Path]]:
     """
     if (path / RUN_FILE).is_file():
         return {}
-    files = [path / TASK_FILE] if (path / TASK_FILE).is_file() else sorted(path.glob(f"*/{TASK_FILE}"))
+    files = [path / TASK_FILE] if (path / TASK_FILE).is_file() else sorted(path.glob(f"[!.]*/{TASK_FILE}"))
     found: dict[str, tuple[TaskDef, Path]] = {}
     for file in files:
         for name, task in read_task(file).items():
@@ -140,7 +140,7 @@ def check_evaluation(
     data = check_data(trained.tasks, root, [split])
     data.notes = [f"{name}: no {split} split here; it is not evaluated" for name in absent if name not in trained.tasks]
     inputs = [source.path for sources in data.sources.values() for source in sources.values() if source.path]
-    if problems := data.problems + ([] if output is None else output_problems(output, inputs)):
+    if problems := data.problems + ([] if output is None else file_problems(output, inputs)):
         raise UserError(problems)
     return trained, data
 
@@ -171,11 +171,11 @@ def check_prediction(path: Path, names: list[str], file: Path, output: Path, *, 
         problems.append(Problem("--input", f"{file} is of an unknown type; allowed: {', '.join(SUFFIXES)}"))
     elif not file.is_file():
         problems.append(Problem("--input", f"there is no file {file}"))
-    if output.suffix not in (".jsonl", ".json", ""):
+    if output.suffix not in (".jsonl", ".json", "") and not output.is_dir():
         problems.append(
             Problem("--output", f"predictions are JSON lines: name the file {output.with_suffix('.jsonl')}")
         )
-    problems += output_problems(output, [file])
+    problems += file_problems(output, [file])
     try:
         trained = find_tasks(path, names, weights)
     except UserError as error:
@@ -219,10 +219,15 @@ def check_export(
         raise UserError(Problem("--output", f"{output / name} exists; --overwrite replaces it") for name in used)
     problems = [problem for name in trained.tasks for problem in output_problems(output / name)]
     problems += [
-        Problem("--output", f"{output / name} is a run; name another")
+        Problem("--output", f"{output / name} is no export, and is not replaced; name another directory")
         for name in used
-        if (output / name / RUN_FILE).is_file()
+        if not _is_replaceable(output / name)
     ]
     if problems:
         raise UserError(problems)
     return trained, repositories
+
+
+def _is_replaceable(folder: Path) -> bool:
+    """Whether an export may replace what is there: another export, an empty directory, or a link."""
+    return folder.is_symlink() or (folder / TASK_FILE).is_file() or (folder.is_dir() and not entries(folder))

@@ -300,7 +300,7 @@ def test_embeddings_are_means_over_real_tokens_in_the_order_of_the_texts(
 
 
 def test_embeddings_of_a_task_are_those_of_its_own_step(model: mtl.Model, trained: mtl.Trained) -> None:
-    texts = ["The film was great.", "why?"]
+    texts = ["The film was great.", "why?", "the film was great and the book was awful " * 10]
     alone = mtl.load(trained.path / "best" / "mood")
     np.testing.assert_allclose(model.embed(texts, task="mood"), alone.embed(texts), atol=1e-6)
     final = trained.load("final")

@@ -23,6 +23,7 @@ from mtl.cli import main
 from mtl.config import Run, RunConfig
 from mtl.facts import Facts, read_facts
 from mtl.origin import Licence, Origin, Phase, find_origin, licence_of
+from mtl.predictor import _rows
 from mtl.preflight import read_run
 from mtl.runrecord import Provenance, read_provenance
 from mtl.taskdef import TaskDef
@@ -250,6 +251,19 @@ def test_values_that_are_no_numbers_are_no_results(run_dir: Path) -> None:
 
 
 # The encoder
+
+
+def test_a_ranking_of_single_texts_is_no_cross_encoder(run_dir: Path) -> None:
+    pairs = read_run(run_dir).tasks["answer"]
+    columns = pairs.data.columns.model_copy(update={"text_b": None})
+    single = pairs.model_copy(update={"data": pairs.data.model_copy(update={"columns": columns})})
+    for task, crossed in ((pairs, True), (single, False)):
+        text = model_card("answer", task, Facts(), 64)
+        assert ("cross-encoder" in text, "CrossEncoder" in text, "text-ranking" in text) == (crossed,) * 3
+        assert ('pipeline("text-classification"' in text) == (not crossed)
+    assert [row.text_a for row in _rows(single, ["a", "b"])] == ["a", "b"]
+    with pytest.raises(mtl.UserError, match=r"expected text$"):
+        _rows(single, [("a", "b")])
 
 
 def test_licence_of_the_quickstart_s_encoder() -> None:

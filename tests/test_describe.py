@@ -212,6 +212,8 @@ def completed(script: Path, folder: Path, *words: str) -> set[str]:
 def test_bash_completes_commands_flags_choices_and_files(bash_script: Path, tmp_path: Path) -> None:
     (tmp_path / "tasks.yml").touch()
     (tmp_path / "runs").mkdir()
+    for words in (["compare", "ta"], ["report", "runs", "--output", "ta"]):
+        assert completed(bash_script, tmp_path, *words) == {"tasks.yml"}
     assert completed(bash_script, tmp_path, "") >= set(COMMANDS)
     assert completed(bash_script, tmp_path, "ex") == {"export"}
     assert {"--encoder", "--output", "--quiet", "--no-smart"} <= completed(bash_script, tmp_path, "train", "--")

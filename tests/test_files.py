@@ -356,6 +356,7 @@ def test_an_output_replaces_neither_its_input_nor_a_part_of_a_run_or_an_export(
     (tmp_path / "link.json").symlink_to(run / "results.json")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "provenance.json").touch()
+    os.mkfifo(tmp_path / "pipe")
     (tmp_path / "other" / "metrics.jsonl").symlink_to(data / "tasks.yml")
     rows, mood = data / "mood" / "validation.jsonl", str(exports / "mood")
     before = content(tmp_path)
@@ -374,15 +375,25 @@ def test_an_output_replaces_neither_its_input_nor_a_part_of_a_run_or_an_export(
         (score, tmp_path / "link.json", f"is a part of a run, {run}"),
         (score, exports / "mood" / "task.yml", f"is a part of an export, {exports / 'mood'}"),
         (["report", str(run)], run / "checkpoints" / "r.html", f"is a part of a run, {run}"),
+        (["report", str(run)], tmp_path / "other", "is a directory; name a file"),
+        (predict, tmp_path / "other", "is a directory; name a file"),
+        (score, tmp_path / "other", "is a directory; name a file"),
+        (predict, tmp_path / "pipe", "is no regular file; name another"),
+        (score, tmp_path / "pipe", "is no regular file; name another"),
+        (predict, Path("/dev/stdout"), "is no regular file; name another"),
         (export, run / "best", f"is a part of a run, {run}"),
     ):
         assert main([*words, "--output", str(output)]) == 2, output
         assert f"error: --output: {output}" in (told := capsys.readouterr().err) and message in told
         assert content(tmp_path) == before
-    shutil.copytree(run, tmp_path / "runs" / "mood")
-    assert (
-        main([*export, "--output", str(tmp_path / "runs")]) == 2 and "is a run; name another" in capsys.readouterr().err
-    )
+    for mine in ("mood/run.yml", "mood/mine.txt", "mood"):
+        shutil.rmtree(tmp_path / "runs", ignore_errors=True)
+        path = tmp_path / "runs" / mine
+        path.parent.mkdir(parents=True)
+        path.write_text("mine")
+        assert main([*export, "--output", str(tmp_path / "runs")]) == 2
+        assert "is no export, and is not replaced; name another directory" in capsys.readouterr().err
+        assert path.read_text() == "mine"
     for words, output in (
         (predict, run / "predictions" / "mine.jsonl"),
         (score, exports / "mood" / "metrics.json"),

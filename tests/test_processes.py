@@ -339,6 +339,15 @@ def test_an_error_of_one_process_is_told_once(corpus: Path, still_encoder: Path,
         assert error.rstrip().endswith(where) and (where or "in process" not in error)
 
 
+def test_an_error_of_all_processes_is_told_once(corpus: Path, still_encoder: Path, tmp_path: Path) -> None:
+    words = train_words(corpus, still_encoder, tmp_path / "run", "--precision", "bf16")
+    erased = ("--set", "defaults.smart.epsilon=1e-7", "--set", "defaults.smart.noise_std=1e-7")
+    with started([[*words, *erased]] * 2) as processes:
+        (status, _, error), (other_status, _, other_error) = ended(processes)
+    assert (status, other_status, other_error) == (2, 1, "")
+    assert error.count("bf16 rounds away the perturbation of mood") == 1
+
+
 def wait_for_step(output: Path, step: int) -> None:
     until = time.monotonic() + LIMIT
     while not (output / "checkpoints" / f"step-{step:07d}").is_dir():

@@ -236,6 +236,11 @@ BROKEN = {
     ),
     "a misspelt key": ("seeds: [1, 2]", "seedz: [1, 2]", ["s.yml:4: unknown key 'seedz'", "did you mean 'seeds'"]),
     "a wrong type": ("seeds: [1, 2]", "seeds: [1, x]", ["s.yml:4: seeds.1 is the text 'x'; expected a whole number"]),
+    "a contrast twice": (
+        "seeds: [1, 2]",
+        "seeds: [1, 2]\ncontrasts: [[other, plain], [other, plain]]",
+        ['s.yml:5: contrasts: ["other", "plain"] stands there twice'],
+    ),
     "a seed twice": ("seeds: [1, 2]", "seeds: [1, 1]", ["s.yml:4: seeds: 1 stands there twice"]),
     "no seed": ("seeds: [1, 2]", "seeds: []", ["s.yml:4: seeds is a list;"]),
     "an unknown task": ("tasks: [mood, strength]", "tasks: [moood, strength]", ["there is no task 'moood'", "'mood'?"]),
