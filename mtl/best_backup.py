@@ -1,8 +1,8 @@
-"""Backups of the best models that the newest checkpoint refers to, kept until the next checkpoint.
+"""Backups of the best models that checkpoints refer to.
 
-A best model that is replaced after the newest checkpoint is still needed if the run dies and is resumed from it: the
-resumed run may round differently, for example with another number of processes, and then never have the model that was
-the replacement. Its backup is restored instead.
+A best model that is replaced after a checkpoint is still needed if the run dies and is resumed from that checkpoint,
+which may be an older one if the newest is damaged: the resumed run may round differently, for example with another
+number of processes, and then never have the model that was the replacement. Its backup is restored instead.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ MODEL = "model"
 
 
 def back_up(model: Path, step: int, predictions: Sequence[Path]) -> None:
-    """Back up the best model of the newest checkpoint; only the first call after a checkpoint has an effect.
+    """Back up the best model of a checkpoint, unless that is done already.
 
     Args:
         model: Directory of the task's best model.
         step: Its step.
         predictions: Files of its predictions.
     """
-    if not any(_backups(model)) and model.is_dir():
-        with new_directory(model.with_name(f".{model.name}.{step}")) as folder:
+    backup = model.with_name(f".{model.name}.{step}")
+    if not backup.exists() and model.is_dir():
+        with new_directory(backup) as folder:
             shutil.copytree(model, folder / MODEL, copy_function=_link)
             for path in predictions:
                 if path.is_file():
@@ -35,7 +36,7 @@ def back_up(model: Path, step: int, predictions: Sequence[Path]) -> None:
 
 
 def restore(model: Path, best: Mapping[str, Any] | None, predictions: Sequence[Path]) -> None:
-    """Restore a backup if it is of the checkpoint's best step, then remove all backups.
+    """Restore a backup if it is of the checkpoint's best step, then remove all that are not of earlier steps.
 
     Args:
         model: Directory of the task's best model.
@@ -50,17 +51,31 @@ def restore(model: Path, best: Mapping[str, Any] | None, predictions: Sequence[P
                 for path in predictions:
                     if (backup / path.name).is_file():
                         (backup / path.name).replace(path)
-    discard(model)
+    _remove(model, [backup for backup in _backups(model) if best is None or _step(backup) >= best["step"]])
 
 
-def discard(model: Path) -> None:
-    """Remove a task's backups, complete or not."""
-    for backup in [*_backups(model), *model.parent.glob(f"{TEMPORARY}.{model.name}.*")]:
-        remove(backup)
+def discard(model: Path, keep: int = 0) -> None:
+    """Remove all of a task's backups but the newest ones.
+
+    A checkpoint has one best model, so as many backups as there are checkpoints contain all that are needed.
+    """
+    _remove(model, _backups(model)[: -keep or None])
+
+
+def _remove(model: Path, backups: Sequence[Path]) -> None:
+    """Remove backups, and those that were not completed."""
+    for path in [*backups, *model.parent.glob(f"{TEMPORARY}.{model.name}.*")]:
+        remove(path)
 
 
 def _backups(model: Path) -> list[Path]:
-    return list(model.parent.glob(f".{model.name}.*"))
+    """A task's backups, by step; another task's name has no dot."""
+    found = model.parent.glob(f".{model.name}.*")
+    return sorted((path for path in found if path.suffix[1:].isdecimal()), key=_step)
+
+
+def _step(backup: Path) -> int:
+    return int(backup.suffix[1:])
 
 
 def _link(source: str | Path, target: str | Path) -> None:

@@ -40,6 +40,7 @@ class RunHooks:
         self.display, self.limit = display, setup.limit
         self._whole = setup.whole
         self._outputs: dict[str, dict[str, Outputs]] = {}
+        self._saved = 0  # step of the newest checkpoint
 
     def progress(self, step: int, task: str) -> None:
         self.display.step(step, task)
@@ -72,7 +73,7 @@ class RunHooks:
         whole = self._whole(self.model)
         if whole is None:
             return
-        if before is not None:
+        if before is not None and before["step"] <= self._saved:
             back_up(self._best(task), before["step"], self._predictions(task))
         for split, outputs in self._outputs[task].items():
             records = prediction_records(self.run.tasks[task], outputs, self.splits[task][split])
@@ -92,15 +93,19 @@ class RunHooks:
 
     def continues(self, state: TrainState) -> None:
         """Restore the best steps of the checkpoint from which the run continues."""
+        self._saved = state.step
         for name in self.run.tasks if self.processes.is_main else ():
             restore(self._best(name), state.best.get(name), self._predictions(name))
 
     def checkpoint(self, checkpoint: Checkpoint) -> None:
         if not self.processes.is_main:
             return
-        save_checkpoint(self.output / "checkpoints", checkpoint, self.run.config.checkpoint.keep_last)
+        kept = self.run.config.checkpoint.keep_last
+        save_checkpoint(self.output / "checkpoints", checkpoint, kept)
+        self._saved = checkpoint.step
+        done = TrainState.stored(checkpoint).is_done(self.plan.steps, self.run.config.evaluation.patience)
         for name in self.run.tasks:
-            discard(self._best(name))
+            discard(self._best(name), keep=0 if done else kept)
 
     def _best(self, task: str) -> Path:
         return self.output / "best" / task

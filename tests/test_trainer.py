@@ -722,3 +722,43 @@ def test_optimizers_get_all_their_settings() -> None:
         settings = OptimizerSettings(name=name, beta1=0.8, beta2=0.95, epsilon=1e-6)  # type: ignore[arg-type]
         optimizer = make_optimizer({"encoder.a.weight": torch.ones(2, 3, requires_grad=True)}, settings)
         assert [(group["betas"], group["eps"]) for group in optimizer.param_groups] == [((0.8, 0.95), 1e-6)]
+
+
+def test_a_best_model_of_an_older_checkpoint_is_restored_where_the_newest_is_damaged(
+    corpus: Path, encoder_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every evaluation improves before the run dies after its third checkpoint, and none after it is resumed."""
+    run, kept, values = tmp_path / "run", tmp_path / "kept", iter([0.1, 0.2, 0.3])
+    score, evaluate, progress = hooks.score, hooks.RunHooks.evaluate, hooks.RunHooks.progress
+    value = 0.0
+
+    def as_good(task: Any, *others: Any) -> dict[str, float]:
+        return {**score(task, *others), task.metrics[0]: value}
+
+    def evaluated(self: Any) -> Any:
+        nonlocal value
+        value = next(values, 0.0)
+        if value == 0.3:  # what is the best of the second checkpoint, before it is replaced
+            for name in ("best/mood", "predictions"):
+                shutil.copytree(run / name, kept / name)
+        return evaluate(self)
+
+    def dying(self: Any, step: int, task: str) -> None:
+        if step == 10 and value == 0.3:
+            raise RuntimeError
+        progress(self, step, task)
+
+    monkeypatch.setattr(hooks, "score", as_good)
+    monkeypatch.setattr(hooks.RunHooks, "evaluate", evaluated)
+    monkeypatch.setattr(hooks.RunHooks, "progress", dying)
+    more = ("--set", "evaluation.every=3", "--set", "checkpoint.every=3", "--no-smart", "--no-proximal")
+    assert main(arguments(corpus, encoder_dir, run, *more)) == 1
+    newest = run / "checkpoints" / "step-0000009"
+    for path in newest.glob("*.safetensors"):
+        path.write_bytes(path.read_bytes()[:-1])
+    assert main(["train", "--output", str(run), "--resume"]) == 0
+    assert set(json.loads((run / "results.json").read_text())["best_steps"].values()) == {6}
+    for path in kept.rglob("*.*"):
+        if path.is_file() and path.name != "README.md" and ("mood" in path.name or "best" in path.parts):
+            assert (run / path.relative_to(kept)).read_bytes() == path.read_bytes(), path
+    assert sorted(path.name for path in (run / "best").iterdir()) == ["answer", "mood", "strength"]
