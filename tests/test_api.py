@@ -21,6 +21,7 @@ from conftest import NOUNS
 from transformers import AutoModel, AutoTokenizer
 
 import mtl
+from mtl.api import _checked
 from mtl.cli import main
 from mtl.errors import Problem
 from mtl.wording import in_python, words_of
@@ -378,3 +379,18 @@ def test_adaptation_tells_that_it_does_not_search_for_leaks_either(
     assert told in capsys.readouterr().out
     assert main([*words, "--output", str(tmp_path / "chosen"), "--leaks", "ignore"]) == 0
     assert told not in capsys.readouterr().out
+
+
+def test_of_several_processes_one_of_each_machine_reads_the_data_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others find in the cache what it read; without an order, all would read everything."""
+    order: list[str] = []
+
+    class Processes:
+        def main_first(self, work: Any) -> Any:
+            order.append("main first")
+            return work()
+
+    monkeypatch.setattr("mtl.api.PROCESSES", 2)
+    monkeypatch.setattr("mtl.processes.Processes.current", Processes)
+    checked: Any = object()
+    assert _checked(lambda: checked) is checked and order == ["main first"]

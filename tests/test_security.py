@@ -375,10 +375,12 @@ def test_a_long_line_or_text_is_told_and_not_read_whole(tmp_path: Path, monkeypa
         path.write_text(head + "x" * 5000)
         with pytest.raises(source.UserError, match=f"long{suffix}:2: is longer than 1,000 characters"):
             list(read_rows(Source(path=path)))
-    pq.write_table(pa.table({"a": ["short"] * 2000 + ["x" * 251]}), tmp_path / "a.parquet")
-    rows = read_rows(Source(path=tmp_path / "a.parquet"))
-    with pytest.raises(source.UserError, match="a text near here has 251 bytes; at most"):
-        list(rows)
+    for kind in (pa.string(), pa.large_string(), pa.string_view()):  # pandas 3 writes the second
+        texts = pa.array(["short"] * 2000 + ["x" * 251], kind)
+        pq.write_table(pa.table({"a": texts}), tmp_path / "a.parquet")
+        rows = read_rows(Source(path=tmp_path / "a.parquet"))
+        with pytest.raises(source.UserError, match="a text near here has 251 bytes; at most"):
+            list(rows)
 
 
 def test_a_few_bytes_of_parquet_do_not_fill_the_memory(tmp_path: Path) -> None:
