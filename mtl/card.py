@@ -380,7 +380,8 @@ def _licence_words(licence: Licence) -> str:
 
 
 def _versions(provenance: Provenance) -> list[str]:
-    known = {**provenance.versions, "Python": provenance.python, "git revision of the toolkit": provenance.git_revision}
+    known = {**provenance.versions, "Python": provenance.python}
+    known |= {"git revision of the toolkit": provenance.git_revision, "device": provenance.device}
     return [
         f"- {title if title in WORDS else code_span(title)} {code_span(version)}"
         for title, version in known.items()
@@ -388,7 +389,7 @@ def _versions(provenance: Provenance) -> list[str]:
     ]
 
 
-WORDS = ("Python", "git revision of the toolkit")
+WORDS = ("Python", "git revision of the toolkit", "device")
 
 
 def _is_number(value: Any) -> bool:

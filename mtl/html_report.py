@@ -284,6 +284,8 @@ def _provenance(record: RunRecord, place: Place) -> Html:
         ("git revision", found.git_revision),
         ("Python", found.python),
         ("platform", found.platform),
+        ("device", found.device),
+        ("processes", found.processes),
         *found.versions.items(),
         *((f"data {place}", source) for place, source in found.sources.items()),
     ]

@@ -76,7 +76,8 @@ def run_phase(
 
         def start() -> None:
             held.enter_context(locked(output))
-            start_directory(checked, setup.splits, output, resume=resume, overwrite=overwrite, command=command)
+            how = {"resume": resume, "overwrite": overwrite}
+            start_directory(checked, setup.splits, output, **how, command=command, hardware=setup.hardware)
 
         processes.in_main(start)
         # Installed before log and checkpoint are opened, because imports there may swallow a plain KeyboardInterrupt.

@@ -42,7 +42,7 @@ def make_accelerator(precision: PrecisionName, trackers: Sequence[str] = ()) -> 
     Raises:
         UserError: The device does not support the precision, or a launcher option is not supported.
     """
-    if problems := shard_problems(precision):
+    if problems := shard_problems(precision, on_cpu=_on_cpu()):
         raise UserError(problems)
     # Accelerate shards one model only, but there may be a teacher, so `shards` does it. Transformers reads this
     # variable too, and would load weights in the main process only.

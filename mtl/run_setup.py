@@ -26,7 +26,7 @@ from mtl.precision import erased_perturbations, precision_warnings
 from mtl.preflight import Checked
 from mtl.probe import Probe
 from mtl.processes import Processes, make_accelerator
-from mtl.rundir import Splits, fingerprints
+from mtl.rundir import Splits, device_name, fingerprints
 from mtl.runlog import NoLog
 from mtl.scale import Scale, scale_of
 from mtl.shards import gather, is_sharded, shard
@@ -75,6 +75,11 @@ class RunSetup:
     @property
     def pad_id(self) -> int:
         return int(self.tokenizer.pad_token_id)
+
+    @property
+    def hardware(self) -> dict[str, Any]:
+        """Name of the main process's device, and number of processes."""
+        return {"device": device_name(self.accelerator.device), "processes": self.processes.count}
 
     def trainer(self, log: NoLog, hooks: Hooks) -> Trainer:
         """Create the trainer, with its log and hooks."""

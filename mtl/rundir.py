@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mtl.config import Run, dump_run, dump_tasks
 from mtl.data import Examples
@@ -24,6 +24,9 @@ from mtl.precedence import leaves
 from mtl.preflight import PROVENANCE_FILE, RUN_FILE, TASKS_FILE, Checked, check_output, read_run
 from mtl.report import read_results
 from mtl.runrecord import read_provenance
+
+if TYPE_CHECKING:  # studies read summaries without it
+    import torch
 
 INDIFFERENT = ("num_proc", "telemetry", "inherited")  # settings and sections that a resumed run may change
 PLACES = ("encoder", "data_root")
@@ -42,59 +45,88 @@ Splits = Mapping[str, Mapping[str, Examples]]
 
 
 def start_directory(
-    checked: Checked, splits: Splits, output: Path, *, resume: bool, overwrite: bool, command: Sequence[str] | None
+    checked: Checked,
+    splits: Splits,
+    output: Path,
+    *,
+    resume: bool,
+    overwrite: bool,
+    command: Sequence[str] | None,
+    hardware: Mapping[str, Any],
 ) -> None:
     """Write the files that describe the run, or check that a resumed run agrees with them.
+
+    Args:
+        checked: The run.
+        splits: Tokenised data by task and split.
+        output: The run directory.
+        resume: Whether the run in it is continued.
+        overwrite: Whether a run in it is replaced.
+        command: The command line, None for a run from Python.
+        hardware: The fields `device` and `processes` of the provenance.
 
     Raises:
         UserError: The directory is in use or contains links, or its run has another configuration or other data.
     """
-    run = checked.run
     if problems := check_output(output, resume=resume, overwrite=overwrite):  # again: others may have come first
         raise UserError(problems)
-    found = fingerprints(splits)
+    data = fingerprints(splits)
     if resume:
         refuse_links(output)
-        before = read_run(output)
-        problems = differences(run, before, output)
-        begun = _begun(output / PROVENANCE_FILE)
-        settings = _settings_digest(*((output / file).read_text("utf-8") for file in (RUN_FILE, TASKS_FILE)))
-        if begun.get("settings", settings) != settings:  # earlier versions did not record it
-            message = (
-                f"{RUN_FILE} or {TASKS_FILE} was edited since the run began; undo that, or start a new run with it"
-            )
-            problems.append(Problem("--resume", message))
-        stored = begun["data"]
-        for key in sorted(stored.keys() | found.keys()):
-            if stored.get(key) != found.get(key) and key.split("/")[0] in run.tasks.keys() & before.tasks.keys():
-                problems.append(Problem("--resume", f"the data of {key} has changed since the run began"))
-        if problems:
-            message = (
-                f"{output} can only be resumed unchanged: leave out what differs, or name another --output "
-                "without --resume"
-            )
-            raise UserError([*problems, Problem("--resume", message)])
+        _require_same(checked.run, data, output)
         return
     empty_directory(output)
-    sources = {f"{n}/{split}": source for n, parts in checked.data.sources.items() for split, source in parts.items()}
-    origin, texts = origin_of(checked), {RUN_FILE: dump_run(run), TASKS_FILE: dump_tasks(run.tasks)}
+    texts = {RUN_FILE: dump_run(checked.run), TASKS_FILE: dump_tasks(checked.run.tasks)}
     provenance = {
         "command": None if command is None else list(command),
-        "seed": run.config.train.seed,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "versions": {package: installed_version(package) for package in RECORDED_PACKAGES},
-        "git_revision": git_revision(),
-        "origin": None if origin is None else origin.model_dump(),
-        "data": found,
+        **hardware,
+        **_provenance(checked),
+        "data": data,
         "settings": _settings_digest(*texts.values()),
-        "contents": {place: source.fingerprint() for place, source in sources.items()},
-        "sources": {place: str(source) for place, source in sources.items()},
-        "leaks": [leak.as_json() for leak in checked.data.leaks.leaks()],
     }
     write_file(output / PROVENANCE_FILE, json.dumps(provenance, indent=1))
     write_file(output / TASKS_FILE, texts[TASKS_FILE])
     write_file(output / RUN_FILE, texts[RUN_FILE])
+
+
+def _require_same(run: Run, data: Mapping[str, str], output: Path) -> None:
+    """Check that a run to be resumed has the configuration, tasks and data with which it began."""
+    before = read_run(output)
+    problems = differences(run, before, output)
+    begun = _begun(output / PROVENANCE_FILE)
+    settings = _settings_digest(*((output / file).read_text("utf-8") for file in (RUN_FILE, TASKS_FILE)))
+    if begun.get("settings", settings) != settings:  # earlier versions did not record it
+        message = f"{RUN_FILE} or {TASKS_FILE} was edited since the run began; undo that, or start a new run with it"
+        problems.append(Problem("--resume", message))
+    stored = begun["data"]
+    for key in sorted(stored.keys() | data.keys()):
+        if stored.get(key) != data.get(key) and key.split("/")[0] in run.tasks.keys() & before.tasks.keys():
+            problems.append(Problem("--resume", f"the data of {key} has changed since the run began"))
+    if problems:
+        message = (
+            f"{output} can only be resumed unchanged: leave out what differs, or name another --output without --resume"
+        )
+        raise UserError([*problems, Problem("--resume", message)])
+
+
+def _provenance(checked: Checked) -> dict[str, Any]:
+    """Where a run comes from, apart from command, hardware and tokenised data."""
+    import torch
+
+    origin = origin_of(checked)
+    sources = {f"{n}/{split}": source for n, parts in checked.data.sources.items() for split, source in parts.items()}
+    versions = {package: installed_version(package) for package in RECORDED_PACKAGES}
+    return {
+        "seed": checked.run.config.train.seed,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": versions | {"torch": torch.__version__},  # with the CUDA build, which the package's version lacks
+        "git_revision": git_revision(),
+        "origin": None if origin is None else origin.model_dump(),
+        "contents": {place: source.fingerprint() for place, source in sources.items()},
+        "sources": {place: str(source) for place, source in sources.items()},
+        "leaks": [leak.as_json() for leak in checked.data.leaks.leaks()],
+    }
 
 
 def origin_of(checked: Checked) -> Origin | None:
@@ -203,6 +235,16 @@ def processor() -> str:
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def device_name(device: torch.device) -> str:
+    """Name of a device: the processor's, or the accelerator's."""
+    import torch
+
+    if device.type == "cpu":
+        return processor()
+    name = getattr(torch.get_device_module(device), "get_device_name", None)
+    return device.type if name is None else str(name(device))
 
 
 def system() -> str:

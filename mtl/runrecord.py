@@ -50,6 +50,8 @@ class Provenance(BaseModel):
     seed: int | None = None
     python: str | None = None
     platform: str | None = None
+    device: str | None = None
+    processes: int | None = None
     versions: dict[str, str | None] = {}
     git_revision: str | None = None
     origin: Origin | None = None

@@ -25,11 +25,13 @@ from mtl.model import MultiTaskModel, layers
 _MESHES: dict[str, DeviceMesh] = {}  # device type to the mesh that all models of a process share
 
 
-def shard_problems(precision: PrecisionName) -> list[Problem]:
+def shard_problems(precision: PrecisionName, *, on_cpu: bool) -> list[Problem]:
     """Problems with launcher options that are not supported."""
     if not SHARDED:
         return []
     problems = [] if PROCESSES > 1 else [Problem("--use_fsdp", "needs two processes or more")]
+    if on_cpu and torch.__version__ < ON_CPUS:  # earlier streams of the CPU lack what FSDP2 calls
+        problems.append(Problem("--use_fsdp", f"needs PyTorch {ON_CPUS} or newer on CPUs; this is {torch.__version__}"))
     if precision == "fp16":
         problems.append(Problem("--precision", "fp16 does not work with FSDP; bf16 does"))
     for variable, wanted, problem in REFUSED:
@@ -37,6 +39,8 @@ def shard_problems(precision: PrecisionName) -> list[Problem]:
             problems.append(problem)
     return problems
 
+
+ON_CPUS = "2.10"  # the first version of PyTorch in which FSDP2 works on CPUs
 
 REFUSED = (
     ("FSDP_VERSION", "2", Problem("--fsdp_version", "1 is not supported; use --fsdp_version 2")),

@@ -24,6 +24,7 @@ from mtl.model import MultiTaskModel, build_model, layers
 from mtl.objective import Objective
 from mtl.optimizer import make_optimizer
 from mtl.probe import Probe
+from mtl.rundir import device_name, processor
 
 FULL = "CUDA out of memory. Tried to allocate 2.00 GiB"
 
@@ -45,6 +46,13 @@ def test_kernels_that_may_not_clip_are_not_used(device: str, fused: bool) -> Non
     weight = torch.nn.Parameter(torch.zeros(2, 2, device=device))
     optimizer = make_optimizer({"encoder.weight": weight}, OptimizerSettings(name="adamw"))
     assert bool(optimizer.defaults["fused"]) is fused
+
+
+def test_devices_have_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: f"GPU {device.index}")
+    assert device_name(torch.device("cuda", 3)) == "GPU 3"
+    assert device_name(torch.device("mps")) == "mps", "PyTorch has no name for it"
+    assert device_name(torch.device("cpu")) == processor() != ""
 
 
 def test_heads_leave_an_accelerators_generator_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

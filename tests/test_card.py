@@ -132,6 +132,7 @@ def test_recipe_data_and_versions_are_the_run_s(run_dir: Path, exports: Path) ->
             assert f"`{other}` ({run.tasks[other].type})" in text
         for package, version in provenance["versions"].items():
             assert f"- `{package}` `{version}`" in text
+        assert f"- device `{provenance['device']}`" in text
         assert "The encoder's card states `apache-2.0`." in text
     leak = next(leak for leak in provenance["leaks"] if leak["evaluation"] == "mood/validation")
     assert f"{leak['rows']} rows occur in `{leak['train']}` ({leak['kind']})" in text_of(exports / "mood")

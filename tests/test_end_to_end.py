@@ -23,6 +23,7 @@ import mtl
 from mtl.cli import main
 from mtl.intervals import intervals
 from mtl.preflight import read_run
+from mtl.rundir import processor
 from mtl.smart import passes
 
 TASKS = ("mood", "strength", "answer")
@@ -51,6 +52,7 @@ def test_run_directory_holds_what_is_promised(run_dir: Path) -> None:
     provenance = json.loads((run_dir / "provenance.json").read_text())
     assert set(provenance["data"]) == {f"{task}/{split}" for task in TASKS for split in ("train", "validation")}
     assert provenance["versions"]["torch"] == torch.__version__
+    assert provenance["device"] == processor() and provenance["processes"] == 1
     results = json.loads((run_dir / "results.json").read_text())
     assert results["tasks"]["mood"]["validation"]["n"] == 24
     assert results["finished"] is True

@@ -21,6 +21,9 @@ import torch
 from conftest import ROOT
 from forked import SCRIPT, Forked
 from safetensors.torch import load_file
+from torch.torch_version import TorchVersion
+
+from mtl import shards
 
 LIMIT = 600.0  # seconds after which a run counts as hanging
 SHUTDOWN = 300.0  # seconds in which all processes have to end when one has
@@ -28,6 +31,7 @@ STEPS = 50
 NOTHING: Mapping[str, str] = {}
 # What `accelerate launch --use_fsdp --fsdp_version 2` says to each process.
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}
+SHARDS = pytest.mark.skipif(torch.__version__ < shards.ON_CPUS, reason="this PyTorch has no FSDP2 on CPUs")
 # About once in thousands of steps of FSDP on gloo, one of PyTorch 2.13's own threads ("pt_gloo_runloop") finds the heap
 # broken, and the process dies of SIGABRT or SIGSEGV. A test that saw one die so is tried once more; no other is.
 MAY_DIE = pytest.mark.flaky(reruns=1, only_rerun=r"process \d+: -(6|11)\n")
@@ -212,6 +216,7 @@ SHARDED = {
 }
 
 
+@SHARDS
 @MAY_DIE
 @pytest.mark.parametrize(
     "more",
@@ -242,6 +247,7 @@ def files(output: Path) -> set[str]:
     return {str(path.relative_to(output)) for path in output.rglob("*") if "tensorboard" not in path.parts}
 
 
+@SHARDS
 @MAY_DIE
 @pytest.mark.parametrize(
     ("before", "after"),
@@ -267,6 +273,7 @@ def test_resume_with_and_without_shards(
     assert distance(whole, cut, 20) <= 1e-12
 
 
+@SHARDS
 @MAY_DIE
 @pytest.mark.slow
 def test_shards_of_fewer_rows_and_in_half_precision(corpus: Path, still_encoder: Path, tmp_path: Path) -> None:
@@ -284,6 +291,7 @@ def test_shards_of_fewer_rows_and_in_half_precision(corpus: Path, still_encoder:
     assert distance(tmp_path / "half", tmp_path / "half-shards", 20) <= 1e-3
 
 
+@SHARDS
 def test_what_shards_cannot_do_is_told_once(corpus: Path, still_encoder: Path, tmp_path: Path) -> None:
     words = train_words(corpus, still_encoder, tmp_path / "run")
     with started([words] * 2, more={**FSDP, "FSDP_VERSION": "1", "FSDP_OFFLOAD_PARAMS": "true"}) as processes:
@@ -293,6 +301,16 @@ def test_what_shards_cannot_do_is_told_once(corpus: Path, still_encoder: Path, t
         "error: --fsdp_version: 1 is not supported; use --fsdp_version 2",
         "error: --fsdp_offload_params: is not supported",
     ]
+
+
+def test_shards_on_cpus_need_a_new_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "SHARDED", True)
+    monkeypatch.setattr(shards, "PROCESSES", 2)
+    for version, told in (("2.9.1+cpu", True), ("2.10.0", False), ("3.0.0", False)):
+        monkeypatch.setattr(torch, "__version__", TorchVersion(version))
+        problems = [problem.message for problem in shards.shard_problems("fp32", on_cpu=True)]
+        assert problems == ([f"needs PyTorch 2.10 or newer on CPUs; this is {version}"] if told else [])
+        assert shards.shard_problems("fp32", on_cpu=False) == []
 
 
 def test_adapt_with_two_processes(corpus: Path, still_encoder: Path, tmp_path: Path) -> None:
