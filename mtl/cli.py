@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtl.arguments import WRONG_INPUT, make_parser
-from mtl.errors import ElsewhereError, Interrupted, NonFiniteError, StorageError, UserError, first_line, listed
+from mtl.errors import ElsewhereError, Interrupted, NonFiniteError, Problem, StorageError, UserError, first_line, listed
 from mtl.launch import PROCESSES, RANK
 
 if TYPE_CHECKING:
@@ -239,8 +239,12 @@ def _prepare(arguments: argparse.Namespace) -> None:
 
 def _report(arguments: argparse.Namespace) -> None:
     from mtl.html_report import write_report
-    from mtl.report import compare_runs, read_results
+    from mtl.preflight import RUN_FILE, run_needed
+    from mtl.report import RESULTS_FILE, compare_runs, read_results
 
+    runs = [path for path in arguments.run_dirs if (path / RESULTS_FILE).is_file() or (path / RUN_FILE).is_file()]
+    if others := [path for path in arguments.run_dirs if path not in runs]:
+        raise UserError([Problem(str(path), run_needed(path, "report")) for path in others])
     results = {str(run_dir): read_results(run_dir) for run_dir in arguments.run_dirs}
     data_root, png = arguments.data_root, arguments.png
     written = write_report(arguments.run_dirs, arguments.output, data_root=data_root, png=png)

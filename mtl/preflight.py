@@ -92,7 +92,9 @@ def check_adapt(request: Request, task: str) -> Checked:
     assert run_dir is not None
     own, tasks_file = run_dir / RUN_FILE, run_dir / TASKS_FILE
     if not own.is_file():
-        raise UserError.of(str(run_dir), _no_start(run_dir))
+        raise UserError.of(
+            str(run_dir), run_needed(run_dir, "adapt", ", but an export can be the --encoder of `train`")
+        )
     if not (run_dir / "model").is_dir():
         raise UserError.of(str(run_dir), "is an unfinished run; continue it with --resume first")
     if request.output.resolve() == run_dir.resolve():
@@ -173,16 +175,6 @@ def _switched_on(first: Sourced, given: Sourced, run: Run) -> list[str]:
         and given.child("train", name).data == {}  # `child` of an absent key
         and any(getattr(task, name).weight > 0 for task in run.tasks.values())
     ]
-
-
-def _no_start(path: Path) -> str:
-    """Explain why adaptation cannot start from a directory, and which one to use instead."""
-    within = [parent for parent in list(path.parents)[:2] if (parent / RUN_FILE).is_file()]
-    if within and path.is_dir():
-        return f"is part of a run; name the run itself, {within[0]}"
-    if (path / TASK_FILE).is_file():
-        return "is an export; adapt needs a run, but an export can be the --encoder of `train`"
-    return no_run(path)
 
 
 def _resumed(request: Request) -> Request:
@@ -288,12 +280,29 @@ def check_output(output: Path, *, resume: bool, overwrite: bool) -> list[Problem
     return [Problem("--output", f"{output} holds a run; --resume continues it, --overwrite replaces it")]
 
 
+def run_needed(path: Path, command: str, instead: str = "") -> str:
+    """Explain to a command that needs a run why a path is none, and suggest one nearby.
+
+    Args:
+        path: The path.
+        command: The command.
+        instead: What an export can be used for.
+    """
+    within = [parent for parent in list(path.parents)[:2] if (parent / RUN_FILE).is_file()]
+    if within and path.is_dir():
+        return f"is part of a run; name the run itself, {within[0]}"
+    if (path / TASK_FILE).is_file():
+        return f"is an export; {command} needs a run{instead}"
+    return no_run(path)
+
+
 def no_run(path: Path) -> str:
     """Explain why a path is neither a run nor an export, and suggest one nearby."""
     if not path.is_dir():
         siblings = (str(p) for p in path.parent.iterdir() if p.is_dir()) if path.parent.is_dir() else ()
         return f"there is no such directory{nearest(path, siblings, cutoff=0.8)}"
-    inside = sorted(str(p.parent) for name in (RUN_FILE, TASK_FILE) for p in path.glob(f"[!.]*/{name}"))
+    places = (f"{folders}/{name}" for folders in ("[!.]*", "runs/*") for name in (RUN_FILE, TASK_FILE))  # of a study
+    inside = sorted(str(p.parent) for place in places for p in path.glob(place))
     hint = f"; it holds {listed(inside, 4)}: name one of them" if inside else ""
     return f"is neither a run (no {RUN_FILE}) nor an export (no {TASK_FILE}){hint}"
 

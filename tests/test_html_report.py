@@ -448,6 +448,19 @@ def test_where_the_report_goes(
     assert "symbolic link" in capsys.readouterr().err and not outside.exists()
 
 
+def test_what_is_no_run_is_told_together(copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study, export, kept = tmp_path / "study", tmp_path / "export", tmp_path / "study" / "runs" / "cell"
+    shutil.copytree(copy, kept)
+    shutil.copytree(copy / "best" / "mood", export)
+    assert main(["report", *map(str, (copy, study, export, copy / "best" / "mood", tmp_path / "studi"))]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        f"error: {study}: is neither a run (no run.yml) nor an export (no task.yml); it holds {kept}: name one of them",
+        f"error: {export}: is an export; report needs a run",
+        f"error: {copy / 'best' / 'mood'}: is part of a run; name the run itself, {copy}",
+        f"error: {tmp_path / 'studi'}: there is no such directory; did you mean {str(study)!r}?",
+    ]
+
+
 # Texts stay texts
 
 
