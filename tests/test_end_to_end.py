@@ -480,7 +480,7 @@ def test_report_compares_runs(
     assert main(["report", str(run_dir), str(run_dir)]) == 0
     assert "accuracy" in capsys.readouterr().out
     assert main(["report", str(tmp_path)]) == 2
-    assert "results.json" in capsys.readouterr().err
+    assert "is neither a run" in capsys.readouterr().err
 
 
 def test_a_directory_of_exports_is_used_like_a_run(
