@@ -284,9 +284,9 @@ def run_needed(path: Path, command: str, instead: str = "") -> str:
     """Explain to a command that needs a run why a path is none, and suggest one nearby.
 
     Args:
-        path: The path.
-        command: The command.
-        instead: What an export can be used for.
+        path: The path that was given.
+        command: Name of the command, such as `report`.
+        instead: How the message goes on for an export.
     """
     within = [parent for parent in list(path.parents)[:2] if (parent / RUN_FILE).is_file()]
     if within and path.is_dir():
