@@ -36,8 +36,8 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 class SmartSettings(Settings):
     """Smoothness-inducing adversarial regularizer R_s (arXiv 1911.03437).
 
-    The default radius was selected on held-out training rows (RESULTS.md, d_sensitivity); the published one is the
-    preset `paper`.
+    The default radius was selected on held-out training rows (RESULTS.md, d_sensitivity), λ and K are supported by them
+    (d_weights); the published values are the preset `paper`.
 
     Attributes:
         preset: A name in `presets.PRESETS`, whose values apply to the keys that are not set explicitly.
