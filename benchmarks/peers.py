@@ -36,7 +36,7 @@ from benchmarks.steps import Nothing
 from benchmarks.steps import make_trainer as ours
 from benchmarks.timing import Spread, parser, ratios, store, take_turns
 from mtl.encoder import find_encoder
-from mtl.model import quiet_transformers
+from mtl.native_head import quiet_transformers
 from mtl.report import table
 from mtl.stop import StopSignal
 from mtl.tokenizer import load_config, load_tokenizer, usable_length

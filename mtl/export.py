@@ -20,15 +20,8 @@ from mtl.config import dump_tasks
 from mtl.errors import UserError, load_failure
 from mtl.facts import Facts
 from mtl.files import new_directory, write_file
-from mtl.model import (
-    HEADS_FILE,
-    MultiTaskModel,
-    build_model,
-    head_tensors,
-    keep_output_precise,
-    load_model,
-    quiet_transformers,
-)
+from mtl.model import HEADS_FILE, MultiTaskModel, build_model, head_tensors, load_model
+from mtl.native_head import keep_output_precise, quiet_transformers
 from mtl.preflight import TASK_FILE
 from mtl.taskdef import TaskDef
 from mtl.tokenizer import load_tokenizer, usable_length

@@ -6,8 +6,8 @@ Legend: B rows, T tokens, D width of the word embedding, C outputs of a head.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -17,11 +17,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
-from transformers.utils import logging as transformers_logging
 
 from mtl.batch import Batch
 from mtl.dropout import quicken_attention, quicken_layers
 from mtl.errors import UserError, load_failure
+from mtl.native_head import (
+    HEAD_DROPOUT_KEYS,
+    head_of,
+    keep_output_precise,
+    last_linear,
+    pretrained_head,
+    quiet_transformers,
+    set_dropout,
+    start_with,
+)
 from mtl.sampling import derive_seed
 from mtl.scale import Scale
 from mtl.taskdef import TaskDef
@@ -31,23 +40,8 @@ PROBLEM_TYPES = {
     "regression": "regression",
     "ranking": "regression",
 }
-# Configuration keys of the head's dropout, by architecture; all of them that a configuration has are set.
-HEAD_DROPOUT_KEYS = ("classifier_dropout", "cls_dropout", "seq_classif_dropout", "classifier_dropout_prob")
 HEADS_FILE = "heads.safetensors"
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Hide the library's loading reports and progress bars, because a fresh head is expected here."""
-    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()
+PRETRAINED = ".pretrained."  # prefix, in this file, of the pretrained layers that fresh heads take; no task's name
 
 
 class MultiTaskModel(nn.Module):
@@ -59,12 +53,19 @@ class MultiTaskModel(nn.Module):
     Args:
         encoder: The shared base model.
         task_models: Task name to its model, all built around `encoder`.
+        pretrained: Pretrained parameters of layers before the output, with which a fresh head starts.
     """
 
-    def __init__(self, encoder: PreTrainedModel, task_models: Mapping[str, PreTrainedModel]) -> None:
+    def __init__(
+        self,
+        encoder: PreTrainedModel,
+        task_models: Mapping[str, PreTrainedModel],
+        pretrained: Mapping[str, Tensor] | None = None,
+    ) -> None:
         super().__init__()
         self.encoder = encoder
-        self.heads = nn.ModuleDict({head_key(task): _head_of(model) for task, model in task_models.items()})
+        self.pretrained = dict(pretrained or {})
+        self.heads = nn.ModuleDict({head_key(task): head_of(model) for task, model in task_models.items()})
         self._task_models = dict(task_models)  # a plain dict, so that shared parameters are not registered again
         self.units: dict[str, float] = {}  # name in `named_tensors` to magnitude, where not about 1; see `scale`
 
@@ -114,10 +115,17 @@ class MultiTaskModel(nn.Module):
             task: The task's name.
             scale: Scale of its training labels.
             fresh: Whether its head is new; if so, its last layer is multiplied by s and its bias shifted by the mean.
+
+        Raises:
+            UserError: The labels are far from 0, and a fresh head has no bias that could start at their mean.
         """
-        if (found := _last_linear(self.heads[head_key(task)])) is None:  # such a head is left as it is
+        name, last = last_linear(self.heads[head_key(task)]) or ("", None)
+        if fresh and scale.is_far and (last is None or last.bias is None):
+            told = f"labels have a mean of {scale.mean:.4g} and a standard deviation of {scale.size:.4g}"
+            why = f"which the head of {self.encoder.config.model_type}, having no bias, cannot reach"
+            raise UserError.of(task, f"{told}, {why}; subtract a constant from all labels")
+        if last is None:  # such a head is left as it is
             return
-        name, last = found
         self.units |= {f"heads.{task}.{name}.{key}": scale.size for key, _ in last.named_parameters()}
         if fresh:
             for parameter in last.parameters():
@@ -180,28 +188,6 @@ class MultiTaskModel(nn.Module):
             parameter.copy_(tensors[name])
 
 
-class FullLinear(nn.Linear):
-    """Linear layer that stays in float32 under autocast, since bf16 rounds a year such as 2019 to a multiple of 8."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        with torch.autocast(input.device.type, enabled=False):
-            return super().forward(input.to(self.weight.dtype))
-
-
-def _last_linear(head: nn.Module) -> tuple[str, nn.Linear] | None:
-    """Name and module of the last linear layer with a single output, None if there is none."""
-    layers = head.named_modules()
-    linear = [(name, layer) for name, layer in layers if isinstance(layer, nn.Linear) and layer.out_features == 1]
-    return linear[-1] if linear else None
-
-
-def keep_output_precise(model: PreTrainedModel) -> None:
-    """Let the last layer of a regression compute in float32 under autocast."""
-    found = _last_linear(_head_of(model))
-    if found is not None and type(found[1]) is nn.Linear:
-        found[1].__class__ = FullLinear
-
-
 def _perturbed(embedded: Tensor, delta: Tensor) -> Tensor:
     """Add δ to word embeddings; padding that an architecture itself appends is not perturbed.
 
@@ -229,13 +215,6 @@ def layers(encoder: nn.Module) -> list[nn.Module]:
 def head_key(task: str) -> str:
     """Name of the head's module; a bare task name could clash with an attribute of `ModuleDict`."""
     return f"{task}_head"
-
-
-def _head_of(model: PreTrainedModel) -> nn.ModuleDict:
-    head = nn.ModuleDict({name: child for name, child in model.named_children() if name != model.base_model_prefix})
-    shared = {id(p) for p in model.base_model.parameters()}
-    assert {id(p) for p in model.parameters()} == shared | {id(p) for p in head.parameters()}, "parameters outside both"
-    return head
 
 
 def build_model(
@@ -271,33 +250,14 @@ def build_model(
     base = loaded.base_model
     quicken_attention(base)
     fresh = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
-    known = _pretrained_head(loaded, config, fresh, trust_remote_code=trust_remote_code)
+    known = pretrained_head(loaded, config, fresh, trust_remote_code=trust_remote_code)
+    if (heads := Path(encoder) / HEADS_FILE).is_file():
+        known |= _of(PRETRAINED, _read_heads(heads))
     task_models = {
         name: _task_model(base, config, name, task, seed, known, trust_remote_code=trust_remote_code)
         for name, task in tasks.items()
     }
-    return MultiTaskModel(base, task_models)
-
-
-def _pretrained_head(
-    loaded: PreTrainedModel, config: Any, fresh: set[str], *, trust_remote_code: bool
-) -> dict[str, Tensor]:
-    """Parameters of head layers that the checkpoint holds completely and that do not depend on the labels."""
-    layers = [
-        {f"{name}.{key}": tensor for key, tensor in child.named_parameters()}
-        for name, child in loaded.named_children()
-        if name != loaded.base_model_prefix
-    ]
-    known = [layer for layer in layers if layer and not layer.keys() & fresh]
-    if not known:
-        return {}
-    other = copy.deepcopy(config)
-    other.num_labels = loaded.config.num_labels + 1
-    with torch.device("meta"), quiet_transformers():
-        model = AutoModelForSequenceClassification.from_config(other, trust_remote_code=trust_remote_code)
-    shapes = {key: parameter.shape for key, parameter in model.named_parameters()}
-    free = [layer for layer in known if all(tensor.shape == shapes[key] for key, tensor in layer.items())]
-    return {key: tensor.detach() for layer in free for key, tensor in layer.items()}
+    return MultiTaskModel(base, task_models, known)
 
 
 def _task_model(
@@ -329,12 +289,8 @@ def _task_model(
         # Only the CPU's generator, as fork_rng does not restore an accelerator's here.
         torch.default_generator.manual_seed(derive_seed(seed, "head", name))
         model.initialize_weights()  # leaves the base model alone, which is marked as initialised
-    with torch.no_grad():
-        for key, tensor in known.items():
-            model.get_parameter(key).copy_(tensor)
-    for module in _head_of(model).modules():
-        if isinstance(module, nn.Dropout):
-            module.p = task.dropout
+    start_with(model, known)
+    set_dropout(head_of(model), task.dropout)
     if task.type == "regression":
         keep_output_precise(model)
     quicken_layers(model)
@@ -364,21 +320,17 @@ def load_model(
     """
     model = build_model(str(folder), tasks, seed=seed, trust_remote_code=trust_remote_code)
     path = Path(folder) / HEADS_FILE
-    try:
-        stored = load_file(path)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise UserError.of(str(path), f"cannot be read: {error}") from None
+    stored = _read_heads(path)
     own = {f"encoder.{name}": parameter for name, parameter in model.encoder.named_parameters()}
     for task in tasks:
         prefix, taken = f"heads.{task}.", (heads or {}).get(task, task)
         if taken is None:
             own |= {name: tensor for name, tensor in model.named_tensors().items() if name.startswith(prefix)}
             continue
-        of_taken = f"{taken}."
-        head = {prefix + name.removeprefix(of_taken): t for name, t in stored.items() if name.startswith(of_taken)}
+        head = _of(f"{taken}.", stored)
         if not head:
             raise UserError.of(str(path), f"holds no head of the task {taken!r}")
-        own |= head
+        own |= {prefix + name: tensor for name, tensor in head.items()}
     try:
         model.load_tensors(own)
     except ValueError as error:
@@ -386,10 +338,19 @@ def load_model(
     return model
 
 
+def _read_heads(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError.of(str(path), f"cannot be read: {error}") from None
+
+
+def _of(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names have a prefix, by the rest of their names."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
 def head_tensors(model: MultiTaskModel) -> dict[str, Tensor]:
-    """Parameters of all heads on the CPU, named `TASK.…`, as stored in `HEADS_FILE`."""
-    return {
-        name.removeprefix("heads."): tensor.detach().cpu().contiguous()
-        for name, tensor in model.named_tensors().items()
-        if name.startswith("heads.")
-    }
+    """Tensors of `HEADS_FILE`, on the CPU: all heads' parameters, named `TASK.…`, and the pretrained layers."""
+    heads = _of("heads.", model.named_tensors()) | {PRETRAINED + name: t for name, t in model.pretrained.items()}
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in heads.items()}

@@ -101,8 +101,12 @@ class Share:
         return cls(labelled=math.inf, examples=math.inf)
 
 
-def _rms(weight: Tensor) -> float:
-    return float(weight.detach().double().square().mean().sqrt())
+@torch.no_grad()
+def _rms(table: nn.Embedding) -> float:
+    """RMS of the vectors that a table gives, which it may have scaled (Gemma)."""
+    ids = torch.arange(table.weight.shape[0], device=table.weight.device)
+    squares = math.fsum(float(table(part).double().square().sum()) for part in ids.split(4096))
+    return math.sqrt(squares / table.weight.numel())
 
 
 class Objective(nn.Module):
@@ -122,7 +126,7 @@ class Objective(nn.Module):
         self.tasks = dict(tasks)
         self.seed = seed
         smooth = any(task.smart.weight > 0 for task in tasks.values())
-        self.embedding_rms = _rms(model.word_embeddings.weight) if smooth else math.nan
+        self.embedding_rms = _rms(model.word_embeddings) if smooth else math.nan
         # Not a registered module: no optimizer, no gradient synchronisation and no mode switch may reach it.
         teacher = make_teacher(model) if any(task.proximal.weight > 0 for task in tasks.values()) else None
         object.__setattr__(self, "teacher", teacher)

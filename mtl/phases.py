@@ -188,10 +188,8 @@ def remarks(run: Run, splits: Splits, limit: int) -> list[str]:
                 longest = min(run.tasks[name].max_length, limit)
                 lines.append(f"{name}/{split}: {share:.1%} of the inputs are truncated to {longest} tokens")
             if examples.unit != 1:
-                lines.append(
-                    f"{name}: labels have a standard deviation of {examples.unit:.4g}; loss, R_s and D are in units of "
-                    "it, and a fresh head starts at their mean"
-                )
+                size = f"{examples.unit:.4g}"
+                lines.append(f"{name}: labels have a standard deviation of {size}; loss, R_s and D are in units of it")
             if absent := _absent(run, name, split, examples):
                 lines.append(f"{name}/{split}: none of the {counted(len(examples), 'row')} drawn has {absent}")
             if examples.unlabelled:

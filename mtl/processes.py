@@ -19,12 +19,17 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, ProjectConfiguration
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    GradientAccumulationPlugin,
+    InitProcessGroupKwargs,
+    ProjectConfiguration,
+)
 from torch import Tensor
 
 from mtl.config import PrecisionName
 from mtl.errors import ElsewhereError, Problem, UserError
-from mtl.launch import LOCAL_RANK, PROCESSES
+from mtl.launch import LOCAL_RANK, PROCESSES, launcher_problems
 from mtl.precision import precision_problems
 from mtl.shards import let_go, shard_problems
 
@@ -42,7 +47,7 @@ def make_accelerator(precision: PrecisionName, trackers: Sequence[str] = ()) -> 
     Raises:
         UserError: The device does not support the precision, or a launcher option is not supported.
     """
-    if problems := shard_problems(precision, on_cpu=_on_cpu()):
+    if problems := launcher_problems() + shard_problems(precision, on_cpu=_on_cpu()):
         raise UserError(problems)
     # Accelerate shards one model only, but there may be a teacher, so `shards` does it. Transformers reads this
     # variable too, and would load weights in the main process only.
@@ -52,6 +57,8 @@ def make_accelerator(precision: PrecisionName, trackers: Sequence[str] = ()) -> 
     accelerator = Accelerator(
         cpu=_on_cpu(),
         mixed_precision="no" if precision == "fp32" else precision,
+        # The trainer accumulates by itself; by default, a variable of the environment would scale every gradient.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         kwargs_handlers=[together, InitProcessGroupKwargs(timeout=PATIENCE)],
         log_with=list(trackers) or None,
         project_config=ProjectConfiguration(logging_dir="."),  # where Aim keeps all runs; others have their own place

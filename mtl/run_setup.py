@@ -18,7 +18,7 @@ from mtl.config import Run
 from mtl.data import Examples, prepare
 from mtl.errors import UserError
 from mtl.heads import stored_head
-from mtl.launch import SHARDED
+from mtl.launch import SHARDED, launcher_warnings
 from mtl.model import MultiTaskModel, build_model, load_model
 from mtl.objective import Objective, with_class_weights
 from mtl.plan import Plan, make_plan
@@ -212,7 +212,8 @@ def check_model(setup: RunSetup) -> list[str]:
     Raises:
         UserError: The architecture cannot be trained as asked, or the precision rounds a perturbation away.
     """
-    warnings = precision_warnings(setup.run.config.train.precision, setup.accelerator.device)
+    precision = setup.run.config.train.precision
+    warnings = launcher_warnings(precision) + precision_warnings(precision, setup.accelerator.device)
     warnings += architecture_warnings(setup.objective, setup.streams, setup.tokenizer)
     if erased := erased_perturbations(setup.objective, setup.streams, setup.pad_id, setup.accelerator):
         raise UserError(erased)

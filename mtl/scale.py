@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 SMALLEST, LARGEST = 0.1, 10.0  # magnitudes of labels that are not scaled
+FAR = 10.0  # standard deviations from 0 to a mean that a head without bias does not reach
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,11 @@ class Scale:
 
     mean: float = 0.0
     size: float = 1.0
+
+    @property
+    def is_far(self) -> bool:
+        """Whether a head cannot learn labels with this mean unless it starts there."""
+        return abs(self.mean) > FAR * self.size
 
 
 def scale_of(labels: npt.NDArray[np.float64], standardize: bool | None = None) -> Scale:

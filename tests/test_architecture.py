@@ -27,7 +27,7 @@ from transformers import (
 
 from mtl.architecture import architecture_warnings
 from mtl.errors import UserError
-from mtl.model import quiet_transformers
+from mtl.native_head import quiet_transformers
 from mtl.run_setup import check_model
 
 SMALL: dict[str, Any] = {"vocab_size": 300, "pad_token_id": 0, "hidden_size": 32, "num_hidden_layers": 2}

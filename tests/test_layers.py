@@ -28,7 +28,7 @@ LAYERS = (
     ("encoder", "origin", "source", "checks", "predictions", "minhash", "leaks", "split_cache", "reading", "preflight"),
     ("tokenizer", "data", "subsets", "batch", "plan", "scale"),
     ("losses", "smart", "proximal", "optimizer"),
-    ("dropout", "model", "objective", "architecture", "precision", "shards", "processes", "probe"),
+    ("dropout", "native_head", "model", "objective", "architecture", "precision", "shards", "processes", "probe"),
     ("evaluate", "best_backup", "checkpoint", "state", "stop", "report", "display"),
     ("runrecord", "rundir", "error_analysis", "baseline_comparison"),
     ("markup", "drawing", "charts", "heat_map", "pictures", "html_task", "html_interaction", "html_report"),

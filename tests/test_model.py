@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from architectures import CONFIGS, PADDING, VOCABULARY, save_random_encoder
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import (
     AutoModelForSequenceClassification,
@@ -17,8 +18,10 @@ from transformers import (
 )
 
 from mtl.batch import Batch
+from mtl.errors import UserError
 from mtl.export import save_model
-from mtl.model import MultiTaskModel, build_model, layers, load_model, quiet_transformers
+from mtl.model import HEADS_FILE, MultiTaskModel, build_model, layers, load_model
+from mtl.native_head import quiet_transformers
 from mtl.taskdef import Columns, DataSource, TaskDef
 
 SOURCE = DataSource(files={"train": "t.csv"}, columns=Columns(text_a="a", text_b="b"))
@@ -126,11 +129,15 @@ def test_encoder_is_shared_and_heads_are_not(built: tuple[str, Path, MultiTaskMo
 
 
 def test_head_dropout_follows_the_task(built: tuple[str, Path, MultiTaskModel]) -> None:
-    _, _, model = built
+    name, _, model = built
     for task, definition in TASKS.items():
         head = model.heads[f"{task}_head"]
-        rates = {m.p for m in head.modules() if isinstance(m, torch.nn.Dropout)}
-        assert rates == {definition.dropout}
+        rates = {n: m.p for n, m in head.named_modules() if isinstance(m, torch.nn.Dropout)}
+        off = (
+            {"pooler.dropout"} if name == "deberta-v2" else set()
+        )  # off in the architecture, and not the head's only one
+        assert {rate for key, rate in rates.items() if key not in off} == {definition.dropout}
+        assert all(rates[key] == 0 for key in off)
 
 
 def test_heads_depend_on_their_own_name_only(built: tuple[str, Path, MultiTaskModel]) -> None:
@@ -161,6 +168,33 @@ def test_pretrained_layers_of_a_head_are_kept(tmp_path: Path) -> None:
     assert model.task_model("degree").head.dense.weight is not model.task_model("type").head.dense.weight
     scores = build_model(str(tmp_path / "scores"), TASKS, seed=1)
     assert not torch.equal(scores.task_model("degree").classifier.weight, plain.classifier.weight)
+
+
+def test_fresh_heads_of_an_adaptation_take_pretrained_layers_too(tmp_path: Path) -> None:
+    """… as those of the run that trained the encoder did; its own task's layers were trained for that task."""
+    torch.manual_seed(0)
+    pretrained = ModernBertForMaskedLM(CONFIGS["modernbert"]())
+    with quiet_transformers():
+        pretrained.save_pretrained(tmp_path / "masked")
+    model, folder = build_model(str(tmp_path / "masked"), TASKS, seed=1), tmp_path / "run" / "model"
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1)  # training
+    save_model(model, NoTokenizer(), folder)
+    adapted = load_model(folder, {"hue": TASKS["colour"]}, {"hue": None}, seed=1)
+    save_model(adapted, NoTokenizer(), tmp_path / "again")
+    for fresh in (
+        adapted,
+        build_model(str(folder), {"hue": TASKS["colour"]}, seed=1),
+        load_model(tmp_path / "again", {"hue": TASKS["colour"]}, {"hue": None}, seed=1),
+    ):
+        assert torch.equal(fresh.task_model("hue").head.dense.weight, pretrained.head.dense.weight)
+    borrowed = load_model(folder, {"hue": TASKS["colour"]}, {"hue": "colour"}, seed=1).task_model("hue")
+    assert torch.equal(borrowed.head.dense.weight, pretrained.head.dense.weight + 1)
+    stored = load_file(folder / HEADS_FILE)
+    save_file(stored | {".pretrained.head.dense.weight": torch.zeros(1)}, folder / HEADS_FILE)
+    with pytest.raises(UserError, match=r"layer head\.dense\.weight does not fit the head of modernbert"):
+        load_model(folder, TASKS)
 
 
 def test_saved_model_loads_natively_and_again(built: tuple[str, Path, MultiTaskModel], tmp_path: Path) -> None:

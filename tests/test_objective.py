@@ -18,7 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mtl.batch import Batch, collate
 from mtl.losses import DIVERGENCES, LOSSES
-from mtl.model import MultiTaskModel, build_model, quiet_transformers
+from mtl.model import MultiTaskModel, build_model
+from mtl.native_head import quiet_transformers
 from mtl.objective import Objective, Share, by_example, random_state, replayed, with_class_weights
 from mtl.proximal import update_teacher
 from mtl.taskdef import Columns, DataSource, ProximalSettings, SmartSettings, TaskDef
@@ -425,6 +426,26 @@ def test_flops_stay_at_the_floor(tmp_path: Path, smart: float, steps: int, proxi
             run(objective, "c", batch_of("classification", rows=4, length=16))
         counts.append(counter.get_total_flops())
     assert counts[1] / counts[0] <= bound
+
+
+def test_a_relative_radius_follows_what_the_table_gives(tmp_path: Path) -> None:
+    """Gemma's table multiplies its rows by √D, after which δ is added."""
+    from transformers import AutoModelForSequenceClassification, Gemma3TextConfig
+
+    config = Gemma3TextConfig(
+        **{"vocab_size": 5000, "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 32},
+        **{"num_key_value_heads": 1, "intermediate_size": 64, "pad_token_id": 1, "max_position_embeddings": 64},
+    )
+    with quiet_transformers():
+        AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    definition = task("classification", smart=1, unit="embedding_rms")
+    objective = objective_of(tmp_path, {"c": definition})
+    weight = objective.model.word_embeddings.weight
+    expected = 8 * float(weight.detach().square().mean().sqrt())
+    assert objective.embedding_rms == pytest.approx(expected, rel=1e-3)  # √64, which Gemma rounds to bf16
+    with perturbations_seen(objective) as seen:
+        run(objective, "c", batch_of("classification"))
+    assert float(seen[-1].abs().max()) == pytest.approx(definition.smart.epsilon * expected, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ["listwise", "pairwise"])

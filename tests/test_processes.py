@@ -24,6 +24,9 @@ from safetensors.torch import load_file
 from torch.torch_version import TorchVersion
 
 from mtl import shards
+from mtl.errors import UserError
+from mtl.launch import UNSUPPORTED, launcher_warnings
+from mtl.processes import make_accelerator
 
 LIMIT = 600.0  # seconds after which a run counts as hanging
 SHUTDOWN = 300.0  # seconds in which all processes have to end when one has
@@ -301,6 +304,33 @@ def test_what_shards_cannot_do_is_told_once(corpus: Path, still_encoder: Path, t
         "error: --fsdp_version: 1 is not supported; use --fsdp_version 2",
         "error: --fsdp_offload_params: is not supported",
     ]
+
+
+@pytest.mark.parametrize("variable", sorted(UNSUPPORTED))
+def test_options_of_the_launcher_that_would_change_training_are_refused(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "NO" if variable == "ACCELERATE_DYNAMO_BACKEND" else "false")  # as the launcher does
+    make_accelerator("fp32")
+    monkeypatch.setenv(variable, "INDUCTOR" if variable == "ACCELERATE_DYNAMO_BACKEND" else "true")
+    with pytest.raises(UserError, match=f"{UNSUPPORTED[variable][0]}: is not supported: .*{variable} is"):
+        make_accelerator("fp32")
+
+
+def test_the_environment_does_not_scale_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    weight = torch.ones(1, requires_grad=True)
+    make_accelerator("fp32").backward(3 * weight.sum())
+    assert weight.grad is not None and weight.grad.tolist() == [3]
+
+
+def test_another_precision_of_the_launcher_is_told(corpus: Path, still_encoder: Path, tmp_path: Path) -> None:
+    told = "warning: --mixed_precision bf16 of accelerate launch has no effect, use --precision: this run is fp32"
+    words = train_words(corpus, still_encoder, tmp_path / "run", "--max-steps", "1")
+    with started([words], more={"ACCELERATE_MIXED_PRECISION": "bf16"}) as processes:
+        ((status, out, _),) = ended(processes)
+    assert status == 0 and told in out
+    assert launcher_warnings("bf16") == []
 
 
 def test_shards_on_cpus_need_a_new_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,10 +13,14 @@ import torch
 from conftest import write_jsonl
 from safetensors.torch import load_file
 from test_mixed_steps import Nothing, make_setup
+from test_model import TASKS
 from torch import nn
+from transformers import AutoModelForSequenceClassification, Qwen3Config
 
 from mtl.cli import main
-from mtl.model import FullLinear
+from mtl.errors import UserError
+from mtl.model import build_model
+from mtl.native_head import FullLinear, quiet_transformers
 from mtl.run_setup import RunSetup
 from mtl.scale import Scale, scale_of
 
@@ -105,6 +109,22 @@ def test_labels_of_usual_size_are_trained_on_as_they_are(encoder_dir: Path, tmp_
     assert asked.unit == pytest.approx(asked.labels.std()) and asked.unit != 1
 
 
+def test_a_head_without_bias_cannot_start_far_from_0(tmp_path: Path) -> None:
+    config = Qwen3Config(
+        **{"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 16},
+        **{"num_key_value_heads": 1, "intermediate_size": 32, "pad_token_id": 1, "max_position_embeddings": 64},
+    )
+    with quiet_transformers():
+        AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    model = build_model(str(tmp_path), {"price": TASKS["degree"]}, seed=0)
+    weight = model.named_tensors()["heads.price.score.weight"].detach().clone()
+    with pytest.raises(UserError, match="a mean of 2000 and a standard deviation of 10, which the head of qwen3"):
+        model.scale_output("price", Scale(2000.0, 10.0), fresh=True)
+    model.scale_output("price", Scale(2000.0, 10.0), fresh=False)  # a trained head got there
+    model.scale_output("price", Scale(20.0, 10.0), fresh=True)
+    assert torch.equal(model.named_tensors()["heads.price.score.weight"], 10 * weight)
+
+
 def test_half_precision_keeps_the_digits_of_an_output(encoder_dir: Path, tmp_path: Path) -> None:
     model = make_setup(prices(tmp_path / "years", 2000.0, 8.0), encoder_dir, tmp_path).objective.model
     last = next(module for module in model.modules() if isinstance(module, FullLinear))
@@ -146,7 +166,7 @@ def test_a_run_learns_prices_and_its_export_gives_them(
     words = ["--max-steps", "40", "--batch-size", "16", "--learning-rate", "3e-3", "--set", "evaluation.every=20"]
     assert main(["train", str(path), "--encoder", str(encoder_dir), "--output", str(run), *words]) == 0
     out = capsys.readouterr().out
-    assert "note: price: labels have a standard deviation of " in out and "a fresh head starts at their mean" in out
+    assert "note: price: labels have a standard deviation of " in out
     results = json.loads((run / "results.json").read_text())
     rmse, guess = (results[key]["price"]["validation"]["rmse"] for key in ("tasks", "baselines"))
     assert rmse < guess / 2
