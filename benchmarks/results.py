@@ -68,7 +68,7 @@ PUBLISHED_SMALLER = (
 )
 NOTHING_TO_KEEP = (
     "without pre-fine-tuning, this encoder stays near chance on RTE with 1,000 rows, so a regularizer has little to "
-    "preserve; on STS-B, D alone gains as much as both terms, and R_s alone gains nothing (a_ablation_1000); larger "
+    "preserve; on STS-B, D alone scores like both terms, and R_s alone like neither (a_ablation_1000); larger "
     "radii did harm (d_sensitivity); in adaptation of a pre-fine-tuned encoder to 235 rows SMART improves accuracy at "
     "a learning rate of 1e-4, but a smaller learning rate gains about as much without it (c_scitail_235)"
 )
@@ -81,7 +81,7 @@ AIMS = (
     Aim("… and SMART in both phases", "c_scitail_235", 235, "mt-dnn-smart", "difference", 0.10, PUBLISHED_SMALLER),
     Aim("SMART over plain, interval above 0", "a_smart_1000", 1000, "smart", "difference", 0.01, NOTHING_TO_KEEP),
     Aim(
-        "standard deviation over seeds, SMART / plain",
+        "spread ratio, SMART / plain",
         "a_smart_1000",
         1000,
         "smart",
@@ -108,7 +108,9 @@ given for orientation: they are from another encoder and are not means over seed
 
 Every mean is over all seeds that were run (n in the tables). The line above each table says which rows were evaluated,
 and after which step. Differences are relative to the first arm, or to the arm that a row names after "over". They are
-paired by seed, with 95 % intervals from the t distribution and from a bootstrap of the pairs. There are many
+paired by seed, with 95 % intervals from the t distribution and from a bootstrap of the pairs. The spread ratio is the
+standard deviation over seeds relative to that arm's; of a mean of tasks, the root of the tasks' summed variances, not
+the standard deviation of the mean. There are many
 comparisons here: without any effect, one interval in twenty is expected to exclude 0.
 """
 
@@ -238,7 +240,7 @@ def _design(summary: Mapping[str, Any]) -> str:
 
 
 def _rows(group: Mapping[str, Any], published: Mapping[str, float]) -> Iterator[str]:
-    header = ["arm", "n", "mean", "std", "difference", "t", "bootstrap", "wins/ties/losses", "std ratio"]
+    header = ["arm", "n", "mean", "std", "difference", "t", "bootstrap", "wins/ties/losses", "spread ratio"]
     header += ["published"] if published else []
     yield "| " + " | ".join(header) + " |"
     yield "|" + "---|" * len(header)

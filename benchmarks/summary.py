@@ -233,7 +233,7 @@ REGULARIZERS = {  # arms of the ablation: description, and path of the cost of a
 def effects(files: Mapping[str, Any]) -> str:
     """Cost and effect of each regularizer: mean over tasks, and paired differences to plain training."""
     (group,) = files["a_ablation_1000"]["across"]
-    lines = ["| regularizers | cost of a step | mean of tasks (difference: 95 %) | std ratio |", "|---" * 4 + "|"]
+    lines = ["| regularizers | cost of a step | mean of tasks (difference: 95 %) | spread ratio |", "|---" * 4 + "|"]
     for arm, (words, path) in REGULARIZERS.items():
         facts = group["arms"][arm]
         if _is_told(facts):
@@ -246,7 +246,7 @@ def effects(files: Mapping[str, Any]) -> str:
     told = (
         f"Mean of the first metrics of {' and '.join(group['tasks'])} with {group['size']:,} training rows each, in "
         f"percent; mean of {seeds} seeds. In parentheses: the difference from the first line, paired by seed, and its "
-        "95 % t interval. Std ratio: standard deviation over seeds, divided by the first line's."
+        "95 % t interval. Spread ratio: root of the two tasks' summed variances over seeds, divided by the first line's."
     )
     return "\n".join([*lines, "", told, ""])
 

@@ -1,4 +1,4 @@
-"""Faster dropout on the CPU, where drawing masks by `bernoulli_` takes about an eighth of a training step.
+"""Faster dropout on the CPU, where drawing masks by `bernoulli_` takes a good part of a training step.
 
 Random numbers are drawn 64 bits at a time, with 16 bits per element. Rates are therefore rounded to multiples of 2⁻¹⁶,
 and kept elements are divided by the exact probability of being kept. Other devices use PyTorch's own dropout.
@@ -73,7 +73,7 @@ def quick_attention(
     Returns:
         Outputs (B, T, H, D/H), and None in place of attention weights.
     """
-    causal = getattr(module, "is_causal", False) if is_causal is None else is_causal
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal  # as in Transformers
     plain = (
         query.shape == key.shape and not causal and not any(o is not None and o is not False for o in options.values())
     )

@@ -26,7 +26,7 @@ class Data:
         sources: Task to split to the source of its rows.
         summaries: Task to split to the result of reading it.
         leaks: Evaluation rows found in training rows, if they were searched for.
-        before: Training splits, `task/split`, of the run that the encoder comes from.
+        before: Training splits, `task/split`, of all runs that trained the encoder before.
         notes: Remarks for the user, on optional splits that are absent and on the rows of the others.
         problems: All problems found.
     """

@@ -185,7 +185,7 @@ def summary_text(summary: Mapping[str, Any], folder: Path) -> str:
         "t",
         "bootstrap",
         "w/t/l",
-        "std ratio",
+        "spread ratio",
         "s",
     )
     rows = []

@@ -12,7 +12,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from mtl.batch import POOL, Batch, BatchStream, collate, evaluation_batches, pass_batches
+from mtl.batch import POOL, Batch, BatchStream, collate, evaluation_batches, micro_batches, pass_batches
 from mtl.data import CHUNK, SCHEMA, Examples
 
 PAD = 9
@@ -177,7 +177,7 @@ def test_rows_of_a_list_are_not_limited_where_tokens_are_counted() -> None:
 def test_a_list_longer_than_a_batch_keeps_what_is_relevant() -> None:
     relevant = [[0, 17, 29], [5], list(range(12)), [0]]
     examples = queries([30, 20, 15, 3], relevant)
-    kept: list[set[int]] = [set(), set()]
+    kept: list[set[int]] = [set(), set(), set()]
     for seed in range(60):
         batches = pass_batches(examples, 8, seed, ranking=True)
         rows = flat(batches)
@@ -190,11 +190,23 @@ def test_a_list_longer_than_a_batch_keeps_what_is_relevant() -> None:
                 assert wanted <= taken
             else:
                 assert len(taken - wanted) == 2, "a quarter of the places"
-            if query < 2:
+            if query < 3:
                 kept[query] |= taken
         assert all(len(set(examples.groups[batch].tolist())) == 1 for batch in batches if len(batch) == 8)
-    # The others are sampled anew in every pass, so all of them are seen.
-    assert [len(rows) for rows in kept] == [30, 20]
+    # What does not fit is sampled anew in every pass, so all of them are seen.
+    assert [len(rows) for rows in kept] == [30, 20, 15]
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 4, 12])
+@pytest.mark.parametrize(("ranking", "unit"), [(False, 1), (True, 5)])
+def test_micro_batches_are_of_about_equal_size(ranking: bool, unit: int, parts: int) -> None:
+    examples = queries([5] * 8, [[0]] * 8)
+    chosen = np.argsort(examples.groups, kind="stable")
+    pieces = micro_batches(examples, chosen, parts, ranking=ranking)
+    assert len(pieces) == parts and np.array_equal(np.concatenate(pieces), chosen)
+    sizes = [len(piece) for piece in pieces]
+    assert max(sizes) - min(sizes) <= unit
+    assert all(size % unit == 0 for size in sizes), "lists are whole"
 
 
 def test_padding_masks_and_labels_of_a_classification() -> None:

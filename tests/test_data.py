@@ -273,6 +273,7 @@ def test_prepared_data_is_made_anew_when_anything_changes(cache: Path, tmp_path:
         (task, plain, tokenizer, 24),
         (task, plain, tokenizer, 25),
         (task, plain, other, 24),
+        (task, Source(path=plain.path, encoding="latin-1"), tokenizer, 24),
         (task, source_of(tmp_path / "more", [*rows, rows[0]]), tokenizer, 24),
         (task, source_of(tmp_path / "edited", [{**rows[0], "label": 1}, *rows[1:]]), tokenizer, 24),
         (make_task(labels=["yes", "no"]), plain, tokenizer, 24),

@@ -76,11 +76,19 @@ def make_query(masked: bool) -> tuple[list[torch.Tensor], torch.Tensor | None]:
     return tensors, (torch.arange(6) < torch.tensor([[[[6]]], [[[4]]]])) if masked else None
 
 
+class Layer(nn.Module):
+    """An attention layer, as far as the function reads it."""
+
+    def __init__(self, *, is_causal: bool) -> None:
+        super().__init__()
+        self.is_causal = is_causal
+
+
 @pytest.mark.parametrize("masked", [False, True])
 def test_attention_is_its_formula(masked: bool) -> None:
     (query, key, value), mask = make_query(masked)
     torch.manual_seed(2)
-    found, _ = quick_attention(nn.Module(), query, key, value, mask, dropout=0.25)
+    found, _ = quick_attention(Layer(is_causal=False), query, key, value, mask, dropout=0.25)
     torch.manual_seed(2)
     drops = draw_mask((2, 3, 6, 6), 0.25, torch.float64)
     expected = torch.zeros(2, 6, 3, 4, dtype=torch.float64)
@@ -100,6 +108,31 @@ def test_attention_without_dropout_is_pytorchs(masked: bool) -> None:
     found, _ = quick_attention(nn.Module(), query, key, value, mask, is_causal=False)
     expected = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2)
     assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("layer", "asked"), [(Layer(is_causal=True), None), (Layer(is_causal=False), True), (nn.Module(), None)]
+)
+def test_attention_of_a_causal_layer_sees_no_later_token(layer: nn.Module, asked: bool | None) -> None:
+    (query, key, value), _ = make_query(False)
+    later = value.clone()
+    later[:, :, 1:] += 100.0
+    outputs = []
+    for values in (value, later):
+        torch.manual_seed(2)
+        outputs.append(quick_attention(layer, query, key, values, None, dropout=0.25, is_causal=asked)[0])
+    assert torch.equal(outputs[0][:, 0], outputs[1][:, 0])
+    assert not torch.equal(outputs[0][:, 1], outputs[1][:, 1])
+
+
+def test_attention_has_the_scale_of_its_layer() -> None:
+    (query, key, value), mask = make_query(True)
+    found = []
+    for factor, scaling in ((1.0, 0.1), (0.2, None)):  # 1/√(D/H) is ½
+        torch.manual_seed(2)
+        layer = Layer(is_causal=False)
+        found.append(quick_attention(layer, query * factor, key, value, mask, dropout=0.25, scaling=scaling)[0])
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
 
 
 def test_encoder_and_heads_use_it_and_exports_do_not_know_of_it(encoder_dir: Path, tmp_path: Path) -> None:

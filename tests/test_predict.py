@@ -159,7 +159,7 @@ def test_tasks_of_one_encoder_encode_once_whatever_the_architecture(
 
 @pytest.fixture(scope="module")
 def run_dir(encoder_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two tasks on the same texts and one on another column."""
+    """Three tasks on the same texts, one of which reads fewer tokens, and one on another column."""
     folder = tmp_path_factory.mktemp("several")
     rows = [
         {"text": f"the film was {word}", "title": f"{word} book", "good": word == "great", "size": len(word)}
@@ -175,6 +175,7 @@ def run_dir(encoder_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         "good": {**task("classification", "text", "good"), "labels": ["false", "true"]},
         "size": {**task("regression", "text", "size"), "metrics": ["mse"]},
         "title": {**task("regression", "title", "size"), "metrics": ["mse"]},
+        "start": {**task("regression", "text", "size"), "metrics": ["mse"], "max_length": 4},
     }
     (folder / "tasks.yml").write_text(dump_yaml(tasks))
     words = ["train", str(folder / "tasks.yml"), "--encoder", str(encoder_dir), "--output", str(folder / "run")]
@@ -191,9 +192,9 @@ def predicted(run_dir: Path, tasks: str, weights: str, output: Path, *more: str)
 
 @pytest.mark.parametrize("weights", ["best", "final", "teacher"])
 def test_several_tasks_give_what_each_gives_alone(weights: str, run_dir: Path, tmp_path: Path) -> None:
-    together = predicted(run_dir, "size,good,title", weights, tmp_path / "all.jsonl")
-    assert [list(record) for record in together] == [["row", "size", "good", "title"]] * 24
-    for task in ("size", "good", "title"):
+    together = predicted(run_dir, "size,good,title,start", weights, tmp_path / "all.jsonl")
+    assert [list(record) for record in together] == [["row", "size", "good", "title", "start"]] * 24
+    for task in ("size", "good", "title", "start"):
         alone = predicted(run_dir, task, weights, tmp_path / f"{task}.jsonl")
         assert [{"row": record["row"], **record[task]} for record in together] == alone
 

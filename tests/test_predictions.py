@@ -116,4 +116,6 @@ def test_of_equal_scores_the_later_is_first() -> None:
     labelled = LabelledPredictions(task("ranking"), Source(path=Path("t.jsonl")), predictions, examples.labels, groups)
     assert first_ranks(labelled).tolist() == [4, 1]
     assert [hard.rows for hard in hardest(labelled)] == [(0, 2), (4, 4)], "first relevant, ranked first"
+    (_, rank), (_, top) = hardest(labelled)[0].facts
+    assert rank == "rank 4 of 4, score 1" and top == "score 2"
     assert compute(["mrr"], "ranking", outputs, examples.labels, examples.groups)["mrr"] == (1 / 4 + 1 / 1) / 2

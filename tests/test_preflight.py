@@ -72,6 +72,7 @@ CHANGES: dict[str, Callable[[Path], None]] = {
     "another column": edited(COLUMNS, "columns: {text_a: mood, label: text}"),
     "another order of labels": edited("[bad, neutral, good]", "[good, neutral, bad]"),
     "unlabelled rows": edited(COLUMNS, f"unlabelled: [bad]\n    {COLUMNS}"),
+    "another encoding": edited(COLUMNS, f"encoding: utf-16\n    {COLUMNS}"),
     "another name": edited("mood:\n  type", "humour:\n  type"),
 }
 

@@ -28,6 +28,7 @@ from mtl.cli import main
 from mtl.config import Run, RunConfig
 from mtl.drawing import WIDTH, Box, Words, width_of
 from mtl.heat_map import HIGHEST, cell_text, heat_chart, shade
+from mtl.model import layers
 from mtl.objective import Objective, Share
 from mtl.probe import Probe, probe_rows
 from mtl.processes import Processes
@@ -139,6 +140,19 @@ def test_rows_are_a_seeded_part() -> None:
     assert all((one.groups == group).sum() == 4 for group in set(one.groups.tolist())), "whole queries"
     assert len(probe_rows(task, examples, 1, 1)) == 4 and len(probe_rows(task, examples, 999, 1)) == 40
     assert len({tuple(probe_rows(task, examples, 12, seed).rows.tolist()) for seed in range(9)}) > 5
+
+
+def test_micro_batches_hold_as_many_activations_as_in_training(corpus: Path, encoder_dir: Path, tmp_path: Path) -> None:
+    """Evaluation mode keeps the activations of all layers, checkpointing those of one."""
+    nothing: Any = None
+    counts = []
+    for settings in ((), ("train.gradient_checkpointing=true",)):
+        every = "telemetry.gradient_cosine_every=1"
+        setup = make_setup(corpus, encoder_dir, tmp_path, every, "defaults.batch_size=8", *settings)
+        probe = setup.trainer(NoLog(), nothing).probe
+        assert probe is not None
+        counts.append(len(probe._rows["mood"][1]))
+    assert counts[1] == counts[0] * len(layers(setup.objective.model.encoder)) > counts[0]
 
 
 def test_gradients_of_a_transformer_are_those_of_a_backward_pass(

@@ -28,6 +28,7 @@ from mtl.checkpoint import (
 )
 from mtl.cli import main
 from mtl.config import OptimizerSettings, ScheduleSettings
+from mtl.files import TEMPORARY
 from mtl.hooks import RunHooks
 from mtl.optimizer import DECAYS, OPTIMIZERS, learning_rate_factor, make_optimizer
 from mtl.runlog import RunLog
@@ -217,6 +218,27 @@ def test_finished_run_resumes_to_nothing(corpus: Path, encoder_dir: Path, tmp_pa
     before = (output / "metrics.jsonl").read_bytes(), (output / "results.json").read_bytes()
     assert main(["train", "--output", str(output), "--resume"]) == 0
     assert before == ((output / "metrics.jsonl").read_bytes(), (output / "results.json").read_bytes())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        [],
+        ["--learning-rate", "1e-12", "--set", "evaluation.every=1", "--set", "evaluation.patience=2"],
+    ],
+    ids=["whole", "stopped early"],
+)
+def test_the_last_step_of_a_run_has_a_checkpoint(
+    settings: list[str], corpus: Path, encoder_dir: Path, tmp_path: Path
+) -> None:
+    output, words = tmp_path / "run", ["--tasks", "mood", "--no-smart", "--no-proximal", *settings]
+    words += ["--set", "checkpoint.every=7"]
+    assert main(arguments(corpus, encoder_dir, output, *words)) == 0
+    steps = json.loads((output / "results.json").read_text())["steps"]
+    assert checkpoint_directories(output / "checkpoints")[0].name == f"step-{steps:07d}"
+    before = (output / "metrics.jsonl").read_bytes()
+    assert main(["train", "--output", str(output), "--resume"]) == 0
+    assert (output / "metrics.jsonl").read_bytes() == before
 
 
 def test_adaptation_resumes_to_the_same_bits(corpus: Path, encoder_dir: Path, tmp_path: Path) -> None:
@@ -680,6 +702,7 @@ def make_checkpoint(step: int) -> Checkpoint:
 
 
 def test_checkpoints_rotate_and_leave_nothing_half_written(tmp_path: Path) -> None:
+    (tmp_path / f"{TEMPORARY}step-0000009").mkdir()  # of a killed process
     for step in (1, 2, 3):
         save_checkpoint(tmp_path, make_checkpoint(step), keep_last=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-0000002", "step-0000003"]
@@ -715,6 +738,14 @@ def test_damaged_checkpoint_is_passed_over(tmp_path: Path, name: str, damage: st
     assert checkpoint is not None and checkpoint.step == 1
     assert len(damaged) == 1 and "step-0000002" in damaged[0]
     assert np.array_equal(checkpoint.tensors["model"]["w"].numpy(), np.ones(3))
+
+
+def test_a_checkpoint_under_the_name_of_another_step_is_passed_over(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, make_checkpoint(1), keep_last=5)
+    shutil.copytree(tmp_path / "step-0000001", tmp_path / "step-0000002")
+    checkpoint, damaged = load_newest(tmp_path)
+    assert checkpoint is not None and checkpoint.step == 1
+    assert damaged == [f"{tmp_path / 'step-0000002'} holds step 1"]
 
 
 def test_optimizers_get_all_their_settings() -> None:
