@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from mtl.errors import listed, nearest, printable
 
 WRONG_INPUT = 2
+SETTING = re.compile(r"\w[\w.-]*=")
 SHELLS = ("bash", "zsh", "fish")
 TASK_DEFS_HELP = "YAML files with task definitions"
 ENCODER_HELP = "hub id, directory, or pkg:PACKAGE/SUBDIR"
@@ -39,7 +40,7 @@ class CommandParser(Parser):
     """Parser of one command; reports a misspelt flag rather than a required one that is missing because of it."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
-        flags = self.flags()
+        flags, args = self.flags(), _one_each(args)
         for word in args:
             flag = word.partition("=")[0]
             if word.startswith("--") and not any(known.startswith(flag) for known in flags):
@@ -56,6 +57,19 @@ class CommandParser(Parser):
             add_arguments(other)
             others += [name] if flag in other.flags() else []
         return f"; it is a flag of: {listed(others)}" if others else nearest(flag, self.flags())
+
+
+def _one_each(words: Sequence[str]) -> list[str]:
+    """Words in which `--set A=1 B=2` is written as `--set A=1 --set B=2`."""
+    found: list[str] = []
+    value = after = False  # whether the word is a setting, or follows one
+    for word in words:
+        if after and SETTING.match(word):
+            found.append("--set")
+            value = True
+        found.append(word)
+        value, after = word == "--set", value or word.startswith("--set=")
+    return found
 
 
 def make_parser(program: str = "run_mtl.py") -> Parser:
@@ -116,7 +130,7 @@ def _predict_arguments(parser: Parser) -> None:
         required=True,
         type=Path,
         metavar="FILE",
-        help="csv, tsv, jsonl or parquet, in the encoding of the task's data",
+        help="csv, tsv, jsonl or parquet, in the encoding of the task's data (jsonl: UTF-8 if the task has no jsonl)",
     )
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="predictions, as JSON lines")
     _add_precision(parser)

@@ -176,7 +176,8 @@ class RowChecker:
         if number is None or not abs(number) <= LARGEST or (self.task.type == "ranking" and number < 0):
             expected = "a number such as 1.5" if self.task.type == "regression" else "a relevance of 0 or more"
             large = f", and at most {LARGEST:g}" if number is not None and abs(number) > LARGEST else ""
-            self.findings.add(place, f"the label is {_shortened(value)}, expected {expected}{large}")
+            told = f"the label is {_shortened(value)}, expected {expected}{large}"
+            self.findings.add(place, told + self._missing(value))
             return None
         return number
 
@@ -185,11 +186,14 @@ class RowChecker:
             return True
         return bool(self.ignored) and (str(value) in self.ignored or _number(value) in self.ignored_numbers)
 
+    def _missing(self, value: Any) -> str:
+        return f"; if it means 'no label', add it to {self.name}.data.unlabelled" if str(value) in NO_LABEL else ""
+
     def _hint(self, value: Any) -> str:
         """Suggest what an unknown label may mean."""
         labels, text = self.task.labels, str(value)
-        if text in NO_LABEL:
-            return f"; if it means 'no label', add it to {self.name}.data.unlabelled"
+        if missing := self._missing(value):
+            return missing
         if any(_composed(text) == _composed(label) for label in labels):
             return "; a label differs only in its Unicode normalization: convert both to NFC"
         number = _number(value)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 DONE, FAILED = 0, 1
 OUT_OF_MEMORY = (
-    "; to save memory, use --set train.accumulation=4, train.gradient_checkpointing=true, "
+    "; to save memory, use --set train.accumulation=4, --set train.gradient_checkpointing=true, "
     "a smaller batch_size or a smaller evaluation.batch_tokens"
 )
 HERE = f" (in process {RANK})" if PROCESSES > 1 else ""

@@ -134,6 +134,8 @@ def evaluate(
     """
     _require(precision)
     path, run = trained.path, trained.run
+    for warning in data.warnings:
+        say(f"warning: {warning}")
     for note in data.notes:
         say(f"note: {note}")
     loaded = load_tasks(trained, trust_remote_code=trust_remote_code)
@@ -233,12 +235,12 @@ def predict_file(loaded: dict[str, Loaded], file: Path, output: Path, precision:
     together: dict[tuple[Any, ...], list[str]] = {}
     for name, item in loaded.items():
         columns = item.task.data.columns
-        encoding = item.task.data.encoding
+        encoding = item.task.data.encoding_of(file)
         key = (id(item.model.base_model), columns.text_a, columns.text_b, columns.group, item.limit, encoding)
         together.setdefault(key, []).append(name)
     records: dict[str, Iterator[dict[str, Any]]] = {}
     for group in together.values():
-        source = Source(path=file, encoding=loaded[group[0]].task.data.encoding)
+        source = Source(path=file, encoding=loaded[group[0]].task.data.encoding_of(file))
         examples = _prepared(group[0], loaded[group[0]], source, labelled=False)
         items = [loaded[name] for name in group]
         outputs = outputs_of(items, examples, precision)

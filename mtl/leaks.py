@@ -143,6 +143,10 @@ class LeakSearch:
             self._buckets = {arity: Buckets(self._normal, rows) for arity, rows in members.items()}
         return self._buckets
 
+    def add(self, leaks: Sequence[Leak]) -> None:
+        """Add results that were found otherwise, after the search."""
+        self._found = [*self.leaks(), *leaks]
+
     def leaks(self) -> list[Leak]:
         """One entry per pair of splits and kind; a row counts only under the closest kind of match."""
         if self._found is not None:

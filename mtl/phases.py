@@ -155,6 +155,9 @@ def _log(setup: RunSetup, output: Path, state: TrainState) -> NoLog:
 def show_plan(setup: RunSetup, display: Display) -> None:
     """Show the plan, and what should be known of the data before the first step."""
     display.say(plan_table(setup.plan.rows, setup.plan.steps, setup.plan.epoch_steps))
+    for leak in setup.seen:
+        told = "on which the encoder was trained before; give both runs the same train.holdout and --seed"
+        display.warn(f"{leak}, {told}")
     for line in remarks(setup.run, setup.splits, setup.limit) + _cut_lists(setup.streams) + _class_weights(setup):
         display.say(f"note: {line}")
 
@@ -181,6 +184,7 @@ def remarks(run: Run, splits: Splits, limit: int) -> list[str]:
     lines = task_notes(run.tasks, limit)
     if run.config.telemetry.gradient_cosine_every is not None and len(run.tasks) == 1:
         lines.append("telemetry.gradient_cosine_every has no effect: gradients are compared between two or more tasks")
+    held = [parts["holdout"] for parts in splits.values() if "holdout" in parts]
     for name, parts in splits.items():
         for split, examples in parts.items():
             share = float(examples.truncated.mean())
@@ -198,9 +202,9 @@ def remarks(run: Run, splits: Splits, limit: int) -> list[str]:
                 lines.append(
                     f"{name}/{split}: {counted(examples.dropped, 'row')} left out that are also evaluation rows"
                 )
-            if split == "holdout" and run.config.leaks == "warn" and (same := repeated(parts["train"], examples)):
+            if split == "train" and run.config.leaks == "warn" and (same := repeated(examples, held)):
                 rows = counted(len(same), "row")
-                lines.append(f"{name}/train: {rows} identical to rows of {name}/holdout; --leaks drop leaves them out")
+                lines.append(f"{name}/train: {rows} identical to held-out rows; --leaks drop leaves them out")
             without = int(counts(run.tasks[name], examples).get("queries_without_relevant", 0))
             if without:
                 effect = "no task loss" if split == "train" else _counting(run.tasks[name].metrics)

@@ -88,6 +88,8 @@ def parse_yaml(text: str, name: str) -> tuple[Sourced, list[Problem]]:
         mark = error.problem_mark
         where = f"{name}:{mark.line + 1}" if mark and not name.startswith("--") else name
         reason = str(error.problem or error.context).replace("'<stream end>'", "the end")
+        if reason.startswith("but "):
+            reason = f"{error.context}, {reason}"
         raise UserError.of(where, f"is not valid YAML: {reason}") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise UserError.of(name, f"is not valid YAML: {first_line(error)}") from None

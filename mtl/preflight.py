@@ -139,7 +139,7 @@ def _trained_before(encoder: str, tasks: Mapping[str, TaskDef]) -> dict[str, Tas
     run that already dropped leaks (`leaks: drop`) has none if it has every task here, with the same data.
     """
     found: dict[str, TaskDef] = {}
-    for run in _earlier_runs(encoder):
+    for run in earlier_runs(encoder):
         same = {name for name, task in run.tasks.items() if name in tasks and task.data == tasks[name].data}
         if run.config.leaks == "drop" and same == tasks.keys():
             continue
@@ -152,7 +152,7 @@ def _trained_before(encoder: str, tasks: Mapping[str, TaskDef]) -> dict[str, Tas
     return found
 
 
-def _earlier_runs(encoder: str) -> Iterator[Run]:
+def earlier_runs(encoder: str) -> Iterator[Run]:
     """The runs that trained an encoder, the last one first, as far back as they can be read."""
     model, seen = Path(encoder), set[Path]()
     while model.is_absolute() and model.name == "model" and (model.parent / RUN_FILE).is_file() and model not in seen:
@@ -293,6 +293,8 @@ def run_needed(path: Path, command: str, instead: str = "") -> str:
         return f"is part of a run; name the run itself, {within[0]}"
     if (path / TASK_FILE).is_file():
         return f"is an export; {command} needs a run{instead}"
+    if any(path.glob(f"[!.]*/{TASK_FILE}")) and not any(path.glob(f"[!.]*/{RUN_FILE}")):
+        return f"holds exports; {command} needs a run{instead}"
     return no_run(path)
 
 

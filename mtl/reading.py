@@ -27,6 +27,7 @@ class Data:
         summaries: Task to split to the result of reading it.
         leaks: Evaluation rows found in training rows, if they were searched for.
         before: Training splits, `task/split`, of all runs that trained the encoder before.
+        warnings: Warnings for the user.
         notes: Remarks for the user, on optional splits that are absent and on the rows of the others.
         problems: All problems found.
     """
@@ -35,8 +36,14 @@ class Data:
     summaries: dict[str, dict[str, SplitSummary]] = field(default_factory=dict)
     leaks: LeakSearch = field(default_factory=LeakSearch)
     before: set[str] = field(default_factory=set)
+    warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+
+    def add_before(self, leaks: Sequence[Leak]) -> None:
+        """Add evaluation rows on which the encoder was trained before."""
+        self.before |= {leak.train for leak in leaks}
+        self.leaks.add(leaks)
 
     def is_before(self, leak: Leak) -> bool:
         """Whether the encoder was trained on the rows before this run, which can no longer leave them out."""

@@ -5,25 +5,28 @@ from __future__ import annotations
 import copy
 import gc
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 
 from mtl.architecture import architecture_warnings
 from mtl.batch import BatchStream
-from mtl.config import Run
+from mtl.config import Run, TrainSettings
 from mtl.data import Examples, prepare
 from mtl.errors import UserError
 from mtl.heads import stored_head
 from mtl.launch import SHARDED, launcher_warnings
+from mtl.leaks import Leak
 from mtl.model import MultiTaskModel, build_model, load_model
 from mtl.objective import Objective, with_class_weights
 from mtl.plan import Plan, make_plan
 from mtl.precision import erased_perturbations, precision_warnings
-from mtl.preflight import Checked
+from mtl.preflight import Checked, earlier_runs
 from mtl.probe import Probe
 from mtl.processes import Processes, make_accelerator
 from mtl.rundir import Splits, device_name, fingerprints
@@ -31,6 +34,7 @@ from mtl.runlog import NoLog
 from mtl.scale import Scale, scale_of
 from mtl.shards import gather, is_sharded, shard
 from mtl.subsets import few_shot, hold_out, repeated, without_leaks
+from mtl.taskdef import TaskDef
 from mtl.tokenizer import load_config, load_tokenizer, usable_length
 from mtl.trainer import Hooks, Trainer
 
@@ -63,6 +67,7 @@ class RunSetup:
     plan: Plan
     objective: Objective
     limit: int
+    seen: list[Leak]
     copy: MultiTaskModel | None = None
 
     def whole(self, model: MultiTaskModel) -> MultiTaskModel | None:
@@ -121,6 +126,8 @@ def set_up(checked: Checked, processes: Processes, *, bar: bool = True) -> RunSe
     limit = longest_input(checked, tokenizer)
     splits = processes.main_first(lambda: prepare_splits(checked, tokenizer, limit, bar=bar))
     processes.require_same(fingerprints(splits), "data")
+    seen = processes.together(lambda: held_out_before(checked, splits, tokenizer, limit))
+    checked.data.add_before(seen)
     scales = own_units(run, splits)
     streams = make_streams(run, splits)
     torch.manual_seed(run.config.train.seed)
@@ -135,7 +142,7 @@ def set_up(checked: Checked, processes: Processes, *, bar: bool = True) -> RunSe
             if SHARDED:
                 shard(part)
     plan = make_plan(run, streams)
-    return RunSetup(run, processes, accelerator, tokenizer, splits, streams, plan, objective, limit, whole)
+    return RunSetup(run, processes, accelerator, tokenizer, splits, streams, plan, objective, limit, seen, whole)
 
 
 def make_streams(run: Run, splits: Splits) -> dict[str, BatchStream]:
@@ -165,32 +172,67 @@ def prepare_splits(checked: Checked, tokenizer: Any, limit: int, *, bar: bool = 
     splits: dict[str, dict[str, Examples]] = {}
     for name, task in run.tasks.items():
         splits[name] = {
-            split: prepare(
-                name,
-                task,
-                source,
-                tokenizer,
-                min(task.max_length, limit),
-                num_proc=run.config.num_proc,
-                rows=checked.data.summaries[name][split].rows,
-                bar=bar,
-            )
-            for split, source in checked.data.sources[name].items()
+            split: _prepared(checked, name, split, tokenizer, limit, bar=bar)
+            for split in checked.data.sources[name]
             if split == "train" or run.config.train.holdout is None
         }
-        train, examples = run.config.train, splits[name]["train"]
-        if train.holdout is not None:  # drawn first, so that it does not depend on what is left out below
-            examples, splits[name]["holdout"] = hold_out(task, examples, train.holdout, train.holdout_rows, train.seed)
+        splits[name] |= _held_out(run.config.train, task, splits[name]["train"])
+    held = [parts["holdout"] for parts in splits.values() if "holdout" in parts]
+    for name, task in run.tasks.items():
+        examples = splits[name]["train"]
         if run.config.leaks == "drop":
-            leaked = list(checked.data.leaks.leaked[f"{name}/train"])
-            if train.holdout is not None:
-                leaked += repeated(examples, splits[name]["holdout"])
+            leaked = [*checked.data.leaks.leaked[f"{name}/train"], *repeated(examples, held)]
             examples = without_leaks(task, examples, leaked)
             if len(examples) == 0:
                 raise UserError.of("--leaks drop", f"leaves {name} no training rows: all are also evaluation rows")
-        size = train.task_sizes.get(name, train.train_size)
-        splits[name]["train"] = few_shot(task, examples, size, train.train_fraction, train.seed)
+        splits[name]["train"] = _drawn(run.config.train, name, task, examples)
     return splits
+
+
+def _prepared(checked: Checked, name: str, split: str, tokenizer: Any, limit: int, *, bar: bool) -> Examples:
+    task = checked.run.tasks[name]
+    return prepare(
+        name,
+        task,
+        checked.data.sources[name][split],
+        tokenizer,
+        min(task.max_length, limit),
+        num_proc=checked.run.config.num_proc,
+        rows=checked.data.summaries[name][split].rows,
+        bar=bar,
+    )
+
+
+def _held_out(train: TrainSettings, task: TaskDef, examples: Examples) -> dict[str, Examples]:
+    """The rows to train on and, if any are held out, `holdout`; rows left out as leaks do not change which."""
+    if train.holdout is None:
+        return {"train": examples}
+    rest, held = hold_out(task, examples, train.holdout, train.holdout_rows, train.seed)
+    return {"train": rest, "holdout": held}
+
+
+def _drawn(train: TrainSettings, name: str, task: TaskDef, examples: Examples) -> Examples:
+    size = train.task_sizes.get(name, train.train_size)
+    return few_shot(task, examples, size, train.train_fraction, train.seed)
+
+
+def held_out_before(checked: Checked, splits: Splits, tokenizer: Any, limit: int) -> list[Leak]:
+    """Held-out rows that an earlier run of the encoder, which held out others or none of the same data, trained on."""
+    run, found = checked.run, []
+    if run.config.train.holdout is None or run.config.leaks == "ignore":
+        return []
+    for earlier in earlier_runs(checked.encoder):
+        train = earlier.config.train
+        for name, parts in splits.items():
+            for other, task in earlier.tasks.items():
+                if (task.data, task.type) != (run.tasks[name].data, run.tasks[name].type):
+                    continue
+                examples = _prepared(checked, name, "train", tokenizer, limit, bar=False)
+                with suppress(UserError):  # there are fewer rows than then, so that others would be drawn now
+                    examples = _drawn(train, other, task, _held_out(train, task, examples)["train"])
+                if rows := len(np.intersect1d(parts["holdout"].rows, examples.rows)):
+                    found.append(Leak(f"{other} before/train", f"{name}/holdout", rows, "exact"))
+    return found
 
 
 def own_units(run: Run, splits: Mapping[str, dict[str, Examples]]) -> dict[str, Scale]:

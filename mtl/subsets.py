@@ -5,7 +5,7 @@ Legend: N examples.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -71,9 +71,9 @@ def hold_out(task: TaskDef, examples: Examples, fraction: float, least: int, see
     return examples.select(np.flatnonzero(~held)), examples.select(np.flatnonzero(held))
 
 
-def repeated(examples: Examples, others: Examples) -> list[int]:
+def repeated(examples: Examples, others: Iterable[Examples]) -> list[int]:
     """Source positions of the examples whose tokens equal those of one of `others`."""
-    held = {others.tokens("input_ids", index).tobytes() for index in range(len(others))}
+    held = {part.tokens("input_ids", index).tobytes() for part in others for index in range(len(part))}
     same = [examples.tokens("input_ids", index).tobytes() in held for index in range(len(examples))]
     found: list[int] = examples.rows[np.flatnonzero(same)].tolist()
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, field_validator
@@ -166,6 +167,11 @@ class DataSource(Settings):
     splits: dict[str, str] = {}
     unlabelled: list[str | int | float | None] = []
     encoding: str | None = None
+
+    def encoding_of(self, path: Path) -> str | None:
+        """`encoding` for a file of further rows; JSON lines are UTF-8 unless the data has some too."""
+        known = {Path(file).suffix for file in (self.files or {}).values()}
+        return None if path.suffix == ".jsonl" and ".jsonl" not in known else self.encoding
 
 
 class TaskDef(TrainingSettings):

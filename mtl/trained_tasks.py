@@ -11,10 +11,12 @@ from mtl.files import entries, refuse_links
 from mtl.preflight import RUN_FILE, TASK_FILE, no_run, read_run, read_task
 from mtl.push import check_push
 from mtl.reading import Data, check_data
+from mtl.report import RESULTS_FILE
 from mtl.runrecord import file_problems, output_problems
-from mtl.source import SUFFIXES, is_missing, locate
+from mtl.source import SUFFIXES, Source, is_missing, locate
 from mtl.taskdef import NAME, TaskDef
 
+HOLDOUT = "holdout"  # split, in results, of the rows that a run held out of its training data
 WEIGHTS = {"final": "model", "teacher": "teacher"}  # directories of a run that hold a shared encoder and heads
 
 
@@ -137,12 +139,28 @@ def check_evaluation(
     absent = [] if names else [name for name, task in trained.tasks.items() if _lacks(task, split, root)]
     if len(absent) < len(trained.tasks):  # else there is an error for each, which says what splits there are
         trained = replace(trained, tasks={name: task for name, task in trained.tasks.items() if name not in absent})
+    held_out = split == HOLDOUT and trained.run is not None and trained.run.config.train.holdout is not None
+    if held_out and all(_lacks(task, split, root) for task in trained.tasks.values()):
+        told = f"held-out rows are no split of the data; {path / RESULTS_FILE} has their metrics"
+        raise UserError.of("--split", told)
     data = check_data(trained.tasks, root, [split])
+    data.warnings += [
+        f"{name}/{split} is the training data itself, not held out; the model may have been trained on these rows"
+        for name, sources in data.sources.items()
+        if split in sources and split != "train" and _is_training_data(trained.tasks[name], sources[split], root)
+    ]
     data.notes = [f"{name}: no {split} split here; it is not evaluated" for name in absent if name not in trained.tasks]
     inputs = [source.path for sources in data.sources.values() for source in sources.values() if source.path]
     if problems := data.problems + ([] if output is None else file_problems(output, inputs)):
         raise UserError(problems)
     return trained, data
+
+
+def _is_training_data(task: TaskDef, source: Source, data_root: str | None) -> bool:
+    training = locate(task, "train", data_root)
+    if not isinstance(training, Source) or training.path is None or source.path is None:
+        return training == source
+    return training.fingerprint() == source.fingerprint()
 
 
 def _lacks(task: TaskDef, split: str, data_root: str | None) -> bool:

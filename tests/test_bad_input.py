@@ -412,6 +412,9 @@ LIGHT: list[tuple[list[str], int, str]] = [
     ),
     (["train", "good.yml", "--output", "x"], 2, "error: --encoder: is missing; name a model's directory, pkg:"),
     (["validate", "bad.yml"], 2, "bad.yml:2: is not valid YAML"),
+    (["validate", "two.yml"], 2, "two.yml:2: is not valid YAML: expected a single document in the stream, but found"),
+    (["train", "good.yml", "--output", "x", "--set", "train.epochs=1", "a.b=2"], 2, "--set a.b: unknown key 'a'"),
+    (["train", "--set", "a.b=2", "c.d=3", "--output=x", "good.yml"], 2, "--set c.d: unknown key 'c'"),
     (["prepare", "bad.yml", "--encoder", "./missing"], 2, "bad.yml:2: is not valid YAML"),
     (["adapt", "missing", "--task", "a", "--output", "x"], 2, "error: missing: there is no such directory"),
     (["evaluate", "missing"], 2, "error: missing: there is no such directory"),
@@ -444,6 +447,7 @@ def test_a_local_encoder_is_named_by_its_absolute_path(tmp_path: Path, monkeypat
 )
 def test_help_and_errors_load_nothing_heavy(words: list[str], status: int, said: str, tmp_path: Path) -> None:
     (tmp_path / "bad.yml").write_text("a: [1\n")
+    (tmp_path / "two.yml").write_text("a: 1\n---\nb: 2\n")
     (tmp_path / "good.yml").write_text(
         "t: {type: regression, data: {files: {train: t.csv, validation: t.csv}, columns: {text_a: x, label: y}}}\n"
     )

@@ -401,7 +401,7 @@ CASES: dict[str, tuple[dict[str, Edit], str, str]] = {
     "a score that is no number": (
         {"pairs.jsonl": '{"one": "a", "two": "b", "score": NaN}\n'},
         "pairs.jsonl:1",
-        "the label is nan, expected a number",
+        "expected a number such as 1.5; if it means 'no label', add it to pairs.data.unlabelled",
     ),
     "a truth for a score": (
         {"pairs.jsonl": '{"one": "a", "two": "b", "score": true}\n'},

@@ -639,8 +639,8 @@ def test_what_is_held_out_is_found_in_the_rest(cache: Path, tmp_path: Path, toke
     examples = prepare("t", make_task(), source_of(tmp_path, rows), tokenizer, 24)
     rest, held = hold_out(make_task(), examples, 0.2, 1, 0)
     same = [int(row) for row in rest.rows if row % 10 in {int(other) % 10 for other in held.rows}]
-    assert repeated(rest, held) == same and same
-    assert repeated(rest, rest.select(np.array([], dtype=np.int64))) == []
+    assert repeated(rest, [held]) == same and same
+    assert repeated(rest, [rest.select(np.array([], dtype=np.int64))]) == []
 
 
 def test_not_everything_is_held_out() -> None:

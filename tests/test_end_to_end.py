@@ -346,6 +346,9 @@ def test_an_export_can_be_the_encoder_of_another_run_but_not_adapted(
     assert main(["adapt", str(exports / "mood"), "--task", "mood", "--output", str(tmp_path / "x")]) == 2
     message = "is an export; adapt needs a run, but an export can be the --encoder of `train`"
     assert capsys.readouterr().err == f"error: {exports / 'mood'}: {message}\n"
+    assert main(["adapt", str(exports), "--task", "mood", "--output", str(tmp_path / "x")]) == 2
+    message = "holds exports; adapt needs a run, but an export can be the --encoder of `train`"
+    assert capsys.readouterr().err == f"error: {exports}: {message}\n"
     words = ["train", str(corpus), "--tasks", "strength", "--max-steps", "1", "--output", str(tmp_path / "x")]
     assert main([*words, "--encoder", str(exports / "mood")]) == 0
 

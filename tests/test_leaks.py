@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -406,3 +407,56 @@ def test_held_out_rows_of_a_single_file_are_no_leak(
     assert main([*words, "--leaks", policy, "--set", "train.holdout=0.3", "--no-smart", "--no-proximal"]) == 0
     assert "stand" not in capsys.readouterr().out
     assert json.loads((tmp_path / "run" / "provenance.json").read_text())["leaks"] == []
+    for split, told in (("validation", "warning: t/validation is the training data itself"), ("train", "")):
+        assert main(["evaluate", str(tmp_path / "run"), "--split", split]) == 0
+        found = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+        assert len(found) == bool(told) and all(line.startswith(told) for line in found)
+    assert main(["evaluate", str(tmp_path / "run"), "--split", "holdout"]) == 2
+    assert "held-out rows are no split of the data" in capsys.readouterr().err
+
+
+NUMBERS = [f"a text {n} and {m}" for n in "one two three four five".split() for m in "six seven eight nine".split()]
+HOLDOUT = ["--max-steps", "1", "--no-smart", "--no-proximal", "--set", "train.holdout_rows=1"]
+
+
+def test_adaptation_tells_held_out_rows_that_the_encoder_saw_before(
+    tmp_path: Path, encoder_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = definitions_of(tmp_path / "t", {"train": NUMBERS, "validation": ["another"]})
+    (whole, part), few = (tmp_path / name for name in ("whole", "part")), tmp_path / "few"
+    train = ["train", str(path), "--encoder", str(encoder_dir), *HOLDOUT]
+    assert main([*train, "--output", str(whole)]) == 0
+    assert main([*train, "--output", str(part), "--set", "train.holdout=0.25"]) == 0
+
+    def told(run: Path, *more: str) -> str:
+        capsys.readouterr()
+        words = ["adapt", str(run), "--task", "t", "--output", str(few), "--overwrite", *HOLDOUT, *more]
+        assert main([*words, "--set", "train.holdout=0.25"]) == 0
+        return capsys.readouterr().out
+
+    for run, more in ((whole, ()), (part, ("--seed", "7"))):
+        out, card = told(run, *more), (few / "best" / "t" / "README.md").read_text()
+        (line,) = [line for line in out.splitlines() if "trained before" in line]
+        assert line.startswith("warning: t/holdout: ") and "occur in t before/train (exact)" in line
+        if run == whole:
+            assert "5 rows" in line, "a quarter of 20"
+        assert "- Seen in training: `t/holdout`: " in card
+        (leak,) = json.loads((few / "provenance.json").read_text())["leaks"]
+        assert (leak["train"], leak["evaluation"]) == ("t before/train", "t/holdout") and 0 < leak["rows"] <= 5
+    assert "trained before" not in told(part), "the same rows are held out"
+    assert "trained before" not in told(whole, "--leaks", "ignore")
+
+
+def test_held_out_rows_of_one_task_are_sought_in_all(
+    tmp_path: Path, encoder_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {"a": NUMBERS, "b": NUMBERS[::-1]}
+    paths = [definitions_of(tmp_path / name, {"train": rows, "validation": ["x"]}) for name, rows in files.items()]
+    words = ["train", *map(str, paths), "--encoder", str(encoder_dir), *HOLDOUT, "--set", "train.holdout=0.25"]
+    assert main([*words, "--output", str(tmp_path / "warn")]) == 0
+    out = capsys.readouterr().out
+    told = [int(n) for n in re.findall(r"note: [ab]/train: (\d+) rows identical to held-out rows; --leaks drop", out)]
+    assert len(told) == 2 and all(rows > 0 for rows in told)
+    assert main([*words, "--output", str(tmp_path / "drop"), "--leaks", "drop"]) == 0
+    rows = [plan["rows"] for plan in json.loads((tmp_path / "drop" / "results.json").read_text())["plan"]]
+    assert rows == [15 - number for number in told]

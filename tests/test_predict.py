@@ -319,4 +319,9 @@ def test_input_is_read_in_the_encoding_of_the_tasks_data(encoder_dir: Path, tmp_
     words = ["train", str(tmp_path / "t.yml"), "--encoder", str(encoder_dir), "--output", str(output)]
     assert main([*words, "--max-steps", "1", "--leaks", "ignore", "--no-smart", "--no-proximal"]) == 0
     assert main(["predict", str(output), "--input", str(tmp_path / "dev.csv"), "--output", str(predictions)]) == 0
-    assert len(predictions.read_text().splitlines()) == len(rows)
+    told = predictions.read_text()
+    assert len(told.splitlines()) == len(rows)
+    lines = [json.dumps({"text": row.rpartition(",")[0]}, ensure_ascii=False) for row in rows]
+    (tmp_path / "dev.jsonl").write_text("\n".join(lines), encoding="utf-8")  # as JSON is, whatever the task's CSV
+    assert main(["predict", str(output), "--input", str(tmp_path / "dev.jsonl"), "--output", str(predictions)]) == 0
+    assert predictions.read_text() == told

@@ -88,7 +88,7 @@ def test_rows_like_held_out_ones_are_not_trained_on(corpus: Path, encoder_dir: P
     for policy, trained_on in (("warn", True), ("drop", False)):
         setup = make_setup(corpus, encoder_dir, tmp_path, f"leaks={policy}", "train.holdout=0.2")
         mood = setup.splits["mood"]
-        assert bool(repeated(mood["train"], mood["holdout"])) == trained_on
+        assert bool(repeated(mood["train"], [mood["holdout"]])) == trained_on
 
 
 def test_a_steps_rate_is_the_mean_of_its_tasks_and_a_multiple_in_the_heads(
