@@ -246,7 +246,7 @@ def effects(files: Mapping[str, Any]) -> str:
     told = (
         f"Mean of the first metrics of {' and '.join(group['tasks'])} with {group['size']:,} training rows each, in "
         f"percent; mean of {seeds} seeds. In parentheses: the difference from the first line, paired by seed, and its "
-        "95 % t interval. Spread ratio: root of the two tasks' summed variances over seeds, divided by the first line's."
+        "95 % t interval. Spread ratio: root of the tasks' summed variances over seeds, divided by the first line's."
     )
     return "\n".join([*lines, "", told, ""])
 
