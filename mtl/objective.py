@@ -103,7 +103,9 @@ class Share:
 
 @torch.no_grad()
 def _rms(table: nn.Embedding) -> float:
-    """RMS of the vectors that a table gives, which it may have scaled (Gemma)."""
+    """RMS of the vectors that a table gives, which may be scaled (Gemma); of another kind of table, of its weights."""
+    if not isinstance(table, nn.Embedding):
+        return float(table.weight.double().square().mean().sqrt())
     ids = torch.arange(table.weight.shape[0], device=table.weight.device)
     squares = math.fsum(float(table(part).double().square().sum()) for part in ids.split(4096))
     return math.sqrt(squares / table.weight.numel())

@@ -300,9 +300,9 @@ def test_a_precision_that_cannot_be_is_told(
 def test_a_task_that_is_not_there_is_told(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--input", str(run_dir.parent / "rows.jsonl"), "--output", str(tmp_path / "out.jsonl")]
     assert main(["predict", str(run_dir), "--task", "good,siez", *words]) == 2
-    assert "has no task 'siez'; it has: good, size, title; did you mean 'size'?" in capsys.readouterr().err
+    assert "has no task 'siez'; it has: good, size, title, start; did you mean 'size'?" in capsys.readouterr().err
     assert main(["predict", str(run_dir), *words]) == 2
-    assert "name one of the tasks, or several with commas: good, size, title" in capsys.readouterr().err
+    assert "name one of the tasks, or several with commas: good, size, title, start" in capsys.readouterr().err
     assert not (tmp_path / "out.jsonl").exists()
 
 
