@@ -189,7 +189,10 @@ def test_size_and_depth_are_bounded(text: str, words: str) -> None:
         ("5\n", "a.yml:1: expected a mapping at the top level, got the number 5"),
         ("a: 1\nb: [1, 2\nc: 3\n", "a.yml:3: is not valid YAML: expected ',' or ']', but got ':'"),
         ("a: 1\n\tb: 2\n", "a.yml:2: is not valid YAML: found character '\\t' that cannot start any token"),
-        ("a: 1\n---\nb: 2\n", "a.yml:2: is not valid YAML: expected a single document in the stream, but found"),
+        (
+            "a: 1\n---\nb: 2\n",
+            "a.yml:2: is not valid YAML: expected a single document in the stream, but found another document",
+        ),
         ("a: *nobody\n", "a.yml:1: is not valid YAML: found undefined alias 'nobody'"),
         ("? [a, b]\n: 1\n", "a.yml:1: a key must be plain text"),
     ],
