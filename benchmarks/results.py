@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from mtl.card import code_span
 from mtl.metrics import ANSWERABLE, METRICS
-from mtl.paired import compare_pairs
+from mtl.paired import compare_pairs, spread_ratio
 from mtl.summary import chart, counted_rows, difference_cells, size_words
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,10 +40,12 @@ class Aim(NamedTuple):
         words: Its name in the table.
         study: The study that tests it.
         size: Number of training rows.
-        arm: The arm that is compared with the study's first arm.
+        arm: The arm that is compared.
         what: `difference`, for which `bound` is a minimum, or `spread_ratio`, for which it is a maximum.
         bound: The target, as a fraction.
         why: Evidence on why it was missed, if it was.
+        base: The arm that it is compared with; the study's first if None.
+        tasks: The tasks whose mean is compared; all of the study if empty.
     """
 
     words: str
@@ -53,6 +55,8 @@ class Aim(NamedTuple):
     what: str
     bound: float
     why: str
+    base: str | None = None
+    tasks: tuple[str, ...] = ()
 
 
 LITTLE_MNLI = (
@@ -156,24 +160,39 @@ def _aims(summaries: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     )
     missed: dict[str, list[str]] = {}
     for aim in AIMS:
-        groups = _main_groups(summaries[aim.study]) if aim.study in summaries else ()
-        for group in (group for group in groups if group["size"] == aim.size):
-            facts = group["arms"][aim.arm]
-            difference, ratio = facts.get("difference"), facts.get("spread_ratio")
-            if difference is None or difference["t"] is None:
-                continue
-            if aim.what == "difference":
-                low, high = (100 * limit for limit in difference["t"])
-                reached = difference["mean"] >= aim.bound and low > 0
-                found = (f"{100 * aim.bound:+.1f}", f"{100 * difference['mean']:+.1f}", f"{low:+.1f} to {high:+.1f}")
-            else:
-                reached = ratio is not None and ratio <= aim.bound
-                found = (f"{aim.bound:.2f}", "" if ratio is None else f"{ratio:.2f}", "")
-            if not reached:
-                missed.setdefault(aim.why, []).append(aim.words)
-            cells = (aim.words, aim.study, _of(group), *found, "reached" if reached else "**missed**")
-            yield f"| {' | '.join(cells)} |"
+        if (compared := _compared(summaries.get(aim.study, {}), aim)) is None:
+            continue
+        of, difference, ratio = compared
+        if aim.what == "difference":
+            low, high = (100 * limit for limit in difference["t"])
+            reached = difference["mean"] >= aim.bound and low > 0
+            found = (f"{100 * aim.bound:+.1f}", f"{100 * difference['mean']:+.1f}", f"{low:+.1f} to {high:+.1f}")
+        else:
+            reached = ratio is not None and ratio <= aim.bound
+            found = (f"{aim.bound:.2f}", "" if ratio is None else f"{ratio:.2f}", "")
+        if not reached:
+            missed.setdefault(aim.why, []).append(aim.words)
+        cells = (aim.words, aim.study, of, *found, "reached" if reached else "**missed**")
+        yield f"| {' | '.join(cells)} |"
     yield from ("", *(f"- {'; '.join(words)}: {why}." for why, words in missed.items()), "")
+
+
+def _compared(summary: Mapping[str, Any], aim: Aim) -> tuple[str, Mapping[str, Any], float | None] | None:
+    """What an aim compares, the differences paired by seed, and the spread ratio; None with fewer than two seeds."""
+    groups = [
+        group
+        for group in summary.get("groups", ())
+        if group["first"] and group["size"] == aim.size and (not aim.tasks or group["task"] in aim.tasks)
+    ]
+    own, others = ([g["arms"][arm or next(iter(g["arms"]))]["values"] for g in groups] for arm in (aim.arm, aim.base))
+    seeds = [seed for seed in map(str, summary.get("seeds", ())) if all(seed in values for values in (*own, *others))]
+    if not groups or len(seeds) < 2:
+        return None
+    means = ([math.fsum(v[seed] for v in arm) / len(arm) for seed in seeds] for arm in (own, others))
+    ratio = spread_ratio(*([[v[seed] for seed in seeds] for v in arm] for arm in (own, others)))
+    tasks = [group["task"] for group in groups]
+    of = f"mean of {', '.join(tasks)}" if len(tasks) > 1 else f"{tasks[0]}, {groups[0]['metric']}"
+    return of, compare_pairs(*means), ratio
 
 
 def _short(summaries: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:

@@ -137,6 +137,32 @@ def test_one_seed_alone_is_told_nothing_of() -> None:
     assert "mean of no seeds" in summary.few_examples(files)
 
 
+def test_a_target_is_of_its_arms_and_tasks() -> None:
+    """Differences 0.1, 0.2 and 0.3 of seeds that both arms have: 0.2 ± t(0.975, 2) · 0.1/√3; spreads 0.2 and 0.1."""
+    values = {
+        "first": {"1": 9.0, "2": 9.0, "3": 9.0},
+        "base": {"1": 0.1, "2": 0.2, "3": 0.3, "4": 9.0},
+        "other": {"1": 0.2, "2": 0.4, "3": 0.6},
+    }
+    arms = {name: {"values": found} for name, found in values.items()}
+    groups = [
+        {"task": "a", "size": 10, "metric": "f1", "first": True, "arms": arms},
+        {"task": "b", "size": 10, "metric": "f1", "first": True, "arms": {name: arms["first"] for name in arms}},
+    ]
+    summary = {"groups": groups, "seeds": [1, 2, 3, 4]}
+    aim = results.Aim("", "s", 10, "other", "difference", 0.1, "")
+    compared = results._compared(summary, aim._replace(base="base", tasks=("a",)))
+    assert compared is not None
+    of, difference, ratio = compared
+    assert of == "a, f1" and ratio == pytest.approx(2.0)
+    assert difference["mean"] == pytest.approx(0.2) and difference["n"] == 3
+    assert difference["t"] == pytest.approx([0.2 - 4.302653 * 0.1 / 3**0.5, 0.2 + 4.302653 * 0.1 / 3**0.5])
+    both = results._compared(summary, aim)
+    assert both is not None and both[0] == "mean of a, b"
+    assert both[1]["mean"] == pytest.approx((0.4 + 9.0) / 2 - 9.0), "the first arm is the base"
+    assert results._compared(summary, aim._replace(size=99)) is None
+
+
 def arm(mean: float, t: list[float] | None, n: int = 5) -> dict[str, Any]:
     difference = {"n": n, "mean": mean, "std": 0.1, "t": t, "bootstrap": t, "wins": 4, "ties": 0, "losses": 1}
     return {"values": {}, "n": n, "mean": mean, "std": 0.1, "seconds": 3600.0, "difference": difference}
