@@ -147,7 +147,7 @@ def test_a_target_is_of_its_arms_and_tasks() -> None:
     arms = {name: {"values": found} for name, found in values.items()}
     groups = [
         {"task": "a", "size": 10, "metric": "f1", "first": True, "arms": arms},
-        {"task": "b", "size": 10, "metric": "f1", "first": True, "arms": {name: arms["first"] for name in arms}},
+        {"task": "b", "size": 10, "metric": "f1", "first": True, "arms": dict.fromkeys(arms, arms["first"])},
     ]
     summary = {"groups": groups, "seeds": [1, 2, 3, 4]}
     aim = results.Aim("", "s", 10, "other", "difference", 0.1, "")
