@@ -176,7 +176,6 @@ WAYS = {  # arms of the study of multi-task training, in words
     "smart": "alone, with SMART",
     "smart-adapt": "with six other tasks, then adapted with SMART",
     "mt-dnn-smart": "with six other tasks, then adapted, SMART in both phases",
-    "mt-dnn-smart-every-4": "with six other tasks, then adapted, SMART in both phases, R_s in every fourth step",
 }
 
 
