@@ -74,6 +74,8 @@ def hold_out(task: TaskDef, examples: Examples, fraction: float, least: int, see
 def repeated(examples: Examples, others: Iterable[Examples]) -> list[int]:
     """Source positions of the examples whose tokens equal those of one of `others`."""
     held = {part.tokens("input_ids", index).tobytes() for part in others for index in range(len(part))}
+    if not held:  # as in most runs, whose tokens need not be read for this
+        return []
     same = [examples.tokens("input_ids", index).tobytes() in held for index in range(len(examples))]
     found: list[int] = examples.rows[np.flatnonzero(same)].tolist()
     return found
