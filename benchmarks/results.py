@@ -257,19 +257,25 @@ def _section(name: str, summary: Mapping[str, Any]) -> Iterator[str]:
     yield from (f"## {name}", "")
     yield f"`run-mtl compare benchmarks/studies/{name}.yml`: {_design(summary)}"
     groups = [group for group in summary["groups"] if group["first"]]
-    yield from ("", f"![Every seed, and the arms' means]({PICTURES}/{name}.svg)", "")
-    if any((group["task"], group["size"]) in PAPER for group in groups):
-        yield f"Published: {TABLE_5}."
+    yield from ("", f"![Every seed, and the arms' means]({PICTURES}/{name}.svg)")
+    if any(map(_published, groups)):
+        yield from ("", f"Published: {TABLE_5}.")
     if any(METRICS[group["metric"]].per_query and not group["metric"].endswith(ANSWERABLE) for group in groups):
-        yield "Queries without a relevant candidate count as 0; figures published elsewhere may exclude them."
+        yield from ("", "Queries without a relevant candidate count as 0; figures from elsewhere may exclude them.")
     for group in groups:
         yield from ("", f"**{group['task']}, {size_words(group)}, {group['metric']}**", "")
-        yield from _rows(group, PAPER.get((group["task"], group["size"]), {}))
+        yield from _rows(group, _published(group))
     if len(summary["tasks"]) > 1:
         for group in summary["across"]:
             yield from ("", f"**Mean of {', '.join(group['tasks'])}, {size_words(group)}**", "")
             yield from _rows(group, {})
     yield ""
+
+
+def _published(group: Mapping[str, Any]) -> dict[str, float]:
+    """Published accuracies of a group's arms, in percent."""
+    found = PAPER.get((group["task"], group["size"]), {})
+    return {arm: value for arm, value in found.items() if arm in group["arms"]}
 
 
 def _design(summary: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.growth import markdown as predicted
+from mtl.summary import size_words
 
 FOLDERS = (Path(__file__).parent / "figures", Path(__file__).parent / "studies")
 README = Path(__file__).parent.parent / "README.md"
@@ -164,10 +165,11 @@ STARTS = {  # arms of the studies of few examples, in words
 
 def few_examples(files: Mapping[str, Any]) -> str:
     """Adaptation to SciTail with few rows."""
-    studies = [files[name] for name in ("c_scitail_23", "c_scitail_235", "c_scitail_2359") if name in files]
+    names = ("c_scitail_23", "c_scitail_235", "c_scitail_2359", "c_scitail_all")
+    studies = [files[name] for name in names if name in files]
     groups = [group for study in studies for group in study["groups"] if group["first"]]
     told = "Accuracy on SciTail's validation rows, in percent"
-    return _arms("adapted from", STARTS, {f"{group['size']:,} rows": group for group in groups}, told)
+    return _arms("adapted from", STARTS, {size_words(group): group for group in groups}, told)
 
 
 WAYS = {  # arms of the study of multi-task training, in words

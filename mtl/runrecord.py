@@ -157,10 +157,11 @@ def output_problems(output: Path, inputs: Iterable[Path] = ()) -> list[Problem]:
 
 
 def file_problems(output: Path, inputs: Iterable[Path] = ()) -> list[Problem]:
-    """Problems of `output_problems`, or that an output file is a directory or a device, which would be replaced."""
+    """Problems of `output_problems`, or that an output file is a directory, standard output or another device."""
     if output.is_dir():
         return [Problem("--output", f"{output} is a directory; name a file")]
-    if (output.exists() and not output.is_file()) or str(output.absolute().parent) in ("/dev", "/dev/fd"):
+    device = str(output) == "-" or str(output.absolute().parent) in ("/dev", "/dev/fd")
+    if device or (output.exists() and not output.is_file()):
         return [Problem("--output", f"{output} is no regular file; name another")]
     return output_problems(output, inputs)
 

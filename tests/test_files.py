@@ -381,6 +381,7 @@ def test_an_output_replaces_neither_its_input_nor_a_part_of_a_run_or_an_export(
         (predict, tmp_path / "pipe", "is no regular file; name another"),
         (score, tmp_path / "pipe", "is no regular file; name another"),
         (predict, Path("/dev/stdout"), "is no regular file; name another"),
+        (predict, Path("-"), "is no regular file; name another"),
         (export, run / "best", f"is a part of a run, {run}"),
     ):
         assert main([*words, "--output", str(output)]) == 2, output
