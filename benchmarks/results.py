@@ -280,7 +280,7 @@ def _published(group: Mapping[str, Any]) -> dict[str, float]:
 
 def _design(summary: Mapping[str, Any]) -> str:
     arms = [arm for group in summary["groups"] if group["first"] for arm in group["arms"].values()]
-    seconds = [(arm["seconds"] or 0) * arm["n"] for arm in arms]
+    seconds = {key.rpartition("/")[0]: run["seconds"] for key, run in summary["runs"].items()}  # once if for many tasks
     most, planned = max((arm["n"] for arm in arms), default=0), len(summary["seeds"])
     seeds = f"{planned} seeds" if most >= planned else f"{most} of {planned} seeds"
     done = f"{summary['finished']:,} of {summary['cells']:,} cells"
@@ -289,7 +289,7 @@ def _design(summary: Mapping[str, Any]) -> str:
     machine, revision = summary["machine"], (summary["git_revision"] or "unknown")[:12]
     return (
         f"{done}, {seeds}, {counted_rows(summary)}; encoder `{summary['encoder']}`; "
-        f"{math.fsum(seconds) / 3600:.1f} h without shared runs, "
+        f"{math.fsum(seconds.values()) / 3600:.1f} h without pre-fine-tuning, "
         f"on {machine['cores']} cores ({', '.join(summary['processors'])}), torch {summary['versions']['torch']}, "
         f"summarized at revision {revision}."
     )
