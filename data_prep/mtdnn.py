@@ -28,6 +28,7 @@ from mtl.settings import KeyPath, Sourced
 from mtl.taskdef import DEFAULT_METRICS, DIVERGENCES_OF, LOSSES_OF, NAME, DivergenceName, LossName
 
 DEFINITIONS = "task_defs.yml"
+IMPORTED = "# Imported from MT-DNN: "  # how `DEFINITIONS` begins
 REGULARIZED = (
     "both regularizers are on by default (--no-smart --no-proximal: off); MT-DNN has one, with --adv_train only"
 )
@@ -322,7 +323,7 @@ def convert(
         results = {task.name: write_task(task, new, found) for task in tasks}
         if found.problems:
             raise UserError(found.problems)
-        texts = [f"# Imported from MT-DNN: {', '.join(Path(file).name for file in files)}\n"]
+        texts = [f"{IMPORTED}{', '.join(Path(file).name for file in files)}\n"]
         texts += [dump_yaml({name: definition}) for name, (definition, _) in results.items()]
         (new / DEFINITIONS).write_text("\n".join(texts), encoding="utf-8", newline="\n")
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -335,14 +336,25 @@ def convert(
 def _in_the_way(output: Path, *, overwrite: bool) -> list[Problem]:
     if output.exists() and not output.is_dir():
         return [Problem("--output", f"{output} is a file; name a directory")]
+    tasks = _imported(output / DEFINITIONS)
     for path in output.rglob("*"):
         parts = path.relative_to(output).parts
-        if path.is_file() and parts != (DEFINITIONS,) and not (len(parts) == 2 and path.suffix == ".jsonl"):
+        rows = len(parts) == 2 and parts[0] in tasks and path.suffix == ".jsonl"
+        if path.is_file() and not rows and (parts != (DEFINITIONS,) or not tasks):
             message = f"{output} holds {'/'.join(parts)}, which no import wrote; name another directory"
             return [Problem("--output", message)]
     if not overwrite and output.exists() and any(output.iterdir()):
         return [Problem("--output", f"{output} exists; --overwrite replaces it")]
     return []
+
+
+def _imported(definitions: Path) -> set[str]:
+    """Tasks of the import that wrote these definitions; none if they are no import's."""
+    try:
+        text = definitions.read_text(encoding="utf-8")
+        return set(read_yaml(definitions)[0].data) if text.startswith(IMPORTED) else set()
+    except (OSError, ValueError, UserError):
+        return set()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

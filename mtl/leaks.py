@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 from unicodedata import normalize
@@ -142,6 +142,11 @@ class LeakSearch:
                 members.setdefault(len(texts), []).append(number)
             self._buckets = {arity: Buckets(self._normal, rows) for arity, rows in members.items()}
         return self._buckets
+
+    def leave_out(self, train: str, tasks: Collection[str]) -> None:
+        """Leave out, after the search, what was found of some tasks' evaluation rows in a training split."""
+        kept = (leak for leak in self.leaks() if leak.train != train or leak.evaluation.partition("/")[0] not in tasks)
+        self._found = list(kept)
 
     def add(self, leaks: Sequence[Leak]) -> None:
         """Add results that were found otherwise, after the search."""

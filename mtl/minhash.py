@@ -84,20 +84,23 @@ class Buckets:
         """Yield (position in `rows`, evaluation row) of rows that share buckets, each pair once, in order of the first.
 
         Of the rows in a bucket, only the first `BUCKET` are considered; of all of them, for each of `rows`, only the
-        `BUCKET` with which it shares the most buckets. Rows with a common prompt share buckets with most others, but
-        more with their near duplicates.
+        `BUCKET` with which it shares the most small buckets, of at most `BUCKET` rows, then the most buckets. A common
+        prompt fills large buckets, whose first rows share more of them than a near duplicate behind the same prompt.
         """
         keys = bucket_keys(rows)
         row, band = np.nonzero(self.occupied[keys >> np.uint64(40)])
         wanted = keys[row, band]
         start = np.searchsorted(self.keys, wanted)
-        found = []
+        small = np.searchsorted(self.keys, wanted, side="right") - start <= BUCKET
+        found, weights = [], []
         for offset in range(BUCKET):
             at = np.minimum(start + offset, len(self.keys) - 1)
             hit = self.keys[at] == wanted
-            row, start, wanted = row[hit], start[hit], wanted[hit]
+            row, start, wanted, small = row[hit], start[hit], wanted[hit], small[hit]
             found.append(row << 32 | self.members[at[hit]])
-        pairs, shared = np.unique(np.concatenate(found), return_counts=True)
+            weights.append(np.where(small, BANDS + 1, 1))  # one small bucket outweighs all large ones
+        pairs, place = np.unique(np.concatenate(found), return_inverse=True)
+        shared = np.bincount(place, np.concatenate(weights), len(pairs))
         row, other = pairs >> 32, pairs & 0xFFFFFFFF
         order = np.lexsort((other, -shared, row))
         row, other = row[order], other[order]

@@ -84,14 +84,14 @@ def layered(
     definition = _without(with_presets(own), settled)
     definition_adapt = _without(with_presets(own.child("adapt")), settled.child("adapt"))
     defaults, task = with_presets(file.child("defaults")), with_presets(file.child("tasks", name))
-    written = with_adapt(settled, _shared(file), defaults, definition, task)
+    general = [settled, _shared(file), defaults, definition]
+    written = with_adapt(*general, task)
     words = [with_presets(layer) for layer in (_shared(typed), typed.child("defaults"), typed.child("tasks", name))]
     result, named = Sourced({}, own.places), Sourced()
-    typed_layers = with_adapt(*words)
-    for layer in written + typed_layers:
+    for layer in written + with_adapt(*words):
         if isinstance(layer.data, dict) and layer.data:
             below = under_preset(result, layer)
-            over_definition = layer is task or any(layer is word for word in typed_layers)
+            over_definition = not any(layer is other for other in general)
             result = layer.over(_without_budget(below, layer) if over_definition else below)
             defines = layer is definition or layer is definition_adapt
             named = layer.over(named) if defines else Sourced(_less(named.data, layer.data))

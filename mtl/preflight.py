@@ -13,7 +13,7 @@ from mtl.encoder import ENCODERS, find_encoder, lasting
 from mtl.errors import Problem, UserError, listed, nearest
 from mtl.files import TEMPORARY, entries
 from mtl.heads import FRESH, REUSE, head_note, head_problem
-from mtl.reading import Data, check_data
+from mtl.reading import Data, Earlier, check_data
 from mtl.settings import Sourced, check
 from mtl.taskdef import TaskDef
 from mtl.trackers import telemetry_problems
@@ -132,23 +132,26 @@ def check_adapt(request: Request, task: str) -> Checked:
     return checked
 
 
-def _trained_before(encoder: str, tasks: Mapping[str, TaskDef]) -> dict[str, TaskDef]:
+def _trained_before(encoder: str, tasks: Mapping[str, TaskDef], leaks: str) -> dict[str, Earlier]:
     """Tasks of the runs that trained an encoder whose training rows must be searched for evaluation rows.
 
-    Excluded are tasks with the same data as the task of the same name here, whose training rows are searched anyway. A
-    run that already dropped leaks (`leaks: drop`) has none if it has every task here, with the same data.
+    Where this run does not leave leaks out (`leaks: drop`), tasks with the same data as the task of the same name here
+    are excluded, because their training rows are searched anyway. A run that left leaks out has none if it has every
+    task here, with the same data.
     """
-    found: dict[str, TaskDef] = {}
+    found: dict[str, Earlier] = {}
     for run in earlier_runs(encoder):
-        same = {name for name, task in run.tasks.items() if name in tasks and task.data == tasks[name].data}
-        if run.config.leaks == "drop" and same == tasks.keys():
+        same = frozenset(name for name, task in run.tasks.items() if name in tasks and task.data == tasks[name].data)
+        clean = same if run.config.leaks == "drop" else frozenset()
+        if clean == tasks.keys():
             continue
         for name, task in run.tasks.items():
             key = name
-            while key in tasks or (key in found and found[key].data != task.data):
+            while key in tasks or (key in found and found[key].task.data != task.data):
                 key += " before"
-            if name not in same:
-                found[key] = task
+            if name not in same or leaks == "drop":
+                known = found.get(key)
+                found[key] = Earlier(task, run.config.data_root, clean if known is None else clean & known.clean)
     return found
 
 
@@ -235,7 +238,9 @@ def _finish(
     data_root = directory(request.typed.over(file).data.get("data_root"))
     search = config is not None and config.leaks != "ignore"
     held_out = config is not None and config.train.holdout is not None
-    before = _trained_before(encoder, tasks) if search and isinstance(encoder, str) and not problems else {}
+    before: dict[str, Earlier] = {}
+    if search and config is not None and isinstance(encoder, str) and not problems:
+        before = _trained_before(encoder, tasks, config.leaks)
     data = check_data(tasks, data_root, search=search, held_out=held_out, before=before)
     problems += data.problems
     if problems or config is None:

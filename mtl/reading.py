@@ -15,7 +15,25 @@ from mtl.source import Source, is_missing, locate
 from mtl.split_cache import digest_of, recall, remember
 from mtl.taskdef import TaskDef
 
-EMPTY: Mapping[str, TaskDef] = MappingProxyType({})
+UNREAD = ", which the encoder was trained on, cannot be read, so it is not searched for evaluation rows"
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A task on which the encoder was trained before.
+
+    Attributes:
+        task: Its definition.
+        data_root: Local mirror of the hub at that time.
+        clean: Tasks of this run whose evaluation rows were left out of its training rows.
+    """
+
+    task: TaskDef
+    data_root: str | None = None
+    clean: frozenset[str] = frozenset()
+
+
+EMPTY: Mapping[str, Earlier] = MappingProxyType({})
 
 
 @dataclass
@@ -57,7 +75,7 @@ def check_data(
     *,
     search: bool = False,
     held_out: bool = False,
-    before: Mapping[str, TaskDef] = EMPTY,
+    before: Mapping[str, Earlier] = EMPTY,
 ) -> Data:
     """Locate and read every split of every task, each once, or load the cached results.
 
@@ -94,7 +112,7 @@ def check_data(
         for name, sources in data.sources.items()
         for split, source in sources.items()
     ]
-    earlier = _earlier(before, data_root, data) if search else []
+    earlier = _earlier(before, data_root, data.notes) if search else []
     try:
         keys = {str(place): digest_of(place.task, place.source) for place in [*places, *earlier]}
         unsearched = _training_data_itself(places) if held_out else []
@@ -111,8 +129,13 @@ def check_data(
         data.summaries[place.name][place.split] = summary
         data.problems.extend(summary.problems)
         data.notes += [f"{place}: {remark}" for remark in summary.remarks()]
-    if known is None and keys and not data.problems:
+    unread = [str(place) for place in earlier if summaries[str(place)].problems]
+    if known is None and keys and not data.problems and not unread:
         remember(keys, watched, summaries, data.leaks)
+    data.before = {str(place) for place in earlier}
+    data.notes += [f"{place}{UNREAD}" for place in unread]
+    for place in earlier:
+        data.leaks.leave_out(str(place), before[place.name].clean)
     return data
 
 
@@ -129,17 +152,16 @@ class _Place:
         return f"{self.name}/{self.split}"
 
 
-def _earlier(before: Mapping[str, TaskDef], data_root: str | None, data: Data) -> list[_Place]:
-    """Training splits of earlier tasks; adds a note on each that is no longer available."""
+def _earlier(before: Mapping[str, Earlier], data_root: str | None, notes: list[str]) -> list[_Place]:
+    """Training splits of earlier tasks, in the mirror of their time or else in this run's; notes those not found."""
     places = []
-    for name, task in before.items():
-        found = locate(task, "train", data_root)
-        if isinstance(found, Source):
-            places.append(_Place(name, "train", task, found))
+    for name, earlier in before.items():
+        roots: list[str | None] = [*filter(None, (earlier.data_root, data_root))] or [None]
+        found = [located for root in roots if isinstance(located := locate(earlier.task, "train", root), Source)]
+        if found:
+            places.append(_Place(name, "train", earlier.task, found[0]))
         else:
-            told = "which the encoder was trained on, cannot be read, so it is not searched for evaluation rows"
-            data.notes.append(f"{name}/train, {told}")
-    data.before = {str(place) for place in places}
+            notes.append(f"{name}/train{UNREAD}")
     return places
 
 

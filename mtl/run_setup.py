@@ -181,7 +181,9 @@ def prepare_splits(checked: Checked, tokenizer: Any, limit: int, *, bar: bool = 
     for name, task in run.tasks.items():
         examples = splits[name]["train"]
         if run.config.leaks == "drop":
-            leaked = [*checked.data.leaks.leaked[f"{name}/train"], *repeated(examples, held)]
+            # Recorded for baselines, which hold out no rows of the other tasks but train on the same rows.
+            leaked = checked.data.leaks.leaked[f"{name}/train"]
+            leaked.update(repeated(examples, held))
             examples = without_leaks(task, examples, leaked)
             if len(examples) == 0:
                 raise UserError.of("--leaks drop", f"leaves {name} no training rows: all are also evaluation rows")

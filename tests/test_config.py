@@ -166,6 +166,9 @@ def test_typed_rows_of_a_batch_win_over_tokens_that_are_not_typed() -> None:
     assert again["b"].batch_tokens == 128, "within one file both may stand, and tokens win"
     for_one = resolved(own, layer("tasks: {a: {batch_size: 8}}"))[1]["a"]
     assert (for_one.batch_size, for_one.batch_tokens) == (8, None), "over the definition"
+    for section, outer in (("  adapt: {batch_size: 8}\n", ""), ("", "tasks: {a: {adapt: {batch_size: 8}}}")):
+        adapted = resolved(definitions(a="  batch_tokens: 64\n" + section), layer(f"phase: adapt\n{outer}"))[1]["a"]
+        assert (adapted.batch_size, adapted.batch_tokens) == (8, None), "what differs in adaptation"
 
 
 def test_a_typed_number_of_steps_wins_over_a_file_s_epochs() -> None:

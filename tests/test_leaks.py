@@ -158,17 +158,21 @@ def test_near_duplicates_are_those_that_comparing_all_pairs_finds(arity: int) ->
     assert search.leaked["a/train"] == set(np.flatnonzero(values.max(axis=0) >= SIMILAR).tolist())
 
 
-def test_near_duplicates_are_found_behind_a_common_prompt_without_comparing_all(monkeypatch: Any) -> None:
+@pytest.mark.parametrize(("prompts", "own"), [(3, 150), (4, 70)])
+def test_near_duplicates_are_found_behind_a_common_prompt_without_comparing_all(
+    prompts: int, own: int, monkeypatch: Any
+) -> None:
+    """Also where the prompt is most of a row, so that all rows are alike: 0.74 in the second case."""
     generator = random.Random(0)
     prompt = "Read the following review of a film and decide whether its author liked it or not. The review: "
 
     def row(text: str) -> tuple[str, ...]:
-        return normalized((prompt * 3 + text,))
+        return normalized((prompt * prompts + text,))
 
-    bodies = ["".join(generator.choices("abcdefgh ", k=150)) for _ in range(500)]
+    bodies = ["".join(generator.choices("abcdefgh ", k=own)) for _ in range(500)]
     planted = sorted(generator.sample(range(500), 40))
     evaluation = [row(mutated(bodies[number], generator)) for number in planted]
-    evaluation += [row("".join(generator.choices("abcdefgh ", k=150))) for _ in range(460)]
+    evaluation += [row("".join(generator.choices("abcdefgh ", k=own))) for _ in range(460)]
     compared = []
 
     def counting(*rows: Any) -> float:
@@ -388,6 +392,58 @@ def test_adaptation_tells_rows_that_the_encoder_saw_before(
     assert "note: a/train, which the encoder was trained on, cannot be read" in capsys.readouterr().out
 
 
+def test_leaks_that_an_earlier_run_left_in_are_told_even_if_this_one_drops_them(
+    tmp_path: Path, encoder_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = definitions_of(tmp_path / "a", {"train": ["one", "two", "three"], "validation": ["four", "one"]})
+    two = definitions_of(tmp_path / "b", {"train": ["five", "six"], "validation": ["two", "seven"]})
+    short = ["--max-steps", "1", "--no-smart", "--no-proximal", "--overwrite"]
+
+    def told(policy: str, *tasks: Path) -> list[str]:
+        """Of `a` in a run that drops leaks, after one on `a` alone under a policy."""
+        words = ["train", str(one), "--encoder", str(encoder_dir), "--output", str(tmp_path / "run")]
+        assert main([*words, "--leaks", policy, *short]) == 0
+        words = ["train", *map(str, tasks), "--encoder", str(tmp_path / "run" / "model")]
+        capsys.readouterr()
+        assert main([*words, "--output", str(tmp_path / "next"), "--leaks", "drop", *short]) == 0
+        card = (tmp_path / "next" / "best" / "a" / "README.md").read_text()
+        before = [line for line in capsys.readouterr().out.splitlines() if line.endswith("was trained before")]
+        assert ("- Seen in training: `a/validation`" in card) == any("a/validation" in line for line in before)
+        return [line.removeprefix("warning: ").partition(" (")[0] for line in before]
+
+    own, other = "a/validation: 1 row occurs in a before/train", "b/validation: 1 row occurs in a before/train"
+    assert told("warn", one) == [own]
+    assert told("warn", one, two) == [own, other]
+    assert told("drop", one) == [], "that run had left them out"
+    assert told("drop", one, two) == [other], "of which that run did not know"
+
+
+def test_earlier_rows_are_read_from_the_mirror_of_their_time(
+    tmp_path: Path, encoder_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"text": text, "label": number % 2} for number, text in enumerate(["one", "two", "three"])]
+    mirror = tmp_path / "mirror"
+    for split in ("train", "validation"):
+        write_jsonl(mirror / "some" / "set" / "default" / f"{split}.jsonl", rows if split == "train" else rows[:1])
+    task = "{type: classification, labels: [x, y], data: {hub: some/set, columns: {text_a: text}}}"
+    (tmp_path / "hub.yml").write_text(f"there: {task}\n")
+    own = definitions_of(tmp_path / "own", {"train": ["four", "five"], "validation": ["three"]})
+    short = ["--max-steps", "1", "--no-smart", "--no-proximal", "--overwrite"]
+    words = ["train", str(tmp_path / "hub.yml"), "--encoder", str(encoder_dir), "--data-root", str(mirror)]
+    assert main([*words, "--output", str(tmp_path / "run"), *short]) == 0
+
+    def told() -> str:
+        capsys.readouterr()
+        words = ["train", str(own), "--encoder", str(tmp_path / "run" / "model"), "--output", str(tmp_path / "next")]
+        assert main([*words, *short]) == 0
+        return capsys.readouterr().out
+
+    assert "warning: own/validation: 1 row occurs in there/train (exact), on which" in told()
+    write_jsonl(mirror / "some" / "set" / "default" / "train.jsonl", [{"sentence": "three", "label": 0}])
+    for _ in range(2):  # what cannot be read is not found in the cache either
+        assert "note: there/train, which the encoder was trained on, cannot be read" in told()
+
+
 def test_a_card_does_not_say_that_rows_were_seen_which_were_not_drawn(tmp_path: Path, encoder_dir: Path) -> None:
     path = definitions_of(tmp_path / "t", {"train": ["one", "two", "three"], "validation": ["three", "four"]})
     words = ["train", str(path), "--encoder", str(encoder_dir), "--output", str(tmp_path / "run"), "--max-steps", "1"]
@@ -457,6 +513,10 @@ def test_held_out_rows_of_one_task_are_sought_in_all(
     out = capsys.readouterr().out
     told = [int(n) for n in re.findall(r"note: [ab]/train: (\d+) rows identical to held-out rows; --leaks drop", out)]
     assert len(told) == 2 and all(rows > 0 for rows in told)
-    assert main([*words, "--output", str(tmp_path / "drop"), "--leaks", "drop"]) == 0
-    rows = [plan["rows"] for plan in json.loads((tmp_path / "drop" / "results.json").read_text())["plan"]]
-    assert rows == [15 - number for number in told]
+    assert main([*words, "--output", str(tmp_path / "drop"), "--leaks", "drop", "--max-steps", "2", "--baselines"]) == 0
+
+    def rows(run: str) -> int:
+        return sum(plan["rows"] for plan in json.loads((tmp_path / run / "results.json").read_text())["plan"])
+
+    assert rows("drop") == sum(15 - number for number in told)
+    assert [rows(f"drop/baselines/{name}") for name in files] == [15 - number for number in told], "the same rows"

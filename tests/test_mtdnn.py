@@ -617,7 +617,9 @@ def test_a_failed_import_leaves_the_earlier_one(imported: Import) -> None:
     assert {path: path.read_bytes() for path in imported.output.rglob("*") if path.is_file()} == files
 
 
-@pytest.mark.parametrize("name", ["thesis.tex", "run/deep/file.jsonl", "rows.jsonl"])
+@pytest.mark.parametrize(
+    "name", ["thesis.tex", "run/deep/file.jsonl", "rows.jsonl", "corpus/train.jsonl", "task_defs.yml"]
+)
 def test_overwrite_spares_what_no_import_wrote(imported: Import, name: str) -> None:
     other = imported.output / name
     other.parent.mkdir(parents=True)
@@ -625,6 +627,14 @@ def test_overwrite_spares_what_no_import_wrote(imported: Import, name: str) -> N
     imported.tsv(**TSVS).run(COLA, options=("--overwrite",))
     assert imported.errors() == [f"--output: out/imported holds {name}, which no import wrote; name another directory"]
     assert other.read_text(encoding="utf-8") == "mine"
+
+
+def test_overwrite_spares_rows_beside_an_import(imported: Import) -> None:
+    assert imported.tsv(**TSVS).run(COLA) == 0
+    (imported.output / "mine").mkdir()
+    (imported.output / "mine" / "train.jsonl").write_text("{}", encoding="utf-8")
+    assert imported.run(COLA, options=("--overwrite",)) == 2
+    assert imported.errors()[0].startswith("--output: out/imported holds mine/train.jsonl, which no import wrote")
 
 
 def test_rows_stream(imported: Import, monkeypatch: pytest.MonkeyPatch) -> None:
