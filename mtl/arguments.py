@@ -202,7 +202,7 @@ def _compare_arguments(parser: Parser) -> None:
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--summary-only", action="store_true", help="run nothing, show what is finished")
-    what.add_argument("--dry-run", action="store_true", help="run nothing, show what the study will take")
+    what.add_argument("--dry-run", action="store_true", help="run nothing, show what is left to do and its cost")
 
 
 def _count(text: str) -> int:

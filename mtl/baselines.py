@@ -18,6 +18,7 @@ from mtl.errors import UserError
 from mtl.export import renew_card
 from mtl.facts import read_facts
 from mtl.files import locked, write_file
+from mtl.leaks import LeakSearch
 from mtl.phases import run_phase
 from mtl.preflight import RUN_FILE, Checked
 from mtl.processes import Processes
@@ -116,13 +117,22 @@ def alone_of(checked: Checked, name: str, steps: int, of: int, evaluate_every: i
         return math.ceil(steps / math.ceil(of / every))
 
     save_every = config.checkpoint.every
+    sizes = {task: size for task, size in config.train.task_sizes.items() if task == name}
     sections = {
-        "train": config.train.model_copy(update={"max_steps": steps, "tasks_per_step": 1}),
+        "train": config.train.model_copy(update={"max_steps": steps, "tasks_per_step": 1, "task_sizes": sizes}),
         # Early stopping is off: the number of steps must equal the task's steps in the multi-task run.
         "evaluation": config.evaluation.model_copy(update={"every": as_often(evaluate_every), "patience": None}),
         "checkpoint": config.checkpoint.model_copy(update={"every": save_every and as_often(save_every)}),
     }
     run = Run(config.model_copy(update=sections), {name: checked.run.tasks[name]})
-    # Leaks into other tasks' evaluation data stay excluded, so that both runs train on the same rows.
-    data = Data({name: checked.data.sources[name]}, {name: checked.data.summaries[name]}, checked.data.leaks)
-    return replace(checked, run=run, data=data)
+    data = checked.data
+    # Leaks into other tasks' evaluation data stay excluded, so that both runs train on the same rows; but only those
+    # into its own are told of.
+    known = [
+        leak.as_json()
+        for leak in data.leaks.leaks()
+        if leak.evaluation.startswith(f"{name}/") and (leak.train == f"{name}/train" or data.is_before(leak))
+    ]
+    leaks = LeakSearch.recalled(known, data.leaks.leaked)
+    own = Data({name: data.sources[name]}, {name: data.summaries[name]}, leaks, before=set(data.before))
+    return replace(checked, run=run, data=own)

@@ -254,8 +254,10 @@ def _training(name: str, task: TaskDef, facts: Facts) -> list[str]:
         began = "new" if taken is None else "reused" if taken == name else f"taken from {code_span(taken)}"
         lines.append(f"- Adapted to this task alone; its head was {began}.")
     if facts.steps is not None:
-        own = f", {facts.own_steps:,} of them on this task" if facts.own_steps is not None else ""
-        lines.append(f"- {counted(facts.steps, 'optimizer step')}{own}; seed {config.train.seed}.")
+        several = config.train.tasks_per_step > 1
+        each, units = (f" of {config.train.tasks_per_step} batches", "the batches") if several else ("", "them")
+        own = f", {facts.own_steps:,} of {units} on this task" if facts.own_steps is not None else ""
+        lines.append(f"- {counted(facts.steps, 'optimizer step')}{each}{own}; seed {config.train.seed}.")
     replaced = set() if trained.batch_tokens is None else {"batch_size"}
     sections = {
         "task": {
@@ -285,9 +287,7 @@ def _regularizer(settings: Any) -> dict[str, Any] | str:
 
 
 def _settings(values: dict[str, Any] | str) -> str:
-    if isinstance(values, str):
-        return values
-    return code_span(", ".join(f"{key}: {value}" for key, value in values.items()))
+    return values if isinstance(values, str) else code_span(", ".join(f"{k}: {value}" for k, value in values.items()))
 
 
 def _encoder(spec: str, hub_id: str | None) -> str:

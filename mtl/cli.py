@@ -253,16 +253,16 @@ def _report(arguments: argparse.Namespace) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
+    chosen = {name: getattr(arguments, name) for name in ("output", "data_root", "arms", "summary")}
     if arguments.dry_run:
         from mtl.study_cost import cost_text
 
-        print(cost_text(arguments.study, arguments.data_root))
+        print(cost_text(arguments.study, **chosen))
         return DONE
     from mtl.compare import compare
 
-    names = ("output", "jobs", "data_root", "arms", "summary", "summary_only")
-    chosen = {name: getattr(arguments, name) for name in names}
-    return DONE if compare(arguments.study, **chosen) else FAILED
+    done = compare(arguments.study, **chosen, jobs=arguments.jobs, summary_only=arguments.summary_only)
+    return DONE if done else FAILED
 
 
 def _init(arguments: argparse.Namespace) -> None:

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from mtl.errors import Interrupted, UserError, counted, listed, nearest
+from mtl.errors import Interrupted, counted
 from mtl.files import locked, storing
 from mtl.ledger import Ledger, Record, failure, words_of
-from mtl.outcomes import gather_outcomes, outcome_key, read_outcomes
+from mtl.outcomes import cells_of, gather_outcomes, outcome_key, read_outcomes
 from mtl.study import Cell, Node, Study, read_study
 from mtl.summary import store_summary, summary_text
 
@@ -58,11 +58,7 @@ def compare(
         Interrupted: A signal was received; unfinished runs wrote a checkpoint, and the summary has the finished cells.
     """
     study = read_study(path, data_root)
-    if unknown := [arm for arm in arms if arm not in study.config.arms]:
-        allowed = list(study.config.arms)
-        told = f"there is no arm {unknown[0]!r}; the study has: {listed(allowed, 40)}{nearest(unknown[0], allowed)}"
-        raise UserError.of("--arms", told)
-    wanted = [cell for cell in study.cells if not arms or cell.arm in arms]
+    wanted = cells_of(study, arms)
     earlier = read_outcomes(summary, study) if summary else {}
     unfinished = [cell for cell in study.cells if outcome_key(cell) not in earlier]
     folder = output or Path("runs") / study.name

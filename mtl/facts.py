@@ -24,7 +24,7 @@ class Facts:
         weights: `best`, `final` or `teacher`.
         step: The step of the weights.
         steps: Steps of the run.
-        own_steps: Steps of the run on this task.
+        own_steps: Batches of this task in the run's steps.
         metrics: Split → metric → value.
         intervals: Split → metric → bounds of the 95 % interval.
         baselines: Split → metric → value of a baseline that ignores the text.

@@ -82,7 +82,7 @@ class LeakSearch:
         self._found: list[Leak] | None = None
 
     @classmethod
-    def recalled(cls, leaks: Sequence[Mapping[str, Any]], leaked: Mapping[str, Sequence[int]]) -> LeakSearch:
+    def recalled(cls, leaks: Sequence[Mapping[str, Any]], leaked: Mapping[str, Collection[int]]) -> LeakSearch:
         """Restore a finished search from its results."""
         search = cls()
         search.leaked = {split: set(rows) for split, rows in leaked.items()}

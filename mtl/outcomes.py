@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from mtl.errors import UserError
+from mtl.errors import UserError, listed, nearest
 from mtl.ledger import Ledger
 from mtl.rundir import processor
 from mtl.settings import Settings
@@ -37,6 +37,19 @@ class Outcome(Settings):
 def outcome_key(cell: Cell) -> str:
     """Key of a cell's outcome: the fingerprint of its run, which covers data and preceding runs, and the task."""
     return f"{cell.node.fingerprint}/{cell.task}"
+
+
+def cells_of(study: Study, arms: Sequence[str]) -> list[Cell]:
+    """Cells of the named arms of a study; of all if none is named.
+
+    Raises:
+        UserError: The study has no such arm.
+    """
+    known = list(study.config.arms)
+    if unknown := [arm for arm in arms if arm not in known]:
+        told = f"there is no arm {unknown[0]!r}; the study has: {listed(known, 40)}{nearest(unknown[0], known)}"
+        raise UserError.of("--arms", told)
+    return [cell for cell in study.cells if not arms or cell.arm in arms]
 
 
 def read_outcomes(path: Path, study: Study) -> dict[str, Outcome]:

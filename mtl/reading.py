@@ -59,9 +59,10 @@ class Data:
     problems: list[Problem] = field(default_factory=list)
 
     def add_before(self, leaks: Sequence[Leak]) -> None:
-        """Add evaluation rows on which the encoder was trained before."""
+        """Add evaluation rows on which the encoder was trained before, except those that are known."""
         self.before |= {leak.train for leak in leaks}
-        self.leaks.add(leaks)
+        known = self.leaks.leaks()
+        self.leaks.add([leak for leak in leaks if leak not in known])
 
     def is_before(self, leak: Leak) -> bool:
         """Whether the encoder was trained on the rows before this run, which can no longer leave them out."""
@@ -99,14 +100,7 @@ def check_data(
             for path, message in missing_split(task, "validation"):
                 hint = "; or take rows out of the training data: --set train.holdout=0.1"
                 data.problems.append(Problem(task.place(*map(str, path)), f"{name}.{message}{hint}"))
-        for split in splits or ["train", *task.evaluation_splits]:
-            found = locate(task, split, data_root)
-            if splits is None and split not in ("train", "validation") and is_missing(found):
-                data.notes.append(f"{name}: no {split} split here; it is not evaluated")
-            elif isinstance(found, Source):
-                data.sources[name][split] = found
-            else:
-                data.problems.append(Problem(found.where, f"{name}.{found.message}"))
+        _locate(name, task, data_root, splits, data)
     places = [
         _Place(name, split, tasks[name], source)
         for name, sources in data.sources.items()
@@ -129,14 +123,26 @@ def check_data(
         data.summaries[place.name][place.split] = summary
         data.problems.extend(summary.problems)
         data.notes += [f"{place}: {remark}" for remark in summary.remarks()]
-    unread = [str(place) for place in earlier if summaries[str(place)].problems]
+    unread = [f"{place}{UNREAD}" for place in earlier if summaries[str(place)].problems]
     if known is None and keys and not data.problems and not unread:
         remember(keys, watched, summaries, data.leaks)
+    data.notes += unread
     data.before = {str(place) for place in earlier}
-    data.notes += [f"{place}{UNREAD}" for place in unread]
     for place in earlier:
         data.leaks.leave_out(str(place), before[place.name].clean)
     return data
+
+
+def _locate(name: str, task: TaskDef, data_root: str | None, splits: Sequence[str] | None, data: Data) -> None:
+    """Add the sources of a task's splits, a note on optional ones that are absent, and problems of the others."""
+    for split in splits or ["train", *task.evaluation_splits]:
+        found = locate(task, split, data_root)
+        if splits is None and split not in ("train", "validation") and is_missing(found):
+            data.notes.append(f"{name}: no {split} split here; it is not evaluated")
+        elif isinstance(found, Source):
+            data.sources[name][split] = found
+        else:
+            data.problems.append(Problem(found.where, f"{name}.{found.message}"))
 
 
 @dataclass(frozen=True)

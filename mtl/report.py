@@ -59,7 +59,8 @@ def plan_table(rows: Sequence[Mapping[str, Any]], steps: int, epoch_steps: int) 
         )
         for r in rows
     ]
-    return f"{table(header, body)}\n{counted(steps, 'step')}; an epoch is {epoch_steps:,}"
+    each = f" of {total // steps} batches" if total > steps else ""
+    return f"{table(header, body)}\n{counted(steps, 'step')}{each}; an epoch is {epoch_steps:,}"
 
 
 def dry_run_text(facts: Mapping[str, Any]) -> str:

@@ -7,19 +7,22 @@ by its forward-pass equivalents (`smart.passes`); an evaluated token, one forwar
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mtl.config import Run
 from mtl.encoder import find_encoder
 from mtl.errors import counted
+from mtl.ledger import Ledger
+from mtl.outcomes import cells_of, gather_outcomes, outcome_key, read_outcomes
 from mtl.plan import make_plan
 from mtl.preflight import Checked
 from mtl.reading import check_data
 from mtl.report import table
 from mtl.run_setup import longest_input, make_streams, prepare_splits
 from mtl.smart import passes
-from mtl.study import Node, Study, read_study
+from mtl.study import Cell, Node, Study, read_study
 from mtl.tokenizer import load_tokenizer
 
 PLAIN = 3  # forward-pass equivalents of a plain step
@@ -51,18 +54,29 @@ class Cost:
         return Cost(self.runs * factor, self.steps * factor, self.tokens * factor, self.plain * factor)
 
 
-def study_costs(study: Study) -> dict[str, Cost]:
+def study_costs(study: Study, cells: Sequence[Cell]) -> dict[str, Cost]:
     """Cost of each arm's own runs and, as `shared`, of the runs that several cells start from.
 
-    Only the runs of the first seed are planned; their cost is multiplied by the number of seeds.
+    Only the runs of the first seed are planned; their cost is multiplied by the number of seeds that need such a run.
+
+    Args:
+        study: The study.
+        cells: Those of its cells that are counted.
     """
     owned = {cell.node.fingerprint: cell.arm for cell in reversed(study.cells)}
-    seeds = study.config.seeds
+    first, *_ = study.config.seeds
+    chosen = {(cell.arm, cell.task, cell.size, cell.seed) for cell in cells}
+    used_by: dict[str, set[int]] = {}  # run of the first seed -> seeds that need it
+    for cell in study.cells:
+        if cell.seed == first:
+            seeds = {seed for seed in study.config.seeds if (cell.arm, cell.task, cell.size, seed) in chosen}
+            for node in cell.node.chain():
+                used_by.setdefault(node.fingerprint, set()).update(seeds)
     costs: dict[str, Cost] = {}
     for node in study.nodes:
-        if node.run.config.train.seed == seeds[0]:
+        if number := len(used_by.get(node.fingerprint, ())):
             arm = owned.get(node.fingerprint, "shared")
-            costs[arm] = costs.get(arm, Cost()) + _cost(node) * len(seeds)
+            costs[arm] = costs.get(arm, Cost()) + _cost(node) * number
     return costs
 
 
@@ -92,10 +106,16 @@ def _relative(run: Run, name: str) -> float:
     return (off + (on - off) / task.smart.every) / PLAIN
 
 
-def cost_text(path: Path, data_root: str | None = None) -> str:
-    """The costs of a study as a printable table."""
+def cost_text(
+    path: Path, *, output: Path | None, data_root: str | None, arms: Sequence[str], summary: Path | None
+) -> str:
+    """The cost of a study's unfinished cells as a printable table; for the arguments, see `compare.compare`."""
     study = read_study(path, data_root)
-    costs = study_costs(study)
+    wanted = cells_of(study, arms)
+    ledger = Ledger((output or Path("runs") / study.name).resolve())
+    finished = gather_outcomes(study, ledger, read_outcomes(summary, study) if summary else {})
+    cells = [cell for cell in wanted if outcome_key(cell) not in finished]
+    costs = study_costs(study, cells)
     rows = [(arm, f"{c.runs:,}", f"{c.steps:,}", f"{c.tokens:,}", f"{round(c.plain):,}") for arm, c in costs.items()]
     total = sum(costs.values(), Cost())
     rows.append(("all", f"{total.runs:,}", f"{total.steps:,}", f"{total.tokens:,}", f"{round(total.plain):,}"))
@@ -103,6 +123,6 @@ def cost_text(path: Path, data_root: str | None = None) -> str:
     return "\n".join(
         [
             table(("arm", "runs", "steps", "tokens", "as plain tokens"), rows),
-            f"{counted(len(study.cells), 'cell')}; tokens of plain training a second: {hours}",
+            f"{len(cells):,} of {counted(len(wanted), 'cell')} to do; tokens of plain training a second: {hours}",
         ]
     )

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mtl.errors import counted
+from mtl.errors import counted, listed
 from mtl.files import write_file
 from mtl.intervals import LEVEL
 from mtl.metrics import METRICS
@@ -140,10 +140,19 @@ def chart(summary: Mapping[str, Any]) -> str:
     for group in summary["groups"]:
         if group["first"]:
             panels.append({"title": f"{group['task']}, {size_words(group)}: {group['metric']}", **_drawn(group)})
-    if len(summary["tasks"]) > 1:
-        for group in summary["across"]:
-            panels.append({"title": f"mean of {len(group['tasks'])} tasks, {size_words(group)}", **_drawn(group)})
+    for group in task_means(summary):
+        panels.append({"title": f"{mean_words(group)}, {size_words(group)}", **_drawn(group)})
     return draw(panels, f"{summary['study']}: {counted_rows(summary)}")
+
+
+def task_means(summary: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The comparisons on a mean over tasks; none unless it is over two at least."""
+    return [group for group in summary["across"] if len(group["tasks"]) > 1]
+
+
+def mean_words(group: Mapping[str, Any]) -> str:
+    """The mean over tasks on which a group compares arms, in words."""
+    return f"mean of {listed(group['tasks'])}"
 
 
 def _drawn(group: Mapping[str, Any]) -> dict[str, Any]:
@@ -191,9 +200,8 @@ def summary_text(summary: Mapping[str, Any], folder: Path) -> str:
     rows = []
     for group in [group for group in summary["groups"] if group["first"]]:
         rows += _lines(group["task"], group["metric"], group)
-    if len(summary["tasks"]) > 1:
-        for group in summary["across"]:
-            rows += _lines("mean of tasks", "", group)
+    for group in task_means(summary):
+        rows += _lines(mean_words(group), "", group)
     done = f"{summary['finished']:,} of {counted(summary['cells'], 'cell')} finished"
     first = next(iter(summary["arms"]))
     lines = [f"\n{counted_rows(summary)}; differences to {first!r}, paired by seed, with {LEVEL:.0%} intervals"]

@@ -422,16 +422,25 @@ def test_a_run_that_failed_is_told_with_what_it_said_this_time(tmp_path: Path) -
     assert failure(log, -9, log.stat().st_size) == "ended with status -9"
 
 
-def test_alone_a_task_takes_a_step_for_each_of_its_batches(corpus: Path, encoder_dir: Path, tmp_path: Path) -> None:
+def test_alone_a_task_takes_a_step_for_each_of_its_batches(
+    corpus: Path, encoder_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     output = tmp_path / "run"
     words = ["train", str(corpus), "--encoder", str(encoder_dir), "--output", str(output), "--batch-size", "8"]
     words += ["--tasks", "mood,strength", "--max-steps", "3", "--no-smart", "--no-proximal", "--baselines"]
-    assert main([*words, "--set", "train.tasks_per_step=2", "--max-length", "100"]) == 0
+    words += ["--set", "train.tasks_per_step=2", "train.task_sizes.mood=30", "train.task_sizes.strength=20"]
+    assert main([*words, "--max-length", "100"]) == 0
+    assert "3 steps of 2 batches; an epoch is" in capsys.readouterr().out
+    card = (output / "best" / "mood" / "README.md").read_text()
+    assert "- 3 optimizer steps of 2 batches, 3 of the batches on this task; seed" in card
     assert json.loads((output / "results.json").read_text())["task_steps"] == {"mood": 3, "strength": 3}
     assert "at most 64 tokens" in (output / "best" / "mood" / "README.md").read_text()  # the encoder's limit
     for task in ("mood", "strength"):
-        assert read_run(output / "baselines" / task).config.train.tasks_per_step == 1
+        alone = read_run(output / "baselines" / task)
+        assert alone.config.train.tasks_per_step == 1 and list(alone.config.train.task_sizes) == [task]
         assert json.loads((output / "baselines" / task / "results.json").read_text())["steps"] == 3
+        file, folder = output / "baselines" / task / "run.yml", tmp_path / task
+        assert main(["train", "--config", str(file), "--output", str(folder)]) == 0, "its file reproduces it"
 
 
 def test_held_out_rows_decide_in_place_of_validation(

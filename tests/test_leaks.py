@@ -392,6 +392,26 @@ def test_adaptation_tells_rows_that_the_encoder_saw_before(
     assert "note: a/train, which the encoder was trained on, cannot be read" in capsys.readouterr().out
 
 
+def test_a_baseline_s_card_does_not_say_that_it_saw_rows_of_other_tasks(tmp_path: Path, encoder_dir: Path) -> None:
+    one = definitions_of(tmp_path / "a", {"train": ["one", "two", "three"], "validation": ["four", "one"]})
+    two = definitions_of(tmp_path / "b", {"train": ["five", "six"], "validation": ["two", "seven"]})
+    run = tmp_path / "run"
+    words = ["train", str(one), str(two), "--encoder", str(encoder_dir), "--output", str(run), "--max-steps", "2"]
+    assert main([*words, "--no-smart", "--no-proximal", "--baselines"]) == 0
+
+    def seen(folder: Path) -> list[str]:
+        lines = (folder / "README.md").read_text().splitlines()
+        return [line.removeprefix("- Seen in training: ") for line in lines if line.startswith("- Seen")]
+
+    own, other = (
+        "`a/validation`: 1 row occurs in `a/train` (exact).",
+        "`b/validation`: 1 row occurs in `a/train` (exact).",
+    )
+    assert (seen(run / "best" / "a"), seen(run / "best" / "b")) == ([own], [other])
+    alone = [seen(run / "baselines" / name / "best" / name) for name in "ab"]
+    assert alone == [[own], []], "`b` alone was not trained on the rows of `a`"
+
+
 def test_leaks_that_an_earlier_run_left_in_are_told_even_if_this_one_drops_them(
     tmp_path: Path, encoder_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

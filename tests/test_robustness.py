@@ -186,7 +186,7 @@ def test_figures_stand_beside_the_papers() -> None:
         }
     ]
     summary = {
-        **{"groups": groups, "tasks": ["scitail"], "seeds": [*range(8)], "cells": 4, "finished": 3},
+        **{"groups": groups, "across": [], "tasks": ["scitail"], "seeds": [*range(8)], "cells": 4, "finished": 3},
         "select": "validation",
         **{"step": "last", "encoder": "e", "git_revision": None, "versions": {"torch": "2"}},
         "machine": {"cores": 2},

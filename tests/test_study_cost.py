@@ -10,9 +10,11 @@ import pytest
 
 from mtl.cli import main
 from mtl.config import Run, RunConfig
+from mtl.outcomes import Outcome, outcome_key
 from mtl.smart import passes
 from mtl.study import read_study
 from mtl.study_cost import Cost, _relative, study_costs
+from mtl.summary import store_summary
 from mtl.taskdef import TaskDef
 
 OFF = {"weight": 0}
@@ -91,7 +93,8 @@ def test_a_study_is_counted_before_it_runs(
         {task: sum(tokens(encoder_dir, corpus.parent / task / f"{split}.jsonl")) for task in tasks}
         for split in ("train", "validation")
     )
-    costs = study_costs(read_study(path))
+    study = read_study(path)
+    costs = study_costs(study, study.cells)
     assert list(costs) == ["plain", "shared", "first"], "the runs of 'same' are those of 'plain'"
     both, rows = sum(trained.values()), {"mood": 90, "strength": 80}
     plain = costs["plain"]
@@ -112,6 +115,35 @@ def test_a_study_is_counted_before_it_runs(
     printed = [(name, *map(str, (c.runs, c.steps, c.tokens, round(c.plain)))) for name, c in costs.items()]
     printed.append(("all", *map(str, (total.runs, total.steps, total.tokens, round(total.plain)))))
     assert [tuple(line.replace(",", "").split()) for line in lines] == printed
-    assert total.runs == seeds * (2 + 1 + 2) and last.startswith("18 cells; ")
+    assert total.runs == seeds * (2 + 1 + 2) and last.startswith("18 of 18 cells to do; ")
     assert f"{total.plain / 1_000 / 3600:.1f} h at 1,000" in last
     assert [file.name for file in tmp_path.iterdir()] == ["tiny.yml"], "nothing was run"
+
+
+def test_only_what_is_left_of_the_named_arms_is_counted(
+    encoder_dir: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "tiny.yml"
+    path.write_text(STUDY.format(encoder=encoder_dir, corpus=corpus), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    study = read_study(path)
+    outcomes = {
+        outcome_key(cell): Outcome(
+            metrics=dict.fromkeys(study.tasks[cell.task].metrics, 0.5), seconds=1, shared_seconds=1, processor="p"
+        )
+        for cell in study.cells
+        if cell.arm == "first" and (cell.seed < 3 or cell.task == "mood")
+    }
+    store_summary(study, outcomes, tmp_path, tmp_path / "kept.json")
+
+    def runs(*words: str) -> dict[str, str]:
+        assert main(["compare", str(path), "--dry-run", *words]) == 0
+        _, _, *lines, last = capsys.readouterr().out.splitlines()
+        return {"cells": last.partition(" cell")[0], **{line.split()[0]: line.split()[1] for line in lines}}
+
+    assert runs("--arms", "first") == {"cells": "6 of 6", "shared": "3", "first": "6", "all": "9"}
+    kept = ["--summary", "kept.json"]
+    assert runs("--arms", "first", *kept) == {"cells": "1 of 6", "shared": "1", "first": "1", "all": "2"}
+    assert runs("--arms", "plain", *kept) == {"cells": "6 of 6", "plain": "6", "all": "6"}
+    assert main(["compare", str(path), "--dry-run", "--arms", "frist"]) == 2
+    assert "there is no arm 'frist'" in capsys.readouterr().err

@@ -154,4 +154,7 @@ def test_text_and_picture_say_the_same(summary: dict[str, Any], tmp_path: Path) 
     drawn = chart(summary)
     for title in ("mood, all rows: accuracy", "strength, all rows: mse", "answer, all queries: mrr"):
         assert f">{title}<" in drawn
-    assert ">mean of 2 tasks, all rows or queries<" in drawn and "macro_f1" not in drawn
+    assert ">mean of mood, answer, all rows or queries<" in drawn and "macro_f1" not in drawn
+    assert any(line[:4] == ["mean", "of", "mood,", "answer"] for line in lines), "strength is better when lower"
+    alone = {**summary, "across": [{**group, "tasks": ["mood"]} for group in summary["across"]]}
+    assert "mean of" not in chart(alone) + summary_text(alone, tmp_path), "one task has no mean"
