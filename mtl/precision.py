@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -82,7 +83,7 @@ def survival(objective: Objective, task: str, batch: Batch, radius: float, accel
     model.eval()
     try:
         changes = []
-        for context in (accelerator.autocast(), _full_products()):
+        for context in (accelerator.autocast(), _full_products(model.device)):
             with torch.no_grad(), context:
                 clean, moved = (
                     _after_first_layer(model.encoder, partial(model, task, batch, d)) for d in (None, delta)
@@ -94,15 +95,49 @@ def survival(objective: Objective, task: str, batch: Batch, radius: float, accel
     return float(torch.nn.functional.cosine_similarity(changes[0], changes[1], dim=0))
 
 
+# What decides, since PyTorch 2.9, on the digits of products in float32 by device; before, that was set for all at once.
+PRODUCTS = {"cuda": ("cuda.matmul", "cudnn.conv"), "cpu": ("mkldnn.matmul", "mkldnn.conv")}
+
+
+def _products(device: torch.device) -> dict[str, Any]:
+    """PyTorch's settings for products on a device, by name; none before PyTorch 2.9."""
+    names = PRODUCTS.get(device.type, ()) if hasattr(torch.backends, "fp32_precision") else ()
+    return {f"torch.backends.{name}": attrgetter(name)(torch.backends) for name in names}
+
+
+def _fewer_digits(device: torch.device) -> tuple[str, str] | None:
+    """The setting that lets products in float32 use fewer digits (TF32) on a device, and its value for full precision.
+
+    PyTorch does so by default in convolutions on GPUs, in matrix products only if the calling program asks for it.
+    """
+    with suppress(RuntimeError):  # the program used the newer settings
+        if (products := torch.get_float32_matmul_precision()) != "highest":
+            return f"torch.set_float32_matmul_precision({products!r})", "'highest'"
+    settings = _products(device)
+    for name, setting in settings.items():
+        if setting.fp32_precision not in ("ieee", "none"):
+            return f"{name}.fp32_precision = {setting.fp32_precision!r}", "'ieee'"
+    if device.type == "cuda" and not settings and torch.backends.cudnn.allow_tf32:
+        return "torch.backends.cudnn.allow_tf32 = True", "False"
+    return None
+
+
 @contextmanager
-def _full_products() -> Iterator[None]:
-    """Compute float32 matrix products in full precision, whatever the calling program has set."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+def _full_products(device: torch.device) -> Iterator[None]:
+    """Compute products in float32 in full precision, whatever the calling program has set."""
+    settings: list[tuple[Any, str, Any]] = [(owner, "fp32_precision", "ieee") for owner in _products(device).values()]
+    if not settings and device.type == "cuda":
+        settings = [(torch.backends.cuda.matmul, "allow_tf32", False), (torch.backends.cudnn, "allow_tf32", False)]
+    before = [getattr(owner, key) for owner, key, _ in settings]
+    common = getattr(torch.backends, "fp32_precision", None)  # a setting of "none" follows it
+    before = ["none" if value == common else value for value in before]
+    for owner, key, full in settings:
+        setattr(owner, key, full)
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        for (owner, key, _), value in zip(settings, before, strict=True):
+            setattr(owner, key, value)
 
 
 def _after_first_layer(encoder: nn.Module, forward: Callable[[], Tensor]) -> Tensor:
@@ -130,15 +165,13 @@ def erased_perturbations(
         objective: Student on its device, and the tasks.
         streams: Training batches; a few rows of each task's first one are used.
         pad_id: The tokenizer's padding id.
-        accelerator: Device and precision. In float32 nothing is measured, unless the calling program lets matrix
-            products use fewer digits (TF32).
+        accelerator: Device and precision. In float32 nothing is measured, unless products use fewer digits (TF32).
     """
     problems: list[Problem] = []
-    products = torch.get_float32_matmul_precision()
     if accelerator.mixed_precision != "no":
         what, instead = accelerator.mixed_precision, "--precision fp32"
-    elif products != "highest":
-        what, instead = f"torch.set_float32_matmul_precision({products!r})", "'highest'"
+    elif fewer := _fewer_digits(accelerator.device):
+        what, instead = fewer
     else:
         return problems
     for name, stream in streams.items():

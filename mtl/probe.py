@@ -30,8 +30,9 @@ class Probe:
     """Compare the tasks' gradients on fixed training rows, without any effect on training.
 
     Gradients are those of the plain loss (no dropout, no regularizer, full precision) with respect to the encoder's
-    parameters. At most `HELD` + 1 of them are kept in host memory, and one on the device; with more tasks than that,
-    some are computed again. Each process computes its part of the rows; the main process keeps and compares gradients.
+    parameters. Two are held on the device while they are added up, and at most `HELD` + 1 in host memory (+ 2 if it is
+    the device's); with more tasks than that, some are computed again. Each process computes its part of the rows; the
+    main process keeps and compares gradients.
 
     Args:
         run: Configuration and tasks.

@@ -30,7 +30,9 @@ Count = Annotated[int, Field(ge=1)]
 
 _WHOLE = re.compile(r"-?(0|[1-9][0-9]*)(\.0+)?")
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-SMALL_RADIUS = 1e-3  # relative to the embeddings' RMS, a tenth of the default: smaller radii have hardly any effect
+# Radii relative to the embeddings' RMS below which R_s has hardly any effect: a tenth of the default, and in l2 a tenth
+# of the radius that moves the coordinates of a short text as far.
+SMALL_RADIUS = {"linf": 1e-3, "l2": 0.05}
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -43,7 +45,8 @@ class SmartSettings(Settings):
     Attributes:
         preset: A name in `presets.PRESETS`, whose values apply to the keys that are not set explicitly.
         weight: λ, the factor of R_s in the loss; 0 disables it.
-        epsilon: ε, radius of the perturbation ball.
+        epsilon: ε, radius of the perturbation ball; with `norm: l2` all T·D coordinates share it, so that the default,
+            made for `linf`, is too small by about √(T·D).
         noise_std: σ, standard deviation of the initial noise.
         step_size: η, length of one ascent step.
         unit: Unit of epsilon, noise_std and step_size: `absolute`, or `embedding_rms`, the root mean square of the
@@ -258,13 +261,19 @@ def task_notes(tasks: Mapping[str, TaskDef], limit: int) -> list[str]:
 
 
 def _radius_notes(tasks: Mapping[str, TaskDef]) -> list[str]:
-    small: dict[float, list[str]] = {}
+    small: dict[tuple[str, float], list[str]] = {}
     for name, task in tasks.items():
         smart = task.smart
-        if smart.weight > 0 and smart.unit == "embedding_rms" and 0 < smart.epsilon < SMALL_RADIUS:
-            small.setdefault(smart.epsilon, []).append(name)
-    told = "times the RMS of the word embeddings; published radii are absolute (smart.unit: absolute, or preset: paper)"
-    return [f"{listed(names)}: smart.epsilon is {epsilon:g} {told}" for epsilon, names in small.items()]
+        if smart.weight > 0 and smart.unit == "embedding_rms" and 0 < smart.epsilon < SMALL_RADIUS[smart.norm]:
+            small.setdefault((smart.norm, smart.epsilon), []).append(name)
+    told = {
+        "linf": "; published radii are absolute (smart.unit: absolute, or preset: paper)",
+        "l2": ", shared by all coordinates (norm: l2), so that R_s has hardly any effect; try smart.epsilon 1",
+    }
+    return [
+        f"{listed(names)}: smart.epsilon is {epsilon:g} times the RMS of the word embeddings{told[norm]}"
+        for (norm, epsilon), names in small.items()
+    ]
 
 
 def _length_notes(tasks: Mapping[str, TaskDef], limit: int) -> list[str]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import signal
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any, Protocol
 
 import numpy as np
@@ -245,21 +247,31 @@ class Trainer:
         """
         if self.run.config.train.on_nonfinite == "stop":
             return False
-        fault = next(filter(None, map(self._fault, self._numbers(records))), None)
+        fault = self._fault(self._numbers(records))
         if fault is not None and self.state.nonfinite == self.run.config.train.max_skipped:
             raise NonFiniteError(f"{fault}; that is one skipped step more than train.max_skipped allows; {ADVICE}")
         return fault is not None
 
-    def _fault(self, record: Mapping[str, Any]) -> str | None:
-        """Message with task, step, term and training rows if a value of a step is not finite, else None."""
+    def _fault(self, records: Sequence[Mapping[str, Any]]) -> str | None:
+        """Message with task, step, term and training rows if a value of a step is not finite, else None.
+
+        The gradient, which all tasks of a step share, is blamed on all of them, and only if every term is finite.
+        """
+        found = [
+            (record, key)
+            for record in records
+            for key, value in record.items()
+            if isinstance(value, float) and not math.isfinite(value)
+        ]
+        terms = [(record, key) for record, key in found if key != "gradient_norm"]
         scaled = self.accelerator.scaler is not None  # the loss scaler handles overflows
-        for key, value in record.items():
-            if isinstance(value, float) and not math.isfinite(value) and not (scaled and key == "gradient_norm"):
-                name = record["task"]
-                rows = np.sort(self._examples(name).rows[self._batch(name, record["turn"])]) + 1
-                where = f"task {name!r}, step {record['step']:,}"
-                return f"{where}: the {TERM_NAMES.get(key, key)} is {value}; training rows {listed(rows.tolist())}"
-        return None
+        told = []
+        for record, key in terms[:1] or ([] if scaled else found):
+            name = record["task"]
+            rows = np.sort(self._examples(name).rows[self._batch(name, record["turn"])]) + 1
+            what = f"task {name!r}, step {record['step']:,}: the {TERM_NAMES.get(key, key)} is {record[key]}"
+            told.append(f"{what}; training rows {listed(rows.tolist())}")
+        return "; ".join(told) or None
 
     def _numbers(self, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Replace tensors in records by numbers, summed over the processes, with one transfer from the device."""
@@ -282,10 +294,12 @@ class Trainer:
         if not self._unwritten:
             return
         records, self._unwritten = self._numbers(self._unwritten), []
-        for record in records:
-            if self.run.config.train.on_nonfinite == "stop" and (fault := self._fault(record)):
+        for _, step in itertools.groupby(records, key=itemgetter("step")):
+            own = list(step)
+            if self.run.config.train.on_nonfinite == "stop" and (fault := self._fault(own)):
                 raise NonFiniteError(f"{fault}; the checkpoints written before are intact; {ADVICE}")
-            self.writer.step(record | split_smoothness(record, self.run.tasks[record["task"]].smart.dropout))
+            for record in own:
+                self.writer.step(record | split_smoothness(record, self.run.tasks[record["task"]].smart.dropout))
         self.hooks.logged(records)
 
     def _evaluate(self) -> None:

@@ -17,6 +17,7 @@ from test_mixed_steps import make_setup
 from test_model import TASKS
 from test_trainer import arguments
 
+from mtl import precision
 from mtl.batch import send
 from mtl.cli import main
 from mtl.config import OptimizerSettings
@@ -153,3 +154,46 @@ def test_products_of_fewer_digits_are_asked_like_half_precision(
         assert "torch.set_float32_matmul_precision('medium') rounds away the perturbation of" in error
         assert main(arguments(corpus, encoder_dir, tmp_path / "run", "--max-steps", "1")) == 0
     assert main(arguments(corpus, encoder_dir, tmp_path / "full", *tiny)) == 0
+
+
+NEWER = pytest.mark.skipif(
+    not hasattr(torch.backends, "fp32_precision"), reason="PyTorch has had these settings since 2.9"
+)
+
+
+@NEWER
+@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this processor always multiplies in full")
+def test_the_newer_settings_of_products_are_asked_too(
+    corpus: Path, encoder_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny = ["--set", "defaults.smart.epsilon=1e-9", "--set", "defaults.smart.noise_std=1e-9", "--max-steps", "1"]
+    backends: Any = torch.backends
+    plain = torch.get_float32_matmul_precision()
+    try:
+        backends.mkldnn.matmul.fp32_precision = "bf16"
+        assert main(arguments(corpus, encoder_dir, tmp_path / "run", *tiny)) == 2
+        assert backends.mkldnn.matmul.fp32_precision == "bf16"
+        error = capsys.readouterr().err
+        assert "torch.backends.mkldnn.matmul.fp32_precision = 'bf16' rounds away the perturbation of" in error
+        assert "or use 'ieee' or --no-smart" in error
+        backends.mkldnn.matmul.fp32_precision = "none"
+        # What a GPU's program may set, which PyTorch then refuses to describe by its older name:
+        backends.cuda.matmul.fp32_precision = "tf32"
+        with pytest.raises(RuntimeError):
+            torch.get_float32_matmul_precision()
+        assert main(arguments(corpus, encoder_dir, tmp_path / "run", *tiny)) == 0
+    finally:
+        backends.mkldnn.matmul.fp32_precision = backends.cuda.matmul.fp32_precision = "none"
+    assert torch.get_float32_matmul_precision() == plain
+
+
+@NEWER
+def test_on_gpus_convolutions_use_fewer_digits_unless_told_otherwise() -> None:
+    backends: Any = torch.backends
+    fewer, gpu = precision._fewer_digits, torch.device("cuda")
+    assert fewer(torch.device("cpu")) is None and fewer(torch.device("mps")) is None
+    assert fewer(gpu) == ("torch.backends.cudnn.conv.fp32_precision = 'tf32'", "'ieee'")
+    with precision._full_products(gpu):
+        assert fewer(gpu) is None
+    assert backends.cudnn.conv.fp32_precision == "tf32"
+    assert torch.get_float32_matmul_precision() == "highest", "the older name still works"

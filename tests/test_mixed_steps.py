@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,35 @@ def test_a_loss_scaler_does_not_hide_a_loss_that_is_not_finite(
         if policy == "skip":
             trainer.step(3)
         trainer._flush()
+
+
+@pytest.mark.parametrize("policy", ["stop", "skip"])
+@pytest.mark.parametrize(
+    ("term", "told"),
+    {
+        "loss": ["task 'strength', step 1: the task loss is nan; training rows"],
+        "gradient": [f"task '{name}', step 1: the gradient is nan; training rows" for name in ("mood", "strength")],
+    }.items(),
+)
+def test_of_a_step_s_tasks_the_one_whose_term_is_not_finite_is_named(
+    corpus: Path, encoder_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: str, term: str, told: Any
+) -> None:
+    settings = (f"train.on_nonfinite={policy}", "train.max_skipped=0", "train.smart=false", "train.tasks_per_step=2")
+    nothing: Any = Nothing()
+    trainer: Trainer = make_setup(corpus, encoder_dir, tmp_path, *settings).trainer(nothing, nothing)
+    forward = trainer.objective.forward
+
+    def poisoned(task: str, batch: Any, turn: int, share: Any) -> Any:
+        loss, terms = forward(task, batch, turn, share)
+        factor = math.nan if task == "strength" else 1.0
+        return loss * factor, terms | ({"loss": terms["loss"] * factor} if term == "loss" else {})
+
+    monkeypatch.setattr(trainer.objective, "forward", poisoned)
+    with pytest.raises(NonFiniteError) as error:
+        trainer.step(0)
+        trainer._flush()
+    found = re.findall(r"task '\w+', step 1: the [a-z ]+ is nan; training rows", str(error.value))
+    assert found == told
 
 
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))

@@ -89,9 +89,12 @@ def test_a_radius_that_is_nearly_nothing_is_told() -> None:
         "rdrop": "smart: {preset: rdrop}\n",
         "off": "smart: {epsilon: 1e-5, weight: 0}\n",
         "default": "",
+        "shared": "smart: {norm: l2}\n",
+        "wide": "smart: {norm: l2, epsilon: 1, step_size: 1}\n",
     }
-    (note,) = task_notes({name: sound(CLASSIFICATION + text) for name, text in texts.items()}, 512)
-    assert note.startswith("copied: smart.epsilon is 1e-05 times the RMS of the word embeddings; published radii")
+    first, second = task_notes({name: sound(CLASSIFICATION + text) for name, text in texts.items()}, 512)
+    assert first.startswith("copied: smart.epsilon is 1e-05 times the RMS of the word embeddings; published radii")
+    assert second.startswith("shared: smart.epsilon is 0.01 times the RMS of the word embeddings, shared by all coord")
 
 
 def test_a_length_that_was_chosen_is_told_where_it_is_too_long() -> None:
@@ -264,6 +267,18 @@ INCONSISTENT: dict[str, tuple[str, int, str]] = {
         CLASSIFICATION + "class_weights: [1.5]\n",
         6,
         "t.class_weights: expected one number per label, got 1 for 2 labels",
+    ),
+    "a perturbation without noise": (
+        CLASSIFICATION + "smart:\n  noise_std: 0\n",
+        7,
+        "t.smart.noise_std: 0 makes R_s always 0: its ascent starts where there is no gradient; "
+        "set a number above 0, or smart.weight: 0",
+    ),
+    "no perturbation at all": (
+        CLASSIFICATION + "smart:\n  epsilon: 0\n",
+        7,
+        "t.smart.epsilon: 0 makes R_s always 0: its ascent starts where there is no gradient; "
+        "set smart.dropout: independent, or smart.weight: 0",
     ),
     "a divergence of another type": (
         REGRESSION + "smart:\n  weight: 1\n  divergence: js\n",
