@@ -136,17 +136,7 @@ class _Scheduler:
         self.received: int | None = None
 
     def _needed(self) -> list[Node]:
-        """Runs to do: those of unfinished cells, and the preceding runs whose model is missing."""
-        needed: dict[str, Node] = {}
-        for cell in self.left:
-            chain = cell.node.chain()
-            if cell.node.fingerprint in self.finished:
-                continue
-            first = len(chain) - 1
-            while first > 0 and not self._is_ready(chain[first - 1]):
-                first -= 1
-            needed |= {node.fingerprint: node for node in chain[first:]}
-        return list(needed.values())
+        return list({node.fingerprint: node for cell in self.left for node in self.ledger.to_do(cell.node)}.values())
 
     def _is_ready(self, node: Node) -> bool:
         return node.fingerprint in self.finished and self.ledger.has_model(node)

@@ -148,12 +148,6 @@ def _inconsistencies(task: TaskDef) -> Iterable[tuple[KeyPath, str]]:
         yield ("class_weights",), f"class_weights: expected one number per label, got {numbers}"
     if task.standardize is not None and task.type != "regression":
         yield ("standardize",), f"standardize is for regression; this task is {task.type}"
-    smart = task.smart
-    if smart.weight > 0 and smart.dropout == "shared" and 0 in (smart.epsilon, smart.noise_std):
-        key = "epsilon" if smart.epsilon == 0 else "noise_std"
-        instead = "smart.dropout: independent" if key == "epsilon" else "a number above 0"
-        message = f"smart.{key}: 0 makes R_s always 0: its ascent starts where there is no gradient"
-        yield ("smart", key), f"{message}; set {instead}, or smart.weight: 0"
     for section in ("smart", "proximal"):
         divergence = getattr(task, section).divergence
         if divergence not in DIVERGENCES_OF[task.type]:

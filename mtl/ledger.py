@@ -98,6 +98,16 @@ class Ledger:
         """Whether the run's model still exists, so that an adaptation can start from it."""
         return (self.run_dir(node) / "model").is_dir()
 
+    def to_do(self, node: Node) -> list[Node]:
+        """Runs that a cell's result needs: none if it is there, else the cell's and those before without a model."""
+        chain = node.chain()
+        if self.results(node) is not None:
+            return []
+        first = len(chain) - 1
+        while first > 0 and not (self.has_model(chain[first - 1]) and self.results(chain[first - 1]) is not None):
+            first -= 1
+        return chain[first:]
+
     def start(self, node: Node) -> bool:
         """Prepares a run's directory: keeps an unfinished run, removes anything else.
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -95,49 +95,61 @@ def survival(objective: Objective, task: str, batch: Batch, radius: float, accel
     return float(torch.nn.functional.cosine_similarity(changes[0], changes[1], dim=0))
 
 
-# What decides, since PyTorch 2.9, on the digits of products in float32 by device; before, that was set for all at once.
-PRODUCTS = {"cuda": ("cuda.matmul", "cudnn.conv"), "cpu": ("mkldnn.matmul", "mkldnn.conv")}
+class _Setting(NamedTuple):
+    """A setting of PyTorch with which products in float32 use fewer digits.
 
-
-def _products(device: torch.device) -> dict[str, Any]:
-    """PyTorch's settings for products on a device, by name; none before PyTorch 2.9."""
-    names = PRODUCTS.get(device.type, ()) if hasattr(torch.backends, "fp32_precision") else ()
-    return {f"torch.backends.{name}": attrgetter(name)(torch.backends) for name in names}
-
-
-def _fewer_digits(device: torch.device) -> tuple[str, str] | None:
-    """The setting that lets products in float32 use fewer digits (TF32) on a device, and its value for full precision.
-
-    PyTorch does so by default in convolutions on GPUs, in matrix products only if the calling program asks for it.
+    Attributes:
+        text: The setting as a program would write it.
+        value: Its value.
+        full: Its value for full precision, as a program would write it.
+        write: Sets it.
     """
-    with suppress(RuntimeError):  # the program used the newer settings
-        if (products := torch.get_float32_matmul_precision()) != "highest":
-            return f"torch.set_float32_matmul_precision({products!r})", "'highest'"
-    settings = _products(device)
-    for name, setting in settings.items():
-        if setting.fp32_precision not in ("ieee", "none"):
-            return f"{name}.fp32_precision = {setting.fp32_precision!r}", "'ieee'"
-    if device.type == "cuda" and not settings and torch.backends.cudnn.allow_tf32:
-        return "torch.backends.cudnn.allow_tf32 = True", "False"
-    return None
+
+    text: str
+    value: Any
+    full: Any
+    write: Callable[[Any], None]
+
+
+def _fewer_digits(device: torch.device) -> list[_Setting]:
+    """The settings with which products in float32 use fewer digits (TF32) on a device.
+
+    PyTorch has such a default for convolutions on GPUs; matrix products use fewer digits only if the program asks.
+    """
+    found, gpu = [], device.type == "cuda"
+    with suppress(RuntimeError):  # of the two generations of settings, PyTorch refuses to read this one after the other
+        if (value := torch.get_float32_matmul_precision()) != "highest":
+            text = f"torch.set_float32_matmul_precision({value!r})"
+            found.append(_Setting(text, value, "highest", torch.set_float32_matmul_precision))
+    found += [] if found else _newer("cuda.matmul" if gpu else "mkldnn.matmul")
+    if gpu:
+        try:
+            if torch.backends.cudnn.allow_tf32:
+                write = partial(setattr, torch.backends.cudnn, "allow_tf32")
+                found.append(_Setting("torch.backends.cudnn.allow_tf32 = True", True, False, write))
+        except RuntimeError:
+            found += _newer("cudnn.conv")
+    return found
+
+
+def _newer(name: str) -> list[_Setting]:
+    """The setting `torch.backends.NAME.fp32_precision` of PyTorch 2.9 and newer, if it is there and not full."""
+    owner: Any = attrgetter(name)(torch.backends)
+    value = getattr(owner, "fp32_precision", "none")
+    if value in ("none", "ieee"):
+        return []
+    text = f"torch.backends.{name}.fp32_precision = {value!r}"
+    return [_Setting(text, value, "ieee", partial(setattr, owner, "fp32_precision"))]
 
 
 @contextmanager
 def _full_products(device: torch.device) -> Iterator[None]:
     """Compute products in float32 in full precision, whatever the calling program has set."""
-    settings: list[tuple[Any, str, Any]] = [(owner, "fp32_precision", "ieee") for owner in _products(device).values()]
-    if not settings and device.type == "cuda":
-        settings = [(torch.backends.cuda.matmul, "allow_tf32", False), (torch.backends.cudnn, "allow_tf32", False)]
-    before = [getattr(owner, key) for owner, key, _ in settings]
-    common = getattr(torch.backends, "fp32_precision", None)  # a setting of "none" follows it
-    before = ["none" if value == common else value for value in before]
-    for owner, key, full in settings:
-        setattr(owner, key, full)
-    try:
+    with ExitStack() as changed:
+        for setting in _fewer_digits(device):
+            setting.write(setting.full)
+            changed.callback(setting.write, setting.value)
         yield
-    finally:
-        for (owner, key, _), value in zip(settings, before, strict=True):
-            setattr(owner, key, value)
 
 
 def _after_first_layer(encoder: nn.Module, forward: Callable[[], Tensor]) -> Tensor:
@@ -171,7 +183,7 @@ def erased_perturbations(
     if accelerator.mixed_precision != "no":
         what, instead = accelerator.mixed_precision, "--precision fp32"
     elif fewer := _fewer_digits(accelerator.device):
-        what, instead = fewer
+        what, instead = fewer[0].text, repr(fewer[0].full)
     else:
         return problems
     for name, stream in streams.items():

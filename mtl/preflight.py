@@ -132,7 +132,9 @@ def check_adapt(request: Request, task: str) -> Checked:
     return checked
 
 
-def _trained_before(encoder: str, tasks: Mapping[str, TaskDef], leaks: str) -> dict[str, Earlier]:
+def _trained_before(
+    encoder: str, tasks: Mapping[str, TaskDef], data_root: str | None, leaks: str
+) -> dict[str, Earlier]:
     """Tasks of the runs that trained an encoder whose training rows must be searched for evaluation rows.
 
     Where this run does not leave leaks out (`leaks: drop`), tasks with the same data as the task of the same name here
@@ -141,17 +143,23 @@ def _trained_before(encoder: str, tasks: Mapping[str, TaskDef], leaks: str) -> d
     """
     found: dict[str, Earlier] = {}
     for run in earlier_runs(encoder):
-        same = frozenset(name for name, task in run.tasks.items() if name in tasks and task.data == tasks[name].data)
+        known_root = run.config.data_root
+        root = known_root if known_root is not None and Path(known_root).is_dir() else data_root
+        same = frozenset(
+            name
+            for name, task in run.tasks.items()
+            if name in tasks and task.data == tasks[name].data and (task.data.hub is None or root == data_root)
+        )
         clean = same if run.config.leaks == "drop" else frozenset()
         if clean == tasks.keys():
             continue
         for name, task in run.tasks.items():
             key = name
-            while key in tasks or (key in found and found[key].task.data != task.data):
+            while key in tasks or (key in found and (found[key].task.data, found[key].data_root) != (task.data, root)):
                 key += " before"
             if name not in same or leaks == "drop":
                 known = found.get(key)
-                found[key] = Earlier(task, run.config.data_root, clean if known is None else clean & known.clean)
+                found[key] = Earlier(task, root, clean if known is None else clean & known.clean)
     return found
 
 
@@ -235,18 +243,32 @@ def _finish(
         problems.append(Problem(request.typed.over(file).place(("head",)), message))
     if config is not None:
         problems += trust_problems(config, file, request.typed) + telemetry_problems(config)
+        problems += [] if request.resume else _idle(Run(config, tasks))
     data_root = directory(request.typed.over(file).data.get("data_root"))
     search = config is not None and config.leaks != "ignore"
     held_out = config is not None and config.train.holdout is not None
     before: dict[str, Earlier] = {}
     if search and config is not None and isinstance(encoder, str) and not problems:
-        before = _trained_before(encoder, tasks, config.leaks)
+        before = _trained_before(encoder, tasks, data_root, config.leaks)
     data = check_data(tasks, data_root, search=search, held_out=held_out, before=before)
     problems += data.problems
     if problems or config is None:
         raise UserError(problems)
     places = {"task_defs": [TASKS_FILE], "data_root": data_root, "encoder": lasting(config.encoder)}
     return Checked(Run(config.model_copy(update={**places, **_FOLDED}), tasks), str(encoder), data)
+
+
+def _idle(run: Run) -> list[Problem]:
+    """Tasks whose R_s would be 0 in every step, at the cost of the passes that compute it."""
+    problems = []
+    for name, task in run.tasks.items():
+        smart = run.regularized(name).smart
+        if smart.weight == 0 or smart.dropout == "independent" or smart.epsilon * smart.noise_std > 0:
+            continue
+        key = "epsilon" if smart.epsilon == 0 else "noise_std"  # without noise, the ascent starts where g = 0
+        message = f"{name}.smart.{key}: 0 makes R_s always 0; smart.weight: 0 or --no-smart switches it off"
+        problems.append(Problem(task.place("smart", key), message))
+    return problems
 
 
 def trust_problems(config: RunConfig, file: Sourced, typed: Sourced) -> list[Problem]:

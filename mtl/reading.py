@@ -24,7 +24,7 @@ class Earlier:
 
     Attributes:
         task: Its definition.
-        data_root: Local mirror of the hub at that time.
+        data_root: Local mirror of the hub at that time, or this run's if that is no longer there.
         clean: Tasks of this run whose evaluation rows were left out of its training rows.
     """
 
@@ -106,7 +106,7 @@ def check_data(
         for name, sources in data.sources.items()
         for split, source in sources.items()
     ]
-    earlier = _earlier(before, data_root, data.notes) if search else []
+    earlier = _earlier(before, data.notes) if search else []
     try:
         keys = {str(place): digest_of(place.task, place.source) for place in [*places, *earlier]}
         unsearched = _training_data_itself(places) if held_out else []
@@ -158,14 +158,13 @@ class _Place:
         return f"{self.name}/{self.split}"
 
 
-def _earlier(before: Mapping[str, Earlier], data_root: str | None, notes: list[str]) -> list[_Place]:
-    """Training splits of earlier tasks, in the mirror of their time or else in this run's; notes those not found."""
+def _earlier(before: Mapping[str, Earlier], notes: list[str]) -> list[_Place]:
+    """Training splits of earlier tasks; adds a note on each that is no longer available."""
     places = []
     for name, earlier in before.items():
-        roots: list[str | None] = [*filter(None, (earlier.data_root, data_root))] or [None]
-        found = [located for root in roots if isinstance(located := locate(earlier.task, "train", root), Source)]
-        if found:
-            places.append(_Place(name, "train", earlier.task, found[0]))
+        found = locate(earlier.task, "train", earlier.data_root)
+        if isinstance(found, Source):
+            places.append(_Place(name, "train", earlier.task, found))
         else:
             notes.append(f"{name}/train{UNREAD}")
     return places

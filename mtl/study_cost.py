@@ -7,7 +7,7 @@ by its forward-pass equivalents (`smart.passes`); an evaluated token, one forwar
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,7 +54,7 @@ class Cost:
         return Cost(self.runs * factor, self.steps * factor, self.tokens * factor, self.plain * factor)
 
 
-def study_costs(study: Study, cells: Sequence[Cell]) -> dict[str, Cost]:
+def study_costs(study: Study, cells: Sequence[Cell], to_do: Callable[[Node], list[Node]]) -> dict[str, Cost]:
     """Cost of each arm's own runs and, as `shared`, of the runs that several cells start from.
 
     Only the runs of the first seed are planned; their cost is multiplied by the number of seeds that need such a run.
@@ -62,16 +62,17 @@ def study_costs(study: Study, cells: Sequence[Cell]) -> dict[str, Cost]:
     Args:
         study: The study.
         cells: Those of its cells that are counted.
+        to_do: The runs that a cell needs, of its own run's chain.
     """
     owned = {cell.node.fingerprint: cell.arm for cell in reversed(study.cells)}
     first, *_ = study.config.seeds
-    chosen = {(cell.arm, cell.task, cell.size, cell.seed) for cell in cells}
-    used_by: dict[str, set[int]] = {}  # run of the first seed -> seeds that need it
-    for cell in study.cells:
-        if cell.seed == first:
-            seeds = {seed for seed in study.config.seeds if (cell.arm, cell.task, cell.size, seed) in chosen}
-            for node in cell.node.chain():
-                used_by.setdefault(node.fingerprint, set()).update(seeds)
+    planned = {(cell.arm, cell.task, cell.size): cell.node for cell in study.cells if cell.seed == first}
+    used_by: dict[str, set[int]] = {}  # run of the first seed -> seeds that need such a run
+    for cell in cells:
+        needed = {node.fingerprint for node in to_do(cell.node)}
+        for own, like in zip(cell.node.chain(), planned[cell.arm, cell.task, cell.size].chain(), strict=True):
+            if own.fingerprint in needed:
+                used_by.setdefault(like.fingerprint, set()).add(cell.seed)
     costs: dict[str, Cost] = {}
     for node in study.nodes:
         if number := len(used_by.get(node.fingerprint, ())):
@@ -115,7 +116,7 @@ def cost_text(
     ledger = Ledger((output or Path("runs") / study.name).resolve())
     finished = gather_outcomes(study, ledger, read_outcomes(summary, study) if summary else {})
     cells = [cell for cell in wanted if outcome_key(cell) not in finished]
-    costs = study_costs(study, cells)
+    costs = study_costs(study, cells, ledger.to_do)
     rows = [(arm, f"{c.runs:,}", f"{c.steps:,}", f"{c.tokens:,}", f"{round(c.plain):,}") for arm, c in costs.items()]
     total = sum(costs.values(), Cost())
     rows.append(("all", f"{total.runs:,}", f"{total.steps:,}", f"{total.tokens:,}", f"{round(total.plain):,}"))

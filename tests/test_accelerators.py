@@ -187,13 +187,17 @@ def test_the_newer_settings_of_products_are_asked_too(
     assert torch.get_float32_matmul_precision() == plain
 
 
-@NEWER
-def test_on_gpus_convolutions_use_fewer_digits_unless_told_otherwise() -> None:
-    backends: Any = torch.backends
-    fewer, gpu = precision._fewer_digits, torch.device("cuda")
-    assert fewer(torch.device("cpu")) is None and fewer(torch.device("mps")) is None
-    assert fewer(gpu) == ("torch.backends.cudnn.conv.fp32_precision = 'tf32'", "'ieee'")
-    with precision._full_products(gpu):
-        assert fewer(gpu) is None
-    assert backends.cudnn.conv.fp32_precision == "tf32"
-    assert torch.get_float32_matmul_precision() == "highest", "the older name still works"
+@pytest.mark.parametrize("newer", [True, False], ids=["newer", "before 2.9"])
+def test_full_products_change_and_restore_what_the_program_set(newer: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not newer:
+        monkeypatch.setattr(precision, "_newer", lambda name: [])
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    with products("medium"):
+        for device in (cpu, gpu):
+            with precision._full_products(device):
+                assert torch.get_float32_matmul_precision() == "highest" and not precision._fewer_digits(device)
+                assert torch.backends.cudnn.allow_tf32 == (device == cpu)
+            assert torch.get_float32_matmul_precision() == "medium" and torch.backends.cudnn.allow_tf32
+    assert not precision._fewer_digits(cpu) and not precision._fewer_digits(torch.device("mps"))
+    (default,) = precision._fewer_digits(gpu)
+    assert (default.text, default.full) == ("torch.backends.cudnn.allow_tf32 = True", False), "of convolutions"

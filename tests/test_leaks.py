@@ -459,6 +459,13 @@ def test_earlier_rows_are_read_from_the_mirror_of_their_time(
         return capsys.readouterr().out
 
     assert "warning: own/validation: 1 row occurs in there/train (exact), on which" in told()
+    other = tmp_path / "other" / "some" / "set" / "default"
+    for split, texts in {"train": ["six", "seven"], "validation": ["two"]}.items():
+        write_jsonl(other / f"{split}.jsonl", [{"text": text, "label": number} for number, text in enumerate(texts)])
+    words = ["train", str(tmp_path / "hub.yml"), "--encoder", str(tmp_path / "run" / "model"), *short]
+    assert main([*words, "--output", str(tmp_path / "next"), "--data-root", str(tmp_path / "other")]) == 0
+    assert "warning: there/validation: 1 row occurs in there before/train (exact), on which" in capsys.readouterr().out
+
     write_jsonl(mirror / "some" / "set" / "default" / "train.jsonl", [{"sentence": "three", "label": 0}])
     for _ in range(2):  # what cannot be read is not found in the cache either
         assert "note: there/train, which the encoder was trained on, cannot be read" in told()

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from mtl.config import command_line
-from mtl.errors import NonFiniteError
+from mtl.errors import NonFiniteError, UserError
 from mtl.optimizer import OPTIMIZERS
 from mtl.preflight import Request, check_train
 from mtl.processes import Processes
@@ -184,6 +184,15 @@ def test_steps_that_a_loss_scaler_leaves_out_are_counted(
     assert skipped == [0, 1, 1]
     assert moved[1] == set() and moved[0] and moved[2]
     assert ["skipped" in record for record in trainer._unwritten] == [False, True, False]
+
+
+@pytest.mark.parametrize("key", ["epsilon", "noise_std"])
+def test_a_smoothness_that_is_always_0_is_refused(corpus: Path, encoder_dir: Path, tmp_path: Path, key: str) -> None:
+    idle = (f"defaults.smart.{key}=0", "defaults.smart.steps=3")
+    with pytest.raises(UserError, match=f"mood.smart.{key}: 0 makes R_s always 0"):
+        make_setup(corpus, encoder_dir, tmp_path, *idle)
+    for more in ("train.smart=false", "defaults.smart.dropout=independent"):
+        make_setup(corpus, encoder_dir, tmp_path, *idle, more)
 
 
 def named(model: Any) -> list[tuple[str, torch.Tensor]]:

@@ -10,9 +10,10 @@ import pytest
 
 from mtl.cli import main
 from mtl.config import Run, RunConfig
+from mtl.ledger import Ledger
 from mtl.outcomes import Outcome, outcome_key
 from mtl.smart import passes
-from mtl.study import read_study
+from mtl.study import Node, read_study
 from mtl.study_cost import Cost, _relative, study_costs
 from mtl.summary import store_summary
 from mtl.taskdef import TaskDef
@@ -94,7 +95,7 @@ def test_a_study_is_counted_before_it_runs(
         for split in ("train", "validation")
     )
     study = read_study(path)
-    costs = study_costs(study, study.cells)
+    costs = study_costs(study, study.cells, Node.chain)
     assert list(costs) == ["plain", "shared", "first"], "the runs of 'same' are those of 'plain'"
     both, rows = sum(trained.values()), {"mood": 90, "strength": 80}
     plain = costs["plain"]
@@ -145,5 +146,8 @@ def test_only_what_is_left_of_the_named_arms_is_counted(
     kept = ["--summary", "kept.json"]
     assert runs("--arms", "first", *kept) == {"cells": "1 of 6", "shared": "1", "first": "1", "all": "2"}
     assert runs("--arms", "plain", *kept) == {"cells": "6 of 6", "plain": "6", "all": "6"}
+    monkeypatch.setattr(Ledger, "results", lambda self, node: {} if node.name.startswith("shared-") else None)
+    monkeypatch.setattr(Ledger, "has_model", lambda self, node: node.run.config.train.seed < 3)
+    assert runs("--arms", "first") == {"cells": "6 of 6", "shared": "1", "first": "6", "all": "7"}, "two are finished"
     assert main(["compare", str(path), "--dry-run", "--arms", "frist"]) == 2
     assert "there is no arm 'frist'" in capsys.readouterr().err

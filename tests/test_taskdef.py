@@ -268,18 +268,6 @@ INCONSISTENT: dict[str, tuple[str, int, str]] = {
         6,
         "t.class_weights: expected one number per label, got 1 for 2 labels",
     ),
-    "a perturbation without noise": (
-        CLASSIFICATION + "smart:\n  noise_std: 0\n",
-        7,
-        "t.smart.noise_std: 0 makes R_s always 0: its ascent starts where there is no gradient; "
-        "set a number above 0, or smart.weight: 0",
-    ),
-    "no perturbation at all": (
-        CLASSIFICATION + "smart:\n  epsilon: 0\n",
-        7,
-        "t.smart.epsilon: 0 makes R_s always 0: its ascent starts where there is no gradient; "
-        "set smart.dropout: independent, or smart.weight: 0",
-    ),
     "a divergence of another type": (
         REGRESSION + "smart:\n  weight: 1\n  divergence: js\n",
         7,
