@@ -142,8 +142,8 @@ def pass_batches(
     Examples are shuffled, sorted by length within pools of up to `POOL` batches and cut into batches, which are then
     shuffled.
     In ranking the unit is the query: a batch holds whole queries, and only a list too long for one batch is cut. It
-    keeps its relevant candidates and a random sample of the others, for which at least a quarter of the places is
-    reserved if there are that many.
+    keeps its relevant candidates and a random sample of the others, for which a quarter of the places (rounded down,
+    at least one) is reserved if there are that many.
 
     Args:
         examples: The split.

@@ -35,7 +35,7 @@ class TrainSettings(Settings):
 
     Attributes:
         epochs: Length of the run in epochs; an epoch has as many steps as one pass over the data of all tasks has
-            batches.
+            batches, divided by `tasks_per_step`.
         max_steps: Length of the run in optimizer steps, instead of epochs.
         learning_rate: Peak learning rate. In a configuration file it applies to tasks that set none, on the command
             line to all tasks.

@@ -126,8 +126,8 @@ def evaluate(
         say: Prints a line of text.
 
     Returns:
-        Task → metrics. For a run, predictions are also written to its `predictions` directory, except for a split
-        that the run itself evaluated with other weights, in another precision or on other data.
+        Task → metrics. For a run, predictions of best-step weights are also written to its `predictions` directory,
+        except for a split that the run itself evaluated in another precision or on other data.
 
     Raises:
         UserError: A model cannot be loaded, or the device does not support the precision.
@@ -217,7 +217,8 @@ def predict(
     """Predicts every row of a file with the models of one or more tasks and writes JSON lines in row order.
 
     With several tasks, each line holds `row` and, under each task's name, the record that the task alone would have.
-    Tasks that share an encoder (a run's `final` or `teacher` weights) and read the same columns encode every row once.
+    Tasks that share an encoder (a run's `final` or `teacher` weights), read the same columns and truncate at the same
+    length encode every row once.
 
     Raises:
         UserError: A model or the file cannot be read, a column is missing, or the device does not support the

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -95,61 +95,51 @@ def survival(objective: Objective, task: str, batch: Batch, radius: float, accel
     return float(torch.nn.functional.cosine_similarity(changes[0], changes[1], dim=0))
 
 
-class _Setting(NamedTuple):
-    """A setting of PyTorch with which products in float32 use fewer digits.
+def _products(device: torch.device) -> dict[str, Any]:
+    """PyTorch's settings for products in float32 on a device, by name; none before PyTorch 2.9."""
+    if not hasattr(torch.backends, "fp32_precision"):
+        return {}
+    names = ("cuda.matmul", "cudnn.conv") if device.type == "cuda" else ("mkldnn.matmul", "mkldnn.conv")
+    return {f"torch.backends.{name}": attrgetter(name)(torch.backends) for name in names}
 
-    Attributes:
-        text: The setting as a program would write it.
-        value: Its value.
-        full: Its value for full precision, as a program would write it.
-        write: Sets it.
+
+def _fewer_digits(device: torch.device) -> tuple[str, str] | None:
+    """The setting that lets products in float32 use fewer digits (TF32) on a device, and its value for full precision.
+
+    PyTorch does so by default in convolutions on GPUs, in matrix products only if the calling program asks for it.
     """
-
-    text: str
-    value: Any
-    full: Any
-    write: Callable[[Any], None]
-
-
-def _fewer_digits(device: torch.device) -> list[_Setting]:
-    """The settings with which products in float32 use fewer digits (TF32) on a device.
-
-    PyTorch has such a default for convolutions on GPUs; matrix products use fewer digits only if the program asks.
-    """
-    found, gpu = [], device.type == "cuda"
-    with suppress(RuntimeError):  # of the two generations of settings, PyTorch refuses to read this one after the other
-        if (value := torch.get_float32_matmul_precision()) != "highest":
-            text = f"torch.set_float32_matmul_precision({value!r})"
-            found.append(_Setting(text, value, "highest", torch.set_float32_matmul_precision))
-    found += [] if found else _newer("cuda.matmul" if gpu else "mkldnn.matmul")
-    if gpu:
-        try:
-            if torch.backends.cudnn.allow_tf32:
-                write = partial(setattr, torch.backends.cudnn, "allow_tf32")
-                found.append(_Setting("torch.backends.cudnn.allow_tf32 = True", True, False, write))
-        except RuntimeError:
-            found += _newer("cudnn.conv")
-    return found
-
-
-def _newer(name: str) -> list[_Setting]:
-    """The setting `torch.backends.NAME.fp32_precision` of PyTorch 2.9 and newer, if it is there and not full."""
-    owner: Any = attrgetter(name)(torch.backends)
-    value = getattr(owner, "fp32_precision", "none")
-    if value in ("none", "ieee"):
-        return []
-    text = f"torch.backends.{name}.fp32_precision = {value!r}"
-    return [_Setting(text, value, "ieee", partial(setattr, owner, "fp32_precision"))]
+    with suppress(RuntimeError):  # the program used the newer settings, after which PyTorch refuses to read this one
+        if (products := torch.get_float32_matmul_precision()) != "highest":
+            return f"torch.set_float32_matmul_precision({products!r})", "'highest'"
+    settings = _products(device)
+    for name, setting in settings.items():
+        if setting.fp32_precision not in ("ieee", "none"):
+            return f"{name}.fp32_precision = {setting.fp32_precision!r}", "'ieee'"
+    if not settings and device.type == "cuda" and torch.backends.cudnn.allow_tf32:
+        return "torch.backends.cudnn.allow_tf32 = True", "False"
+    return None
 
 
 @contextmanager
 def _full_products(device: torch.device) -> Iterator[None]:
     """Compute products in float32 in full precision, whatever the calling program has set."""
     with ExitStack() as changed:
-        for setting in _fewer_digits(device):
-            setting.write(setting.full)
-            changed.callback(setting.write, setting.value)
+        settings = list(_products(device).values())
+        for setting in settings:
+            changed.callback(_restore, setting, setting.fp32_precision)
+            setting.fp32_precision = "ieee"
+        if not settings:
+            changed.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+            changed.callback(setattr, torch.backends.cudnn, "allow_tf32", torch.backends.cudnn.allow_tf32)
+            torch.set_float32_matmul_precision("highest")
+            torch.backends.cudnn.allow_tf32 = False
         yield
+
+
+def _restore(setting: Any, value: str) -> None:
+    setting.fp32_precision = "none"  # which follows a more general setting, as it may have done before
+    if setting.fp32_precision != value:
+        setting.fp32_precision = value
 
 
 def _after_first_layer(encoder: nn.Module, forward: Callable[[], Tensor]) -> Tensor:
@@ -183,7 +173,7 @@ def erased_perturbations(
     if accelerator.mixed_precision != "no":
         what, instead = accelerator.mixed_precision, "--precision fp32"
     elif fewer := _fewer_digits(accelerator.device):
-        what, instead = fewer[0].text, repr(fewer[0].full)
+        what, instead = fewer
     else:
         return problems
     for name, stream in streams.items():

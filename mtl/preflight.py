@@ -15,6 +15,7 @@ from mtl.files import TEMPORARY, entries
 from mtl.heads import FRESH, REUSE, head_note, head_problem
 from mtl.reading import Data, Earlier, check_data
 from mtl.settings import Sourced, check
+from mtl.source import Source, locate
 from mtl.taskdef import TaskDef
 from mtl.trackers import telemetry_problems
 
@@ -143,24 +144,30 @@ def _trained_before(
     """
     found: dict[str, Earlier] = {}
     for run in earlier_runs(encoder):
-        known_root = run.config.data_root
-        root = known_root if known_root is not None and Path(known_root).is_dir() else data_root
+        roots = {name: _mirror(task, run.config.data_root, data_root) for name, task in run.tasks.items()}
         same = frozenset(
             name
             for name, task in run.tasks.items()
-            if name in tasks and task.data == tasks[name].data and (task.data.hub is None or root == data_root)
+            if name in tasks and task.data == tasks[name].data and roots[name] in (None, data_root)
         )
         clean = same if run.config.leaks == "drop" else frozenset()
         if clean == tasks.keys():
             continue
         for name, task in run.tasks.items():
-            key = name
+            key, root = name, roots[name]
             while key in tasks or (key in found and (found[key].task.data, found[key].data_root) != (task.data, root)):
                 key += " before"
             if name not in same or leaks == "drop":
                 known = found.get(key)
                 found[key] = Earlier(task, root, clean if known is None else clean & known.clean)
     return found
+
+
+def _mirror(task: TaskDef, then: str | None, now: str | None) -> str | None:
+    """The mirror that has an earlier task's training rows: of its time, or else of this run; None for files."""
+    if task.data.hub is None:
+        return None
+    return then if then is not None and isinstance(locate(task, "train", then), Source) else now
 
 
 def earlier_runs(encoder: str) -> Iterator[Run]:
@@ -243,7 +250,7 @@ def _finish(
         problems.append(Problem(request.typed.over(file).place(("head",)), message))
     if config is not None:
         problems += trust_problems(config, file, request.typed) + telemetry_problems(config)
-        problems += [] if request.resume else _idle(Run(config, tasks))
+        problems += [] if request.resume else idle_problems(Run(config, tasks))
     data_root = directory(request.typed.over(file).data.get("data_root"))
     search = config is not None and config.leaks != "ignore"
     held_out = config is not None and config.train.holdout is not None
@@ -258,7 +265,7 @@ def _finish(
     return Checked(Run(config.model_copy(update={**places, **_FOLDED}), tasks), str(encoder), data)
 
 
-def _idle(run: Run) -> list[Problem]:
+def idle_problems(run: Run) -> list[Problem]:
     """Tasks whose R_s would be 0 in every step, at the cost of the passes that compute it."""
     problems = []
     for name, task in run.tasks.items():

@@ -22,7 +22,7 @@ from mtl.errors import Problem, UserError, listed, nearest
 from mtl.heads import FRESH, REUSE, head_problem
 from mtl.plain_data import read_yaml
 from mtl.precedence import contradictions, without_rivals
-from mtl.preflight import directory
+from mtl.preflight import directory, idle_problems
 from mtl.presets import PRESETS
 from mtl.reading import check_data
 from mtl.settings import KeyPath, Settings, Sourced, check, dotted
@@ -353,10 +353,11 @@ class _Grid:
             found += self._encoder_problems(config.encoder, typed.place(("encoder",)))
         for name in tasks:
             found += self._read(name, tasks[name])
+        run = Run(config, tasks) if config is not None else None
+        found += idle_problems(run) if run is not None else []
         self.problems += found
-        if found or config is None:
+        if found or run is None:
             return None
-        run = Run(config, tasks)
         files = () if names[0] in known else tuple(self.files)
         return Node("", self._fingerprint(run, parent), run, typed, parent, files)
 

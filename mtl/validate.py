@@ -11,7 +11,7 @@ from mtl.definitions import read_task_defs
 from mtl.encoder import find_encoder
 from mtl.errors import Problem, UserError, counted
 from mtl.leaks import Leak
-from mtl.preflight import Checked, Request, directory, read_config, trust_problems
+from mtl.preflight import Checked, Request, directory, idle_problems, read_config, trust_problems
 from mtl.reading import check_data
 from mtl.report import dry_run_text, table
 from mtl.settings import Sourced
@@ -123,7 +123,7 @@ def _resolved(request: Request) -> tuple[Run | None, dict[str, TaskDef], str | N
         definitions, file.over(Sourced({"encoder": NO_ENCODER})), request.typed, request.tasks
     )
     data_root = directory(request.typed.over(file).data.get("data_root"))
-    wrong += trust_problems(config, file, request.typed) if config else []
+    wrong += trust_problems(config, file, request.typed) + idle_problems(Run(config, tasks)) if config else []
     return Run(config, tasks) if config else None, tasks, data_root, problems + found + wrong
 
 

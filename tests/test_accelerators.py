@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -187,17 +189,55 @@ def test_the_newer_settings_of_products_are_asked_too(
     assert torch.get_float32_matmul_precision() == plain
 
 
-@pytest.mark.parametrize("newer", [True, False], ids=["newer", "before 2.9"])
-def test_full_products_change_and_restore_what_the_program_set(newer: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not newer:
-        monkeypatch.setattr(precision, "_newer", lambda name: [])
-    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+def test_before_pytorch_2_9_the_older_settings_are_changed_and_restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    if hasattr(torch.backends, "fp32_precision"):
+        monkeypatch.delattr(type(torch.backends), "fp32_precision")
+    assert precision._products(CPU) == precision._products(GPU) == {}
+    assert precision._fewer_digits(CPU) is None
+    assert precision._fewer_digits(GPU) == ("torch.backends.cudnn.allow_tf32 = True", "False"), "of convolutions"
     with products("medium"):
-        for device in (cpu, gpu):
+        for device in (CPU, GPU):
+            assert precision._fewer_digits(device) == ("torch.set_float32_matmul_precision('medium')", "'highest'")
             with precision._full_products(device):
-                assert torch.get_float32_matmul_precision() == "highest" and not precision._fewer_digits(device)
-                assert torch.backends.cudnn.allow_tf32 == (device == cpu)
+                assert torch.get_float32_matmul_precision() == "highest" and not torch.backends.cudnn.allow_tf32
+                assert precision._fewer_digits(device) is None
             assert torch.get_float32_matmul_precision() == "medium" and torch.backends.cudnn.allow_tf32
-    assert not precision._fewer_digits(cpu) and not precision._fewer_digits(torch.device("mps"))
-    (default,) = precision._fewer_digits(gpu)
-    assert (default.text, default.full) == ("torch.backends.cudnn.allow_tf32 = True", False), "of convolutions"
+
+
+GENERAL = """
+import torch
+from mtl import precision
+b = torch.backends
+def state():
+    settings = b, b.cudnn, b.cuda.matmul, b.cudnn.conv, b.mkldnn, b.mkldnn.matmul, b.mkldnn.conv
+    return [setting.fp32_precision for setting in settings]
+{program}
+before = state()
+for device in map(torch.device, ("cpu", "cuda")):
+    with precision._full_products(device):
+        assert {{s.fp32_precision for s in precision._products(device).values()}} == {{"ieee"}}, state()
+    assert state() == before, (device, before, state())
+b.fp32_precision = "ieee"
+print(b.cuda.matmul.fp32_precision, b.mkldnn.matmul.fp32_precision, b.cudnn.conv.fp32_precision)
+"""
+
+
+@NEWER
+@pytest.mark.parametrize(
+    ("program", "afterwards"),
+    {
+        "": "ieee ieee tf32",  # PyTorch's own setting of convolutions does not follow
+        "b.fp32_precision = 'tf32'": "ieee ieee ieee",
+        "b.cudnn.fp32_precision = 'tf32'": "tf32 ieee tf32",
+        "b.cuda.matmul.allow_tf32 = True": "tf32 ieee tf32",
+        "torch.set_float32_matmul_precision('high')": "tf32 tf32 tf32",
+        "torch.set_float32_matmul_precision('high'); b.cuda.matmul.fp32_precision = 'ieee'": "ieee tf32 tf32",
+    }.items(),
+)
+def test_full_products_are_full_and_leave_all_settings_as_they_were(program: str, afterwards: str) -> None:
+    done = subprocess.run([sys.executable, "-c", GENERAL.format(program=program)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == afterwards.split(), "what followed a more general setting still does"

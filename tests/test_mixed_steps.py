@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Sequence
@@ -12,12 +13,14 @@ import numpy as np
 import pytest
 import torch
 
+from mtl.cli import main
 from mtl.config import command_line
 from mtl.errors import NonFiniteError, UserError
 from mtl.optimizer import OPTIMIZERS
 from mtl.preflight import Request, check_train
 from mtl.processes import Processes
 from mtl.run_setup import RunSetup, set_up
+from mtl.study import read_study
 from mtl.trainer import Trainer
 
 
@@ -193,6 +196,14 @@ def test_a_smoothness_that_is_always_0_is_refused(corpus: Path, encoder_dir: Pat
         make_setup(corpus, encoder_dir, tmp_path, *idle)
     for more in ("train.smart=false", "defaults.smart.dropout=independent"):
         make_setup(corpus, encoder_dir, tmp_path, *idle, more)
+    assert main(["validate", str(corpus), "--leaks", "ignore", "--set", *idle]) == 2
+    assert main(["validate", str(corpus), "--leaks", "ignore", "--set", *idle, "train.smart=false"]) == 0
+    study = tmp_path / "study.yml"
+    arm = {"phase": "train", "settings": {"defaults": {"smart": {key: 0}}}}
+    grid = {"encoder": str(encoder_dir), "task_defs": [str(corpus)], "tasks": ["mood"], "seeds": [1]}
+    study.write_text(json.dumps({**grid, "arms": {"plain": [{"phase": "train"}], "idle": [arm]}}))
+    with pytest.raises(UserError, match=f"mood.smart.{key}: 0 makes R_s always 0"):
+        read_study(study)
 
 
 def named(model: Any) -> list[tuple[str, torch.Tensor]]:
