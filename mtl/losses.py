@@ -139,7 +139,7 @@ def kl(p_logits: Tensor, q_logits: Tensor, mask: Tensor | None = None) -> Tensor
     """Kullback-Leibler divergence Σ_k q_k (log q_k − log p_k), where p is the perturbed side.
 
     Computed as Σ_k q_k (e^d − 1 − d) with d = log p_k − log q_k, which is equal because p and q both sum to 1, and is
-    free of cancellation; where e^d could overflow, as p_k − q_k − q_k d. Arguments and result as in `sym_kl`.
+    without its cancellation; where e^d could overflow, as p_k − q_k − q_k d. Arguments and result as in `sym_kl`.
     """
     log_p, log_q = log_softmax(p_logits, mask), log_softmax(q_logits, mask)
     p, q, d = _probabilities(log_p, mask), _probabilities(log_q, mask), log_p - log_q

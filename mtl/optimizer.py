@@ -77,7 +77,7 @@ def make_optimizer(
         parameters: Parameters by their names in `MultiTaskModel.named_tensors`.
         settings: The section `optimizer`.
         units: Magnitude of parameters where it is not about 1: their learning rate is multiplied by it, their weight
-            decay and ε are divided by it; see `scale`.
+            decay divided by it. Their gradients have to be multiplied by it before each step; see `scale`.
     """
     groups: dict[tuple[bool, bool, float], dict[str, Any]] = {}
     for name, parameter in parameters.items():
@@ -87,7 +87,6 @@ def make_optimizer(
             "params": [],
             "weight_decay": settings.weight_decay / unit if decays else 0.0,
             "factor": (settings.head_factor if behind else 1.0) * unit,
-            "eps": settings.epsilon / unit,
         }
         groups.setdefault((behind, decays, unit), options)["params"].append(parameter)
     make, more = OPTIMIZERS[settings.name]

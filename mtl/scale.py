@@ -3,9 +3,9 @@
 With labels such as prices, a head would have to move by thousands in steps of the size of the learning rate, and a
 squared error of 10⁹ would swamp R_s. Outputs and labels are therefore divided by the standard deviation s of the
 training labels wherever a loss or divergence is computed; a fresh head's last layer is multiplied by s and its bias
-shifted by the labels' mean; and the last layer learns s times as fast, with its weight decay and the optimizer's ε
-divided by s. Apart from gradient clipping, which sees the last layer's gradient divided by s, every step is that of
-training on standardised labels, but weights and outputs are in the labels' own units throughout.
+shifted by the labels' mean; and the last layer's gradient is multiplied by s before it is clipped, its learning rate is
+multiplied by s, and its weight decay divided by s. Every step is thus that of training on standardised labels, but
+weights and outputs are in the labels' own units throughout.
 """
 
 from __future__ import annotations

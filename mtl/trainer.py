@@ -95,7 +95,9 @@ class Trainer:
         self.optimizer: Any
         self.objective: Any
         self.sharded = is_sharded(self.student)
-        optimizer = make_optimizer(self.student.named_tensors(), run.config.optimizer, self.student.units)
+        parameters = self.student.named_tensors()
+        optimizer = make_optimizer(parameters, run.config.optimizer, self.student.units)
+        self._scaled = [(parameters[name], unit) for name, unit in self.student.units.items()]
         if self.sharded:
             self.objective, self.optimizer = objective, accelerator.prepare_optimizer(optimizer)
         else:
@@ -154,6 +156,9 @@ class Trainer:
             terms = self._backward(name, turn, share=1 / len(names), last=place == len(names) - 1)
             cost = self.plain.cost(name, turn)
             records.append({"step": step + 1, "task": name, "turn": turn, **terms, "learning_rate": rate, "cost": cost})
+        for parameter, unit in self._scaled:
+            if parameter.grad is not None:
+                parameter.grad.mul_(unit)
         norm = self._clip()
         for record in records:
             record["gradient_norm"] = norm
@@ -299,7 +304,8 @@ class Trainer:
             if self.run.config.train.on_nonfinite == "stop" and (fault := self._fault(own)):
                 raise NonFiniteError(f"{fault}; the checkpoints written before are intact; {ADVICE}")
             for record in own:
-                self.writer.step(record | split_smoothness(record, self.run.tasks[record["task"]].smart.dropout))
+                dropout, precision = self.run.tasks[record["task"]].smart.dropout, self.run.config.train.precision
+                self.writer.step(record | split_smoothness(record, dropout, precision))
         self.hooks.logged(records)
 
     def _evaluate(self) -> None:
@@ -332,12 +338,13 @@ class Trainer:
         self.hooks.checkpoint(self.tensors.snapshot(self.state))
 
 
-def split_smoothness(record: Mapping[str, Any], dropout: str) -> dict[str, float]:
+def split_smoothness(record: Mapping[str, Any], dropout: str, precision: str = "fp32") -> dict[str, float]:
     """Decompose R_s: the part due to dropout, the part that the perturbation adds, and the ascent's gain over noise.
 
     Args:
         record: A step's terms, as numbers.
         dropout: The task's `smart.dropout`; with shared masks, the part due to dropout is 0.
+        precision: The run's precision. In half precision R_s at the noise is mostly rounding, so there is no gain.
     """
     if "smart" not in record:
         return {}
@@ -345,7 +352,7 @@ def split_smoothness(record: Mapping[str, Any], dropout: str) -> dict[str, float
     of_dropout = record.get("smart_dropout", parts.get("smart_dropout"))
     if of_dropout is not None:
         parts["smart_adversarial"] = record["smart"] - of_dropout
-    if record.get("smart_noise", 0.0) > 0:
+    if record.get("smart_noise", 0.0) > 0 and precision == "fp32":
         parts["smart_gain"] = record["smart"] / record["smart_noise"]
     return parts
 

@@ -21,6 +21,7 @@ from mtl.cli import main
 from mtl.errors import UserError
 from mtl.model import build_model
 from mtl.native_head import FullLinear, quiet_transformers
+from mtl.optimizer import OPTIMIZERS
 from mtl.run_setup import RunSetup
 from mtl.scale import Scale, scale_of
 
@@ -77,14 +78,19 @@ def trained(setup: RunSetup, steps: int) -> tuple[list[dict[str, float]], dict[s
     return terms, {name: tensor.detach() for name, tensor in trainer.student.named_tensors().items()}
 
 
-def test_it_is_training_on_standardised_labels(encoder_dir: Path, tmp_path: Path) -> None:
-    settings = ["train.clip_norm=1e9", "optimizer.weight_decay=0.1", "optimizer.epsilon=1e-6", "defaults.batch_size=8"]
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(("mean", "size"), [(34_000.0, 12_000.0), (0.02, 0.001)])
+def test_it_is_training_on_standardised_labels(
+    mean: float, size: float, optimizer: str, encoder_dir: Path, tmp_path: Path
+) -> None:
+    settings = ["train.clip_norm=0.5", f"optimizer.name={optimizer}", "defaults.batch_size=8"]
+    settings += ["optimizer.weight_decay=0.1", "optimizer.epsilon=1e-6"]
     settings += ["defaults.smart.epsilon=0.5", "defaults.learning_rate=1e-3"]
-    large = make_setup(prices(tmp_path / "large", MEAN, SIZE), encoder_dir, tmp_path, *settings)
+    large = make_setup(prices(tmp_path / "large", mean, size), encoder_dir, tmp_path, *settings)
     labels = large.splits["price"]["train"].labels
     scale = Scale(float(labels.mean()), float(labels.std()))
     assert large.splits["price"]["train"].unit == scale.size
-    standard = prices(tmp_path / "standard", (MEAN - scale.mean) / scale.size, SIZE / scale.size)
+    standard = prices(tmp_path / "standard", (mean - scale.mean) / scale.size, size / scale.size)
     plain = make_setup(standard, encoder_dir, tmp_path, *settings)
     assert plain.splits["price"]["train"].unit == 1 and plain.objective.model.units == {}
     expected_terms, expected = trained(plain, 6)

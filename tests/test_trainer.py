@@ -32,6 +32,7 @@ from mtl.files import TEMPORARY
 from mtl.hooks import RunHooks
 from mtl.optimizer import DECAYS, OPTIMIZERS, learning_rate_factor, make_optimizer
 from mtl.runlog import RunLog
+from mtl.trainer import split_smoothness
 
 
 @pytest.mark.parametrize("name", sorted(DECAYS))
@@ -695,6 +696,25 @@ def test_half_precision_is_asked_about_the_tasks_own_ball(
         needed[norm] = float(capsys.readouterr().err.split("the smallest that survives is ")[1].split(". ")[0])
     # Inputs of the task have some 8 tokens with 32 coordinates each: √(8 · 32) = 16.
     assert 4 <= needed["l2"] / needed["linf"] <= 64
+
+
+def test_half_precision_needs_a_larger_radius_without_ascent(
+    corpus: Path, encoder_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words, needed = ["--precision", "bf16", "--max-steps", "1", "--tasks", "mood"], []
+    for steps in (1, 0):
+        tiny = [f"--set=tasks.mood.smart.{key}" for key in (f"steps={steps}", "epsilon=1e-9", "noise_std=1e-9")]
+        assert main(arguments(corpus, encoder_dir, tmp_path / str(steps), *words, *tiny)) == 2
+        needed.append(float(capsys.readouterr().err.split("the smallest that survives is ")[1].split(". ")[0]))
+    assert needed[0] < needed[1]
+
+
+def test_the_gain_of_the_ascent_is_known_in_full_precision_only() -> None:
+    record = {"smart": 0.5, "smart_noise": 0.125}
+    assert split_smoothness(record, "shared") == {"smart_dropout": 0.0, "smart_adversarial": 0.5, "smart_gain": 4.0}
+    assert "smart_gain" not in split_smoothness(record, "shared", "bf16"), (
+        "rounding alone is larger than the noise's R_s"
+    )
 
 
 def make_checkpoint(step: int) -> Checkpoint:
