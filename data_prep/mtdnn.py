@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,12 +133,20 @@ def read_definitions(files: Iterable[str], found: Found) -> dict[str, Sourced]:
 def _entries(node: yaml.Node | None, file: str, found: Found) -> dict[str, tuple[str, yaml.Node]]:
     """Key → its place in the file, and its value."""
     assert isinstance(node, yaml.MappingNode)
-    entries: dict[str, tuple[str, yaml.Node]] = {}
+    own = sum(key.tag != "tag:yaml.org,2002:merge" for key, _ in node.value)
+    try:
+        yaml.SafeLoader("").flatten_mapping(node)  # what `<<` merges in comes first
+    except yaml.constructor.ConstructorError:
+        found.problem(f"{file}:{node.start_mark.line + 1}", "'<<' merges something other than mappings")
+        return {}
+    merged, entries = len(node.value) - own, dict[str, tuple[str, yaml.Node]]()
+    repeated = Counter(str(key.value) for key, _ in node.value[merged:])
     for key_node, value in node.value:
         key, place = str(key_node.value), f"{file}:{key_node.start_mark.line + 1}"
-        if key in entries:
-            found.note(place, f"the key {key!r} stands here again; the last one counts, as in MT-DNN")
         entries[key] = (place, value)
+    for key, number in repeated.items():
+        if number > 1:
+            found.note(entries[key][0], f"the key {key!r} stands here again; the last one counts, as in MT-DNN")
     return entries
 
 
@@ -317,7 +326,7 @@ def convert(
     tasks = [task for task in translated if task is not None]
     if not tasks and not found.problems:
         found.problem("", f"no task is left to import ({'; '.join(found.lines())})")
-    parent = next(folder for folder in output.parents if folder.is_dir())
+    parent = next(folder for folder in (*output.parents, output) if folder.is_dir())
     with TemporaryDirectory(dir=parent, prefix=f".{output.name}.") as folder:
         new = Path(folder) / "new"
         results = {task.name: write_task(task, new, found) for task in tasks}

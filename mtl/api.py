@@ -147,7 +147,8 @@ def adapt(
 def _typed(settings: Mapping[str, Any] | Sourced | None, **named: Any) -> Sourced:
     """Settings, overridden by those that have their own argument."""
     base = settings if isinstance(settings, Sourced) else from_mapping({} if settings is None else settings)
-    own = {key: value if value is True else os.fspath(value) for key, value in named.items() if value is not None}
+    named = {key: os.fspath(v) if isinstance(v, os.PathLike) else v for key, v in named.items()}
+    own = {key: value for key, value in named.items() if value is not None}
     return Sourced(own, {(key,): key for key in own}).over(base)
 
 

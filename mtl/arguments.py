@@ -43,7 +43,7 @@ class CommandParser(Parser):
         flags, args = self.flags(), _one_each(args)
         for word in args:
             flag = word.partition("=")[0]
-            if word.startswith("--") and not any(known.startswith(flag) for known in flags):
+            if word.startswith("--") and word != "--" and flag not in flags:
                 self.error(f"{flag}: unknown flag{self._meant(flag)}")
         return super().parse_known_args(args, namespace)
 
@@ -78,7 +78,7 @@ def make_parser(program: str = "run_mtl.py") -> Parser:
     parser = Parser(prog=program, description=description, epilog=f"{program} COMMAND --help lists its flags.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=CommandParser)
     for name, (add_arguments, help_text) in ARGUMENTS.items():
-        command = commands.add_parser(name, help=help_text, description=help_text)
+        command = commands.add_parser(name, help=help_text, description=help_text, allow_abbrev=False)
         command.set_defaults(parser=command)
         command.add_argument("--debug", action="store_true", help="show tracebacks")
         add_arguments(command)

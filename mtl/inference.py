@@ -19,7 +19,7 @@ from mtl.errors import UserError, counted, listed
 from mtl.evaluate import Outputs, prediction_records, score, score_intervals, split_outputs, write_predictions
 from mtl.export import Loaded, load_tasks, save_export
 from mtl.facts import Facts, read_facts
-from mtl.files import write_file
+from mtl.files import locked, write_file
 from mtl.intervals import Interval
 from mtl.precision import autocast, precision_problems, precision_warnings
 from mtl.predictions import Predictions, predictions_file
@@ -152,16 +152,17 @@ def evaluate(
         spread[name] = score_intervals(item.task, Predictions(examples.rows, outputs), examples)
         if run is None:
             continue
-        if difference := _difference(path, run, f"{name}/{split}", source, trained.weights, precision):
-            unlike.setdefault(difference, []).append(name)
-        else:
+        difference = _difference(path, run, f"{name}/{split}", source, trained.weights, precision)
+        if difference is None:
             records = prediction_records(item.task, outputs, examples)
-            write_predictions(predictions_file(path, name, split), records)
+            difference = _store(path, predictions_file(path, name, split), records)
+        if difference is not None:
+            unlike.setdefault(difference, []).append(name)
     say(_scores_table(loaded, split, results, spread))
     for difference, tasks in unlike.items():
         if kept := [name for name in tasks if predictions_file(path, name, split).exists()]:
             told = f"{path / 'predictions'} keeps what it has of {listed(kept)}"
-            say(f"note: {told}: the run's results are not {difference}")
+            say(f"note: {told}: {difference}")
     if output is not None:
         write_file(output, _scores_json(split, {"tasks": results, "intervals": spread}))
     return results
@@ -193,16 +194,27 @@ def _difference(
 
     Predictions that differ must not replace the run's own.
     """
+    results = "the run's results are not"
     if weights != "best":
-        return f"of its {weights} weights"
+        return f"{results} of its {weights} weights"
     provenance = read_provenance(run_dir)
     if place.endswith("/train") or (provenance is not None and place not in provenance.data):
         return None  # the run has no results of that split
     if precision != "fp32":  # training always evaluates in float32
-        return f"in {precision}"
+        return f"{results} in {precision}"
     held_out = run.config.train.holdout is not None  # the run evaluated held-out training rows, not this split
     known = None if provenance is None or held_out else provenance.contents.get(place)
-    return None if source.fingerprint() == known else "of this data"
+    return None if source.fingerprint() == known else f"{results} of this data"
+
+
+def _store(run_dir: Path, file: Path, records: Iterator[dict[str, Any]]) -> str | None:
+    """Write predictions into a run, unless it is being trained: its own may be newer. Then say so, else None."""
+    try:
+        with locked(run_dir):
+            write_predictions(file, records)
+    except UserError:
+        return "the run is being trained"
+    return None
 
 
 def predict(

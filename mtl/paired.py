@@ -17,6 +17,7 @@ from mtl.intervals import LEVEL
 from mtl.sampling import derive_seed
 
 RESAMPLES = 10_000
+FEWEST = 5  # seeds for a bootstrap: that of two excludes 0 wherever both differences have the same sign
 Interval = list[float]
 
 
@@ -55,13 +56,14 @@ def compare_pairs(values: Sequence[float], base: Sequence[float], *, higher_is_b
         higher_is_better: The metric's direction, which only `wins` and `losses` depend on.
 
     Returns:
-        `describe` of the differences values − base, their `bootstrap` interval, and `wins`, `ties` and `losses`.
+        `describe` of the differences values − base, their `bootstrap` interval (None for fewer seeds than `FEWEST`),
+        and `wins`, `ties` and `losses`.
     """
     differences = [value - other for value, other in zip(values, base, strict=True)]
     better = [difference if higher_is_better else -difference for difference in differences]
     return {
         **describe(differences),
-        "bootstrap": bootstrap(differences),
+        "bootstrap": bootstrap(differences) if len(differences) >= FEWEST else None,
         "wins": sum(difference > 0 for difference in better),
         "ties": sum(difference == 0 for difference in better),
         "losses": sum(difference < 0 for difference in better),

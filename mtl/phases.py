@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mtl.batch import BatchStream
 from mtl.checkpoint import load_newest
 from mtl.config import Run
@@ -27,9 +29,12 @@ from mtl.rundir import Splits, resume_command, start_directory
 from mtl.runlog import NoLog, RunLog
 from mtl.state import TrainState, separate_dropout
 from mtl.stop import StopSignal
-from mtl.subsets import repeated
+from mtl.subsets import count_units, repeated
 from mtl.taskdef import task_notes
 from mtl.trackers import Trackers, hyperparameters
+
+UNTRAINED = "gets no training step"
+WIDE, MANY_TOKENS = 4, 4096  # ratio to the median, and number of tokens, above which a task's largest batch is told
 
 
 def run_phase(
@@ -158,7 +163,11 @@ def show_plan(setup: RunSetup, display: Display) -> None:
     for leak in setup.seen:
         told = "on which the encoder was trained before; give both runs the same train.holdout and --seed"
         display.warn(f"{leak}, {told}")
-    for line in remarks(setup.run, setup.splits, setup.limit) + _cut_lists(setup.streams) + _class_weights(setup):
+    for row in setup.plan.rows:
+        if row["steps"] == 0:
+            display.warn(f"{row['task']} {UNTRAINED}: take more --max-steps, or another --sampler")
+    lines = remarks(setup.run, setup.splits, setup.limit) + _cut_lists(setup.streams) + _wide_batches(setup.streams)
+    for line in lines + _class_weights(setup):
         display.say(f"note: {line}")
 
 
@@ -166,6 +175,8 @@ def show_data_notes(checked: Checked, display: Display) -> None:
     """Show what was found in the data before tokenisation: notes, and training rows that are also evaluation rows."""
     for note in checked.data.notes:
         display.say(f"note: {note}")
+    for warning in checked.data.warnings:
+        display.warn(warning)
     own, warn = False, checked.run.config.leaks == "warn"
     for leak in checked.data.leaks.leaks():
         if checked.data.is_before(leak):
@@ -187,21 +198,23 @@ def remarks(run: Run, splits: Splits, limit: int) -> list[str]:
     held = [parts["holdout"] for parts in splits.values() if "holdout" in parts]
     for name, parts in splits.items():
         for split, examples in parts.items():
-            share = float(examples.truncated.mean())
-            if share > 0:
+            if cut := int(examples.truncated.sum()):
                 longest = min(run.tasks[name].max_length, limit)
-                lines.append(f"{name}/{split}: {share:.1%} of the inputs are truncated to {longest} tokens")
+                shown = f"{cut:,} of {counted(len(examples), 'input')}"
+                lines.append(f"{name}/{split}: {shown} truncated to {longest} tokens")
             if examples.unit != 1:
                 size = f"{examples.unit:.4g}"
                 lines.append(f"{name}: labels have a standard deviation of {size}; loss, R_s and D are in units of it")
             if absent := _absent(run, name, split, examples):
                 lines.append(f"{name}/{split}: none of the {counted(len(examples), 'row')} drawn has {absent}")
+            asked = run.config.train.task_sizes.get(name, run.config.train.train_size) if split == "train" else None
+            if asked is not None and asked > (there := count_units(run.tasks[name], examples)):
+                unit = "queries" if run.tasks[name].type == "ranking" else "rows"
+                lines.append(f"{name}/train: {there:,} {unit} in all, although {asked:,} were asked for")
             if examples.unlabelled:
                 lines.append(f"{name}/{split}: {counted(examples.unlabelled, 'row')} without a label left out")
             if examples.dropped:
-                lines.append(
-                    f"{name}/{split}: {counted(examples.dropped, 'row')} left out that are also evaluation rows"
-                )
+                lines.append(f"{name}/{split}: {counted(examples.dropped, 'row')} left out because of leaks")
             if split == "train" and run.config.leaks == "warn" and (same := repeated(examples, held)):
                 rows = counted(len(same), "row")
                 lines.append(f"{name}/train: {rows} identical to held-out rows; --leaks drop leaves them out")
@@ -234,6 +247,20 @@ def _cut_lists(streams: Mapping[str, BatchStream]) -> list[str]:
     ]
 
 
+def _wide_batches(streams: Mapping[str, BatchStream]) -> list[str]:
+    """Tasks in which a few long texts decide how much memory training needs."""
+    lines = []
+    for name, stream in streams.items():
+        lengths = stream.examples.lengths
+        batches = [stream[turn] for turn in range(stream.per_pass)]
+        tokens = [int(lengths[chosen].max()) * len(chosen) for chosen in batches]
+        if max(tokens) > max(MANY_TOKENS, WIDE * np.median(tokens)):
+            size = f"{max(tokens):,} tokens, {max(tokens) / np.median(tokens):.0f} times the usual"
+            lower = f"--max-length or --set tasks.{name}.batch_tokens={MANY_TOKENS} takes less memory"
+            lines.append(f"{name}/train: a long text pads its batch to {size}; {lower}")
+    return lines
+
+
 def _class_weights(setup: RunSetup) -> list[str]:
     return [
         f"{name}: class weights {listed([f'{w:.3g} {label}' for w, label in zip(weights, task.labels, strict=True)])}"
@@ -243,9 +270,12 @@ def _class_weights(setup: RunSetup) -> list[str]:
 
 
 def _unlearned(results: Mapping[str, Any], run: Run) -> list[str]:
-    """Tasks whose best step is no better than a guess that ignores the text."""
+    """Tasks without a training step, or whose best step is no better than a guess that ignores the text."""
     lines = []
     for name, task in run.tasks.items():
+        if results["task_steps"][name] == 0:
+            lines.append(f"{name} {UNTRAINED}: its head is as it was initialized")
+            continue
         metric = task.metrics[0]
         value, guess = (results[key][name][run.deciding][metric] for key in ("tasks", "baselines"))
         if not is_better(metric, value, guess):

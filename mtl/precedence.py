@@ -7,6 +7,7 @@ of the configuration file override inherited values, unless these were edited in
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -39,6 +40,16 @@ def contradictions(typed: Sourced) -> list[Problem]:
             rival = f"train.{other}" + (f" ({there})" if there != here else "")
             problems.append(Problem(here, f"train.{one} cannot be combined with {rival}; remove one of them"))
     return problems
+
+
+def of_a_task(problem: Problem) -> Problem:
+    """A problem of the configuration; one with a setting of tasks in the wrong place says where to write it."""
+    found = re.match(r"unknown key '(\w+)'|train\.(smart|proximal) is a mapping", problem.message)
+    key = found and (found[1] or found[2])
+    if key not in Defaults.model_fields:
+        return problem
+    message = re.sub("; (allowed|expected).*", "", problem.message)
+    return Problem(problem.where, f"{message}; write defaults.{key} for every task, tasks.NAME.{key} for one")
 
 
 def without_rivals(base: Sourced, top: Sourced, keep: str = "") -> Sourced:
@@ -97,6 +108,12 @@ def layered(
             named = layer.over(named) if defines else Sourced(_less(named.data, layer.data))
     section = result.child("adapt").data
     if adapting and isinstance(section, dict):  # store the outcome: read again, it would override the command line
+        tokens, section = result.data.get("batch_tokens"), dict(section)
+        if tokens is None:
+            section.pop("batch_tokens", None)
+        elif "batch_size" in section:
+            section["batch_tokens"] = tokens
+        result = Sourced({**result.data, "adapt": section}, result.places)
         words_won = {"adapt": _overruled(with_presets(Sourced(section)).data, result.data)}
         result, named = Sourced(words_won).over(result), Sourced(_less(named.data, words_won))
     return result, named.data
@@ -121,10 +138,15 @@ def _shared(source: Sourced) -> Sourced:
 
 
 def _without(definition: Sourced, settled: Sourced) -> Sourced:
-    """The definition's own settings: those that are not equal to the inherited ones."""
+    """The definition's own settings: those that are not equal to the inherited ones.
+
+    An inherited `batch_tokens` stays beside a `batch_size` of its own, which would override it.
+    """
     if not (isinstance(definition.data, dict) and isinstance(settled.data, dict)):
         return definition
     data = _less(definition.data, settled.data, equal=True)
+    if "batch_size" in data and "batch_tokens" in definition.data:
+        data["batch_tokens"] = definition.data["batch_tokens"]
     return Sourced(data, {path: place for path, place in definition.places.items() if _stands(data, path)})
 
 

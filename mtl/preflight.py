@@ -98,8 +98,6 @@ def check_adapt(request: Request, task: str) -> Checked:
         )
     if not (run_dir / "model").is_dir():
         raise UserError.of(str(run_dir), "is an unfinished run; continue it with --resume first")
-    if request.output.resolve() == run_dir.resolve():
-        raise UserError.of("--output", f"{request.output} is the run to start from; name another directory")
     first, problems = read_config(str(own))
     definitions, found = read_task_defs([tasks_file])
     problems += found
@@ -242,7 +240,7 @@ def _finish(
             problems.append(Problem("--encoder", f"is missing; {ENCODERS}"))
     if isinstance(spec, str):
         try:
-            encoder = find_encoder(spec)
+            encoder = find_encoder(spec, on_hub=not problems)  # which may take long
         except UserError as error:
             problems += error.problems
     if config is not None and config.phase == "train" and config.head != FRESH:
@@ -259,10 +257,34 @@ def _finish(
         before = _trained_before(encoder, tasks, data_root, config.leaks)
     data = check_data(tasks, data_root, search=search, held_out=held_out, before=before)
     problems += data.problems
+    data.warnings += [problem.message for problem in training_data_itself(tasks, data)] if search else []
+    if not request.resume:
+        files = [source.path for parts in data.sources.values() for source in parts.values()]
+        problems += _in_output(request.output, [encoder, *files])
     if problems or config is None:
         raise UserError(problems)
     places = {"task_defs": [TASKS_FILE], "data_root": data_root, "encoder": lasting(config.encoder)}
     return Checked(Run(config.model_copy(update={**places, **_FOLDED}), tasks), str(encoder), data)
+
+
+def training_data_itself(tasks: Mapping[str, TaskDef], data: Data) -> list[Problem]:
+    """Report evaluation splits that are the training data itself."""
+    told = "is the training data itself, so metrics there say nothing about new texts"
+    return [
+        Problem(
+            tasks[name].place("data", "files", split),
+            f"{name}/{split} {told}; hold rows out with --set train.holdout=0.1, or name other rows there",
+        )
+        for name, _, split in (place.partition("/") for place in data.itself)
+    ]
+
+
+def _in_output(output: Path, needed: Sequence[Any]) -> list[Problem]:
+    """Report an encoder or data files within the output directory, which `overwrite` would delete."""
+    local = [path for path in needed if isinstance(path, (str, Path)) and Path(path).is_absolute()]
+    inside = [path for path in local if output.resolve() in Path(path).resolve().parents]
+    told = "which is needed; name another directory"
+    return [Problem("--output", f"{output} holds {path}, {told}") for path in inside[:1]]
 
 
 def idle_problems(run: Run) -> list[Problem]:

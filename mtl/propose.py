@@ -21,6 +21,7 @@ from mtl.source import SUFFIXES, Source, marked_encoding, read_rows
 LIMIT = 20_000  # rows read from a file
 FEW_INTEGERS, FEW_VALUES = 20, 50  # maximum distinct integers, or values of an unnamed column, to be taken for classes
 LONGEST_LABEL, HIGHEST_GRADE = 200, 10  # characters of a label; relevance grade
+MOST_LATE = 100  # columns up to which keys that only later rows of JSON lines have are added
 MAJORITY, COUNTED_LABELS = 0.7, 10  # share of one label above which accuracy misleads; labels shown with their counts
 
 LABEL_NAMES = """label labels gold_label label_id label_name label_text gold stance target class category sentiment
@@ -47,23 +48,24 @@ class Column:
     """Statistics of one column.
 
     `keys` has a hash of each row's value, or None for an empty cell. `values` counts values as a definition spells them
-    (except nested and very long ones), `missing` the spellings of "no value". `gap` is the first place without text.
+    (except nested and very long ones), `missing` the spellings of "no value" (None for null). `gap` is the first place
+    without text.
     """
 
     def __init__(self, name: str) -> None:
         self.name, self.gap = name, ""
         self.canonical = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|\W+", "_", name).strip("_").lower()
         self.keys: list[int | None] = []
-        self.values, self.missing = Counter[str](), Counter[str]()
+        self.values, self.missing = Counter[str](), Counter[str | None]()
         self.filled = self.characters = self.sentences = self.words = 0
 
     def add(self, place: str, value: Any) -> None:
         text = str(value).lower() if isinstance(value, bool) else str(value)
-        empty = value is None or text.strip() in ("", "-") or (isinstance(value, float) and math.isnan(value))
+        empty = value is None or not text.strip() or (isinstance(value, float) and math.isnan(value))
         self.keys.append(None if empty else hash(text))
         self.filled += not empty
         if empty:
-            self.missing[text] += 1
+            self.missing[None if value is None else text] += 1
         elif isinstance(value, (str, Number)) and len(text) <= LONGEST_LABEL:
             self.values[text] += 1
         if isinstance(value, str):
@@ -72,6 +74,16 @@ class Column:
             self.words += value.isalpha()
         else:
             self.gap = self.gap or place
+
+    def settle(self) -> None:
+        """After the last row, take "-" for "no value" unless there is "+" too, and "None" if there is null too."""
+        dashes = {text for text in self.values if text.strip() == "-"} if "+" not in self.values else set[str]()
+        absent = dashes | ({"None"} & self.values.keys() if None in self.missing else set[str]())
+        keys = {hash(text) for text in absent}
+        self.keys = [None if key in keys else key for key in self.keys] if keys else self.keys
+        for text in absent:
+            self.missing[text] = self.values.pop(text)
+            self.filled -= self.missing[text]
 
     @property
     def distinct(self) -> int:
@@ -97,14 +109,22 @@ class Table:
         self.path, self.rows, self.more = path, 0, False
         self.encoding = None if path.suffix == ".parquet" else guessed_encoding(path)
         self.columns: dict[str, Column] = {}
+        first = ""
         for place, cells in read_rows(Source(path=path, encoding=self.encoding)):
             self.more = self.rows == LIMIT
             if self.more:
                 break
-            self.columns = self.columns or {name: Column(name) for name in cells}  # the first row must have all columns
+            first = first or place
+            for name in cells if len(self.columns) < MOST_LATE or not self.rows else ():
+                if name not in self.columns:  # the first row has all columns, except in JSON lines
+                    self.columns[name] = Column(name)
+                    for _ in range(self.rows):
+                        self.columns[name].add(first, None)
             for name, column in self.columns.items():
                 column.add(place, cells.get(name))
             self.rows += 1
+        for column in self.columns.values():
+            column.settle()
         self.ordinary = [c for c in self.columns.values() if not IDENTIFIER.fullmatch(c.canonical)]
 
     def lacks(self, what: str, name: str) -> UserError:
@@ -229,7 +249,8 @@ def _check_label(table: Table, label: Column) -> None:
     numbers, rows = label.numbers(), f"{'the first ' if table.more else ''}{counted(label.filled, 'row')}"
     number = len(numbers or label.values.keys() - label.missing.keys())
     counting = list(table.columns) == list(map(str, range(len(table.columns))))
-    if table.path.suffix in (".csv", ".tsv") and label.name in label.values and not counting:
+    value = label.name in label.values or (numbers and as_numbers([label.name]) and not label.name.isdigit())
+    if table.path.suffix in (".csv", ".tsv") and value and not counting:
         fault = f"has the label {label.name!r}: the column names must be in the first line, and in no other"
     elif number < 2:
         fault = (
@@ -285,11 +306,19 @@ def _fitting(table: Table, kind: str, columns: dict[str, Column], encoding: str 
             raise UserError.of(str(table.path), f"has no {column.name}{' in some rows' if other else ''}")
     label = table.columns[columns["label"].name]
     numbers = label.numbers().values()
-    fits = label.values.keys() & columns["label"].values.keys() if kind == "classification" else numbers
+    same = _spelled_alike(label, columns["label"]).keys() & columns["label"].values.keys()
+    fits = same if kind == "classification" else numbers
     clash = label.missing.keys() & columns["label"].values.keys()  # such as null there, and a class named "None" here
     if not fits or clash or not label.may_be_label or (kind == "ranking" and min(numbers) < 0):
         raise UserError.of(str(table.path), "has other labels")
     return table
+
+
+def _spelled_alike(column: Column, other: Column) -> Counter[str]:
+    """Values of a column, in which numbers such as 1.0 are spelled as in another column, such as 1."""
+    spelling = {number: text for text, number in reversed(other.numbers().items())}
+    numbers = column.numbers()
+    return Counter({spelling.get(numbers.get(text, math.nan), text): count for text, count in column.values.items()})
 
 
 def _lines(table: Table, kind: str, columns: dict[str, Column], held_out: Table, remark: str) -> Iterator[str]:
@@ -303,6 +332,8 @@ def _lines(table: Table, kind: str, columns: dict[str, Column], held_out: Table,
         why = f"{columns['group'].distinct:,} queries with several candidates, and whole numbers as relevance"
     elif kind == "regression":
         why = f"numbers from {min(numbers.values()):g} to {max(numbers.values()):g}"
+        if all(map(float.is_integer, numbers.values())):
+            why += "; if these numbers are classes, write classification and list them under 'labels'"
     elif len(numbers) > 2:
         why += "; if these numbers are amounts, write regression and drop 'labels' and 'metrics'"
     stem = unicodedata.normalize("NFKD", TRAIN.sub("", path.stem)).encode("ascii", "ignore").decode()
@@ -317,11 +348,12 @@ def _lines(table: Table, kind: str, columns: dict[str, Column], held_out: Table,
     if table.encoding:
         yield f"    encoding: {word(table.encoding)} # guessed, since it is not UTF-8: look at letters beyond A to Z"
     other = held_out.columns[label.name]
-    values, missing = label.values | other.values, label.missing.keys() | other.missing.keys()
-    missing |= {text for text in values if numbers and text.lower() in MISSING_NUMBERS}
-    if missing:
-        rows = counted(sum((label.values + label.missing)[text] for text in missing), "row")
-        yield f"    unlabelled: [{', '.join(map(word, sorted(missing)))}] # {rows} of the training data left out"
+    values, missing = label.values | _spelled_alike(other, label), label.missing.keys() | other.missing.keys()
+    moved = {text for text in values if numbers and text.lower() in MISSING_NUMBERS}
+    if missing := missing | moved:
+        shown = ", ".join("null" if text is None else word(text) for text in sorted(missing, key=lambda t: t or ""))
+        rows = counted(label.missing.total() + sum(label.values[text] for text in moved), "row")
+        yield f"    unlabelled: [{shown}] # {rows} of the training data left out"
     metrics, why = METRICS_OF[kind], "the first one selects the best step"
     if kind == "classification":
         counts = Counter({text: label.values[text] for text in values if text not in missing})

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
 from mtl.checks import Row, SplitSummary, check_split
 from mtl.definitions import missing_split
-from mtl.errors import Problem, UserError
+from mtl.errors import Problem, UserError, listed
 from mtl.leaks import Leak, LeakSearch
 from mtl.source import Source, is_missing, locate
 from mtl.split_cache import digest_of, recall, remember
@@ -45,6 +45,7 @@ class Data:
         summaries: Task to split to the result of reading it.
         leaks: Evaluation rows found in training rows, if they were searched for.
         before: Training splits, `task/split`, of all runs that trained the encoder before.
+        itself: Evaluation splits, `task/split`, that are the training data itself, unless other rows are held out.
         warnings: Warnings for the user.
         notes: Remarks for the user, on optional splits that are absent and on the rows of the others.
         problems: All problems found.
@@ -54,6 +55,7 @@ class Data:
     summaries: dict[str, dict[str, SplitSummary]] = field(default_factory=dict)
     leaks: LeakSearch = field(default_factory=LeakSearch)
     before: set[str] = field(default_factory=set)
+    itself: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
@@ -109,10 +111,12 @@ def check_data(
     earlier = _earlier(before, data.notes) if search else []
     try:
         keys = {str(place): digest_of(place.task, place.source) for place in [*places, *earlier]}
-        unsearched = _training_data_itself(places) if held_out else []
+        itself = _training_data_itself(places)
     except (UserError, OSError):  # reading the rows will report why, and all other problems
-        keys, unsearched = {}, []
+        keys, itself = {}, []
+    unsearched = itself if held_out else []
     watched = [str(place) for place in [*places, *earlier] if str(place) not in unsearched] if search else []
+    data.itself = [] if held_out else itself
     known = recall(keys, watched) if keys else None
     if known is not None:
         summaries, data.leaks = known
@@ -123,6 +127,7 @@ def check_data(
         data.summaries[place.name][place.split] = summary
         data.problems.extend(summary.problems)
         data.notes += [f"{place}: {remark}" for remark in summary.remarks()]
+    data.problems = _joined(data.problems, {str(place.source) for place in places if place.source.path is None})
     unread = [f"{place}{UNREAD}" for place in earlier if summaries[str(place)].problems]
     if known is None and keys and not data.problems and not unread:
         remember(keys, watched, summaries, data.leaks)
@@ -131,6 +136,15 @@ def check_data(
     for place in earlier:
         data.leaks.leave_out(str(place), before[place.name].clean)
     return data
+
+
+def _joined(problems: Sequence[Problem], hub: Collection[str]) -> list[Problem]:
+    """Problems in which like messages about several splits on the hub, as where it cannot be reached, are one."""
+    places: dict[str, list[str]] = {}
+    for problem in problems:
+        places.setdefault(problem.message, []).extend([problem.where] if problem.where in hub else [])
+    joined = [Problem(listed(list(dict.fromkeys(wheres)), 3), m) for m, wheres in places.items() if wheres]
+    return [problem for problem in problems if problem.where not in hub] + joined
 
 
 def _locate(name: str, task: TaskDef, data_root: str | None, splits: Sequence[str] | None, data: Data) -> None:

@@ -171,7 +171,7 @@ class _Results(BaseModel, strict=True):
 
 
 def compare_runs(runs: Mapping[str, Mapping[str, Any]]) -> str:
-    """Runs side by side: one row per task, split and metric, one column per run, and the baseline."""
+    """Runs side by side: one row per task, split and metric, one column per run, and the baseline if it is one."""
     keys = dict.fromkeys(
         (name, split, metric)
         for results in runs.values()
@@ -184,7 +184,8 @@ def compare_runs(runs: Mapping[str, Mapping[str, Any]]) -> str:
     for name, split, metric in keys:
         values = [results["tasks"].get(name, {}).get(split, {}).get(metric) for results in runs.values()]
         guesses = [results.get("baselines", {}).get(name, {}).get(split, {}).get(metric) for results in runs.values()]
-        baseline = next((guess for guess in guesses if guess is not None), None)
+        known = {guess for guess in guesses if guess is not None}  # it depends on the training rows
+        baseline = known.pop() if len(known) == 1 else None
         rows.append((name, split, metric, number(baseline), *map(number, values)))
     footer = [
         f"{run}: {results['steps']:,} of {results['planned_steps']:,} steps"

@@ -186,7 +186,8 @@ def prepare_splits(checked: Checked, tokenizer: Any, limit: int, *, bar: bool = 
             leaked.update(repeated(examples, held))
             examples = without_leaks(task, examples, leaked)
             if len(examples) == 0:
-                raise UserError.of("--leaks drop", f"leaves {name} no training rows: all are also evaluation rows")
+                told = f"leaves {name} no training rows: all are also evaluation rows"
+                raise UserError.of("--leaks drop", f"{told}; --set train.holdout=0.1 takes evaluation rows out instead")
         splits[name]["train"] = _drawn(run.config.train, name, task, examples)
     return splits
 

@@ -17,6 +17,7 @@ KeyPath = tuple[str | int, ...]
 
 WANTED = {  # by pydantic's type of error
     "list_type": "expected a list, such as [a, b]",
+    "bool_type": "expected true or false",
     "string_type": "expected text (numbers in quotes)",
     "int_type": "expected a whole number",
     "int_from_float": "expected a whole number",
@@ -77,7 +78,10 @@ class Sourced:
         return Sourced(data, {path + p: place for p, place in self.places.items()})
 
     def over(self, base: Sourced) -> Sourced:
-        """Merge these settings over others: mappings merge recursively, any other value replaces the one below."""
+        """Merge these settings over others: mappings merge recursively, any other value replaces the one below.
+
+        Where only the upper value is a mapping, the lower one has the wrong type, and stays for `check` to report.
+        """
         places = dict(base.places)
         data = _overlay(base.data, self.data, (), places)
         places.update(self.places)
@@ -90,6 +94,8 @@ def _overlay(base: Any, top: Any, path: KeyPath, places: dict[KeyPath, str]) -> 
         for key, value in top.items():
             merged[key] = _overlay(base[key], value, (*path, key), places) if key in base else value
         return merged
+    if isinstance(top, dict) and base is not None and path:
+        return base
     for stale in [p for p in places if p[: len(path)] == path]:
         del places[stale]
     return top

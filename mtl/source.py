@@ -61,6 +61,10 @@ class Source:
         return str(load_hub(self)._fingerprint)
 
 
+class Absent(Problem):
+    """The data of a task has no such split, which only matters where one is needed."""
+
+
 def locate(task: TaskDef, split: str, data_root: str | None) -> Source | Problem:
     """Locate a split's rows without reading them.
 
@@ -70,14 +74,14 @@ def locate(task: TaskDef, split: str, data_root: str | None) -> Source | Problem
         data_root: Local mirror of the hub, or None for the hub itself.
 
     Returns:
-        The source, or a problem whose message begins with the key of the definition. The hub is not asked whether it
-        has the split; see `is_missing`.
+        The source, or a problem whose message begins with the key of the definition, `Absent` unless it is one with a
+        file that the definition names. The hub is not asked whether it has the split; see `is_missing`.
     """
     data = task.data
     target = data.splits.get(split, split)
     if data.files is not None:
         if target not in data.files:
-            return Problem("--split", f"data.files has no {split!r}; it has: {listed(list(data.files))}")
+            return Absent("--split", f"data.files has no {split!r}; it has: {listed(list(data.files))}")
         path, place = Path(data.files[target]), task.place("data", "files", target)
         if path.suffix not in SUFFIXES:
             return Problem(place, f"data.files.{target}: {path} has an unknown type; allowed: {listed(SUFFIXES)}")
@@ -93,16 +97,16 @@ def locate(task: TaskDef, split: str, data_root: str | None) -> Source | Problem
             return Source(path=folder / f"{target}{suffix}", encoding=data.encoding)
     if not folder.is_dir():
         place = task.place("data", "config" if data.config else "hub")
-        return Problem(place, f"data: there is no directory {folder} (--data-root / hub / config)")
+        return Absent(place, f"data: there is no directory {folder} (--data-root / hub / config)")
     found = sorted(path.stem for path in folder.iterdir() if path.suffix in SUFFIXES)
     message = f"data.splits.{split}: {folder} has no {target}.{{parquet,jsonl,csv,tsv}}; splits there: {listed(found)}"
-    return Problem(task.place("data", "splits", split), message)
+    return Absent(task.place("data", "splits", split), message)
 
 
 def is_missing(found: Source | Problem) -> bool:
-    """Whether what `locate` found is no source, or is a split that its data set on the hub, which is loaded, lacks."""
+    """Whether the data `locate` looked at has no such split; a data set on the hub is loaded to find out."""
     if isinstance(found, Problem) or found.hub is None:
-        return isinstance(found, Problem)
+        return isinstance(found, Absent)
     try:
         load_hub(found)
     except NoSuchSplitError:
@@ -274,10 +278,11 @@ def _is_quoted(path: Path, encoding: str) -> bool:
 
 
 def _is_even(path: Path, encoding: str) -> bool:
-    """Whether all lines of a TSV have the same number of cells if quotes are text."""
+    """Whether all lines of a TSV have the same number of cells, more than one, if quotes are text."""
     with path.open(encoding=encoding, newline="") as file:
         rows = csv.reader(_lines(file), delimiter="\t", quoting=csv.QUOTE_NONE)
-        return len({len(fields) for fields in rows if fields}) == 1
+        widths = {len(fields) for fields in rows if fields}
+        return len(widths) == 1 and widths != {1}
 
 
 def _read_delimited(path: Path, encoding: str, delimiter: str, quoting: Any) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -15,10 +15,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
+from mtl.checks import SplitSummary
 from mtl.config import Run, resolve
 from mtl.definitions import read_task_defs
 from mtl.encoder import find_encoder
-from mtl.errors import Problem, UserError, listed, nearest
+from mtl.errors import Problem, UserError, counted, listed, nearest
 from mtl.heads import FRESH, REUSE, head_problem
 from mtl.plain_data import read_yaml
 from mtl.precedence import contradictions, without_rivals
@@ -326,9 +327,8 @@ class _Grid:
         train: dict[str, Any] = {"seed": seed} | ({"task_sizes": sized} if sized else {})
         if self.config.select == "holdout" and any(name in self.config.tasks for name in names):
             train |= {"holdout": self.config.holdout, "holdout_rows": self.config.holdout_rows}
-        given = {"data_root": self.data_root, "train": train}
+        given, place = {"data_root": self.data_root, "train": train}, self.source.place(path)
         base = Sourced({"encoder": self.config.encoder}, {("encoder",): self.source.place(("encoder",))})
-        place = self.source.place(path)
         return Sourced(given, {(): place}).over(own.over(without_rivals(shared, own).over(base)))
 
     def _node(self, names: list[str], typed: Sourced, parent: Node | None) -> Node | None:
@@ -376,7 +376,15 @@ class _Grid:
         if name not in self._data:
             data = check_data({name: task}, self.data_root, held_out=self.config.select == "holdout")
             self._data[name] = {s: source.fingerprint() for s, source in data.sources.get(name, {}).items()}
-            yield from data.problems
+            yield from data.problems or self._too_large(name, data.summaries[name]["train"])
+
+    def _too_large(self, name: str, train: SplitSummary) -> Iterator[Problem]:
+        rows = train.rows - train.unlabelled  # for rankings, more than there are queries
+        sizes = [("train_sizes", size) for size in self.config.train_sizes if name in self.config.tasks]
+        for key, size in [*sizes, (f"sizes.{name}", self.config.sizes.get(name))]:
+            if size is not None and size > rows:
+                told = f"{key}: {size:,}, but {name} has {counted(rows, 'labelled training row')} (null: all)"
+                yield Problem(self.source.place(tuple(key.split("."))), told)
 
     def _fingerprint(self, run: Run, parent: Node | None) -> str:
         config = run.config.model_dump(exclude=UNTOLD, exclude_none=True)

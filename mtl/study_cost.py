@@ -120,10 +120,11 @@ def cost_text(
     rows = [(arm, f"{c.runs:,}", f"{c.steps:,}", f"{c.tokens:,}", f"{round(c.plain):,}") for arm, c in costs.items()]
     total = sum(costs.values(), Cost())
     rows.append(("all", f"{total.runs:,}", f"{total.steps:,}", f"{total.tokens:,}", f"{round(total.plain):,}"))
-    hours = ", ".join(f"{total.plain / rate / 3600:.1f} h at {rate:,}" for rate in RATES)
+    hours = ", ".join(f"{total.plain / rate / 3600:.1f} h at {rate:,} plain tokens a second" for rate in RATES)
+    runs = counted(total.runs, "run")
     return "\n".join(
         [
             table(("arm", "runs", "steps", "tokens", "as plain tokens"), rows),
-            f"{len(cells):,} of {counted(len(wanted), 'cell')} to do; tokens of plain training a second: {hours}",
+            f"{len(cells):,} of {counted(len(wanted), 'cell')} to do, in {runs}: {hours}; and the time to start each",
         ]
     )

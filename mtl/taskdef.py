@@ -240,14 +240,17 @@ class TaskDef(TrainingSettings):
         """Map the text of a label cell to its class index.
 
         A cell holds the name of its class or, unless some class name is a number, the index of its class. Whole numbers
-        match with or without a zero fraction (1 or 1.0), since integer columns with missing values often become floats.
+        match with or without a zero fraction (1 or 1.0), since integer columns with missing values often become floats;
+        the classes true and false match True and TRUE as well, which pandas and spreadsheets write.
         """
         by_name = {name: index for index, name in enumerate(self.labels)}
         if any(NUMBER.fullmatch(name) for name in self.labels):
             whole = {name.partition(".")[0]: i for name, i in by_name.items() if _WHOLE.fullmatch(name)}
         else:
             whole = {str(index): index for index in by_name.values()}
-        return {f"{number}.0": index for number, index in whole.items()} | whole | by_name
+        truth = {name: index for name, index in by_name.items() if name in ("true", "false")}
+        spelled = {spell(name): index for name, index in truth.items() for spell in (str.capitalize, str.upper)}
+        return spelled | {f"{number}.0": index for number, index in whole.items()} | whole | by_name
 
 
 def task_notes(tasks: Mapping[str, TaskDef], limit: int) -> list[str]:

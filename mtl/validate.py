@@ -11,7 +11,15 @@ from mtl.definitions import read_task_defs
 from mtl.encoder import find_encoder
 from mtl.errors import Problem, UserError, counted
 from mtl.leaks import Leak
-from mtl.preflight import Checked, Request, directory, idle_problems, read_config, trust_problems
+from mtl.preflight import (
+    Checked,
+    Request,
+    directory,
+    idle_problems,
+    read_config,
+    training_data_itself,
+    trust_problems,
+)
 from mtl.reading import check_data
 from mtl.report import dry_run_text, table
 from mtl.settings import Sourced
@@ -97,6 +105,7 @@ def validate(request: Request, *, dry_run: bool) -> Findings:
     for name, summaries in data.summaries.items():
         findings.tasks[name] = {split: s.facts for split, s in summaries.items() if not s.problems}
     findings.leaks = data.leaks.leaks()
+    findings.warnings += training_data_itself(tasks, data) if search else []
     encoder = None if run is None or run.config.encoder == NO_ENCODER else run.config.encoder
     if encoder is None:
         if dry_run:
@@ -138,8 +147,8 @@ def _with_encoder(checked: Checked, findings: Findings, *, dry_run: bool) -> Non
         if split in findings.tasks[name]:  # false for the split `holdout`, drawn from the training data
             findings.tasks[name][split] |= facts
         if facts["truncated"]:
-            share = facts["truncated"] / facts["examples"]
-            message = f"{share:.1%} of the inputs are longer than {facts['max_length']} tokens and are truncated"
+            shown = f"{facts['truncated']:,} of {counted(facts['examples'], 'input')}"
+            message = f"{shown} longer than {facts['max_length']} tokens, truncated"
             findings.warnings.append(Problem(f"{name}/{split}", message))
     if dry_run:
         findings.dry_run, warnings = try_steps(checked)

@@ -18,10 +18,13 @@ from huggingface_hub.errors import EntryNotFoundError
 
 from mtl.arguments import ARGUMENTS, Parser
 from mtl.cli import main
-from mtl.config import RunConfig
+from mtl.config import RunConfig, resolve
 from mtl.encoder import find_encoder, lasting
 from mtl.errors import UserError
+from mtl.plain_data import parse_yaml
 from mtl.precedence import PER_TASK
+from mtl.reading import check_data
+from mtl.settings import Sourced
 
 
 class Case:
@@ -297,6 +300,39 @@ def test_a_hub_repository_without_a_configuration(
     assert told(case, capsys) == [message]
 
 
+def test_the_hub_is_not_asked_where_something_else_is_wrong(
+    case: Case, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without network it answers after half a minute only."""
+
+    def asked(*_: Any, **__: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", asked)
+    case.encoder, message = "owner/some-model", misspelt_key(case)()
+    (problem,) = told(case, capsys)
+    assert problem.startswith(message)
+
+
+def test_settings_of_tasks_are_shown_their_place(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
+    for word, key in (("smart.epsilon=0.02", "smart"), ("train.smart.preset=r3f", "train.smart"), ("loss=mse", "loss")):
+        case.words = ["--set", word]
+        (problem,), last = told(case, capsys), key.rpartition(".")[2]
+        assert problem.startswith(f"--set {word.partition('=')[0]}: ") and key in problem
+        assert problem.endswith(f"; write defaults.{last} for every task, tasks.NAME.{last} for one")
+
+
+def test_splits_that_the_hub_does_not_give_are_told_once() -> None:
+    source, problems = parse_yaml(
+        "a:\n  type: classification\n  labels: [x, y]\n  data: {hub: owner/none, columns: {text_a: x}}\n", "tasks.yml"
+    )
+    _, tasks, found = resolve({"a": source.child("a")}, Sourced({"encoder": "e"}), Sourced())
+    assert problems + found == []
+    (problem,) = check_data(tasks, None).problems
+    assert problem.where == "owner/none/train, owner/none/validation"
+    assert problem.message.startswith("cannot be loaded from the hub: ")
+
+
 ENCODERS: list[tuple[str, str]] = [
     ("pkg:no_such_package/model", "no package 'no_such_package' is installed here"),
     ("pkg:pytets/model", "no package 'pytets' is installed here; did you mean 'pytest'?"),
@@ -383,6 +419,7 @@ LIGHT: list[tuple[list[str], int, str]] = [
         2,
         "error: --ouput: unknown flag; did you mean '--output'?\nsee run_mtl.py train",
     ),
+    (["train", "--output", "x", "--max-step", "3"], 2, "--max-step: unknown flag; did you mean '--max-steps'?"),
     (["train", "--output", "x", "--split=test"], 2, "--split: unknown flag; it is a flag of: evaluate\n"),
     (
         ["train", "--output", "x", "--resume", "--overwrite"],

@@ -47,7 +47,10 @@ def run_dir(corpus: Path, encoder: Path, tmp_path_factory: pytest.TempPathFactor
     pairs = [{"a": f"the {noun}", "b": "a film", "label": int(noun == "film")} for noun in ("film", "book") * 8]
     sizes = [{"text": "very " * count, "size": float(count)} for count in range(1, 9)]
     files = {
-        name: {split: str(write_jsonl(folder / f"{name}.jsonl", rows)) for split in ("train", "validation")}
+        name: {
+            split: str(write_jsonl(folder / f"{name}_{split}.jsonl", rows[::order]))
+            for split, order in (("train", 1), ("validation", -1))
+        }
         for name, rows in (("alike", pairs), ("size", sizes))
     }
     alike = {"files": files["alike"], "columns": {"text_a": "a", "text_b": "b"}}

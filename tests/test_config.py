@@ -504,6 +504,32 @@ def test_an_adaptation_s_files_give_the_same_where_words_won_over_its_section(se
     assert untouched.adapt == own["a"].data["adapt"] and untouched.smart.weight == 4.0
 
 
+def sizes_of_batches(adapt: bool = True) -> st.SearchStrategy[dict[str, Any]]:
+    """A section with rows or tokens of a batch, or both, and such a section for adaptation."""
+    own = {"batch_size": st.sampled_from([8, 16, 32]), "batch_tokens": st.sampled_from([64, 128])}
+    inner = {"adapt": sizes_of_batches(adapt=False)} if adapt else {}
+    return st.fixed_dictionaries({}, optional=own | inner)
+
+
+@settings(max_examples=300, deadline=None)
+@given(sizes_of_batches(), sizes_of_batches(), sizes_of_batches(), sizes_of_batches(), st.booleans())
+def test_a_run_s_files_give_the_same_batches_whatever_layers_they_came_from(
+    own: dict[str, Any], defaults: dict[str, Any], of_task: dict[str, Any], said: dict[str, Any], adapting: bool
+) -> None:
+    defined = definitions()
+    defined["a"] = Sourced({**defined["a"].data, **own})
+    phase = "adapt" if adapting else "train"
+    file = Sourced({"encoder": "e", "phase": phase, "defaults": defaults, "tasks": {"a": of_task}})
+    config, tasks = resolved(defined, file, Sourced({"tasks": {"a": said}}))
+    before = left_by(config, tasks)
+    for _ in range(2):
+        found, again_tasks = again(before, before[1])
+        for name, task in tasks.items():
+            read = again_tasks[name]
+            assert (read.batch_size, read.batch_tokens) == (task.batch_size, task.batch_tokens), name
+        before = left_by(found, again_tasks)
+
+
 def test_tasks_that_the_run_of_a_file_had_besides_are_no_mistake() -> None:
     _, file = left("file", "tasks: {a: {batch_size: 104}}\ntrain: {task_sizes: {a: 5}}")
     other = {"c": definitions()["b"]}

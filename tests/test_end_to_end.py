@@ -21,8 +21,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 import mtl
 from mtl.cli import main
+from mtl.files import locked
 from mtl.intervals import intervals
 from mtl.preflight import read_run
+from mtl.report import compare_runs
 from mtl.rundir import processor
 from mtl.smart import passes
 
@@ -332,7 +334,13 @@ def test_adapt_tells_what_it_does_not_know(run_dir: Path, tmp_path: Path, capsys
     assert "bets: there is no such directory; did you mean" in capsys.readouterr().err
     before = (run_dir / "run.yml").read_text()
     assert main(["adapt", str(run_dir), "--task", "mood", "--output", str(run_dir), "--overwrite"]) == 2
-    assert capsys.readouterr().err == f"error: --output: {run_dir} is the run to start from; name another directory\n"
+    assert capsys.readouterr().err == (
+        f"error: --output: {run_dir} holds {run_dir / 'model'}, which is needed; name another directory\n"
+    )
+    assert (run_dir / "run.yml").read_text() == before
+    words = ["--encoder", str(run_dir / "model"), "--output", str(run_dir), "--overwrite"]
+    assert main(["train", str(run_dir / "task_defs.yml"), *words]) == 2
+    assert f"{run_dir} holds {run_dir / 'model'}, which is needed" in capsys.readouterr().err
     assert (run_dir / "run.yml").read_text() == before
     assert main(["evaluate", str(run_dir.parent)]) == 2
     assert f"it holds {run_dir}: name one of them" in capsys.readouterr().err
@@ -371,9 +379,8 @@ def test_validate_knows_parts_of_the_training_data(
     words = ["validate", str(corpus), "--tasks", "mood", "--encoder", str(encoder_dir), "--max-length", "4"]
     assert main([*words, "--train-size", "10", "--set", "train.holdout=0.2", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
-    told = [
-        f"mood/{part}: 100.0% of the inputs are longer than 4 tokens and are truncated" for part in ("train", "holdout")
-    ]
+    told = ["mood/train: 10 of 10 inputs longer than 4 tokens, truncated"]
+    told += ["mood/holdout: 18 of 18 inputs longer than 4 tokens, truncated"]
     assert [line for line in printed["warnings"] if "truncated" in line] == told
     assert printed["tasks"]["mood"]["train"]["examples"] == printed["tasks"]["mood"]["train"]["truncated"] == 10
 
@@ -456,15 +463,45 @@ def test_init_validate_and_train_with_nothing_edited(
         definitions.append(str(tmp_path / f"{name}.yml"))
         Path(definitions[-1]).write_text(proposed)
     assert main(["validate", *definitions, "--encoder", str(encoder_dir)]) == 0
-    assert "0 errors" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    itself = "reviews/validation is the training data itself, so metrics there say nothing about new texts"
+    assert "0 errors" in out and f"warning: {definitions[0]}:" in out and itself in out
     words = ["--encoder", str(encoder_dir), "--output", str(tmp_path / "run"), "--max-steps", "4"]
     assert main(["train", *definitions, *words]) == 0
+    assert f"warning: {itself}; hold rows out with --set train.holdout=0.1" in capsys.readouterr().out
+    held = [*words[:3], str(tmp_path / "held"), *words[4:], "--set", "train.holdout=0.2"]
+    assert main(["train", *definitions, *held]) == 0
+    assert "is the training data itself" not in capsys.readouterr().out
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert {name: facts["train"]["rows"] for name, facts in results["data"].items()} == {
         "reviews": 24,
         "similar": 30,
         "search": 36,
     }
+
+
+def test_a_task_without_steps_and_a_long_text_are_told(
+    encoder_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split, number in (("train", 400), ("validation", 20)):
+        rows = [{"text": f"a {split} film", "label": row % 2} for row in range(number)]
+        write_jsonl(tmp_path / f"{split}.jsonl", [*rows, {"text": f"{split} film " * 40, "label": 0}])
+    data = {"files": {split: f"{split}.jsonl" for split in ("train", "validation")}, "columns": {"text_a": "text"}}
+    tasks = {name: {"type": "classification", "labels": ["x", "y"], "data": data} for name in ("t", "u")}
+    (tmp_path / "tasks.yml").write_text(json.dumps(tasks))
+    words = ["train", str(tmp_path / "tasks.yml"), "--encoder", str(encoder_dir), "--leaks", "ignore"]
+    words += ["--max-steps", "1", "--batch-size", "100", "--no-smart", "--no-proximal"]
+    assert main([*words, "--output", str(tmp_path / "run")]) == 0
+    out = capsys.readouterr().out
+    assert "warning: u gets no training step: take more --max-steps, or another --sampler\n" in out
+    assert "note: u gets no training step: its head is as it was initialized\n" in out
+    told = "No step of the run was on this task: its head is not trained."
+    cards = {name: (tmp_path / "run" / "best" / name / "README.md").read_text() for name in tasks}
+    assert told in cards["u"] and told not in cards["t"]
+    wide = "note: t/train: a long text pads its batch to 6,400 tokens, 13 times the usual; --max-length or "
+    assert f"{wide}--set tasks.t.batch_tokens=4096 takes less memory\n" in out
+    assert main([*words, "--output", str(tmp_path / "cut"), "--set", "defaults.batch_tokens=4096"]) == 0
+    assert "pads its batch" not in capsys.readouterr().out
 
 
 def test_prepare_fills_the_cache(
@@ -484,6 +521,13 @@ def test_report_compares_runs(
     assert "accuracy" in capsys.readouterr().out
     assert main(["report", str(tmp_path)]) == 2
     assert "is neither a run" in capsys.readouterr().err
+    one = json.loads((run_dir / "results.json").read_text())
+    other = json.loads((run_dir / "results.json").read_text())
+    guess = one["baselines"]["mood"]["validation"]["accuracy"]
+    row = ["mood", "validation", "accuracy", f"{guess:.4f}"]
+    assert row in [line.split()[:4] for line in compare_runs({"one": one, "other": other}).splitlines()]
+    other["baselines"]["mood"]["validation"]["accuracy"] = guess / 2  # as of other training rows
+    assert [*row[:3], "–"] in [line.split()[:4] for line in compare_runs({"one": one, "other": other}).splitlines()]
 
 
 def test_a_directory_of_exports_is_used_like_a_run(
@@ -603,6 +647,10 @@ def test_a_run_s_predictions_stay_those_of_its_results(
         assert main(["evaluate", run, *words]) == 0
         assert f"keeps what it has of mood: the run's results are not {difference}\n" in capsys.readouterr().out
         assert predictions.read_bytes() == own
+    with locked(tmp_path / "run"):  # as while it is trained, when it may have stored newer ones
+        assert main(["evaluate", run]) == 0
+    assert "keeps what it has of mood: the run is being trained\n" in capsys.readouterr().out
+    assert predictions.read_bytes() == own
     for split in ("test", "train"):  # of which the run has no results
         assert main(["evaluate", run, "--split", split, "--data-root", two, "--precision", "bf16"]) == 0
         assert predictions.with_name(f"mood.{split}.jsonl").is_file()
@@ -644,10 +692,10 @@ def test_the_length_told_is_the_one_that_inputs_are_cut_to(
         return capsys.readouterr().out
 
     out = printed("train", *words, "--output", str(run), *short)
-    assert "good/train: 100.0% of the inputs are truncated to 64 tokens\n" in out
+    assert "good/train: 8 of 8 inputs truncated to 64 tokens\n" in out
     assert out.count(note) == bool(given)
     out = printed("validate", *words)
-    assert "good/train: 100.0% of the inputs are longer than 64 tokens and are truncated\n" in out
+    assert "good/train: 8 of 8 inputs longer than 64 tokens, truncated\n" in out
     assert out.count(note) == printed("prepare", *words).count(note) == bool(given)
     assert "max_length 512" not in printed("adapt", str(run), "--task", "good", "--output", f"{run}2", *short)
     assert printed("export", str(run), "--output", str(tmp_path / "exports"))
@@ -662,8 +710,9 @@ def test_training_tells_of_the_data_what_validate_does(
 ) -> None:
     texts = [f"the film was great {number}" for number in range(18)]
     rows = [{"text": text, "label": "a"} for text in [*texts, ""]]
-    write_jsonl(tmp_path / "rows.jsonl", [*rows, {"text": texts[0], "label": "d"}])
-    files = {"train": "rows.jsonl", "validation": "rows.jsonl"}
+    path = write_jsonl(tmp_path / "rows.jsonl", [*rows, {"text": texts[0], "label": "d"}])
+    (tmp_path / "again.jsonl").write_text(path.read_text() + "\n")  # otherwise that they are the same file is told too
+    files = {"train": "rows.jsonl", "validation": "again.jsonl"}
     data = {"files": files, "columns": {"text_a": "text"}}
     tasks = {name: {"type": "classification", "labels": list("abcd"), "data": data} for name in ("t", "u")}
     (tmp_path / "tasks.yml").write_text(json.dumps(tasks))

@@ -283,14 +283,17 @@ def test_train_tells_drops_or_ignores(
     told = {"warn": "warning: ", "drop": "note: "}.get(policy)
     for rows_told in ("1 row occurs in t/train (exact)", "1 row occurs in t/train (normalized)"):
         assert (f"{told}t/validation: {rows_told}" in out) is (told is not None)
-    assert ("t/train: 2 rows left out that are also evaluation rows" in out) is (policy == "drop")
+    assert ("t/train: 2 rows left out because of leaks" in out) is (policy == "drop")
     assert len(json.loads((run / "provenance.json").read_text())["leaks"]) == (0 if policy == "ignore" else 2)
 
 
 def test_dropping_every_row_is_an_error(tmp_path: Path, encoder_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = write_jsonl(tmp_path / "all.jsonl", [{"text": "one", "label": 0}, {"text": "two", "label": 1}]).name
+    rows = [{"text": "one", "label": 0}, {"text": "two", "label": 1}]
+    files = {split: f"{split}.jsonl" for split in ("train", "validation")}
+    for order, file in zip((1, -1), files.values(), strict=True):
+        write_jsonl(tmp_path / file, rows[::order])
     path = tmp_path / "tasks.yml"
-    data = json.dumps({"files": {"train": file, "validation": file}, "columns": {"text_a": "text"}})
+    data = json.dumps({"files": files, "columns": {"text_a": "text"}})
     path.write_text(f"t: {{type: classification, labels: [x, y], data: {data}}}\n")
     words = ["train", str(path), "--encoder", str(encoder_dir), "--output", str(tmp_path / "run"), "--max-steps", "1"]
     assert main([*words, "--leaks", "drop"]) == 2
@@ -370,7 +373,9 @@ def test_adaptation_tells_rows_that_the_encoder_saw_before(
         out, card = capsys.readouterr().out, (new / "best" / "b" / "README.md").read_text()
         for kind in ("exact", "normalized"):
             told = f"warning: b/validation: 1 row occurs in a/train ({kind}), on which the encoder was trained before"
-            assert told in out and f"- Seen in training: `b/validation`: 1 row occurs in `a/train` ({kind})." in card
+            assert (
+                told in out and f"- In the training data: `b/validation`: 1 row occurs in `a/train` ({kind})." in card
+            )
         assert "--leaks drop leaves" not in out, "they are not of this run's training rows"
     assert main(["adapt", str(run), "--task", "a", "--output", str(again), *short]) == 0
     assert "trained before" not in capsys.readouterr().out, "the run to start from left them out"
@@ -401,7 +406,11 @@ def test_a_baseline_s_card_does_not_say_that_it_saw_rows_of_other_tasks(tmp_path
 
     def seen(folder: Path) -> list[str]:
         lines = (folder / "README.md").read_text().splitlines()
-        return [line.removeprefix("- Seen in training: ") for line in lines if line.startswith("- Seen")]
+        return [
+            line.removeprefix("- In the training data: ")
+            for line in lines
+            if line.startswith("- In the training data: ")
+        ]
 
     own, other = (
         "`a/validation`: 1 row occurs in `a/train` (exact).",
@@ -428,7 +437,7 @@ def test_leaks_that_an_earlier_run_left_in_are_told_even_if_this_one_drops_them(
         assert main([*words, "--output", str(tmp_path / "next"), "--leaks", "drop", *short]) == 0
         card = (tmp_path / "next" / "best" / "a" / "README.md").read_text()
         before = [line for line in capsys.readouterr().out.splitlines() if line.endswith("was trained before")]
-        assert ("- Seen in training: `a/validation`" in card) == any("a/validation" in line for line in before)
+        assert ("- In the training data: `a/validation`" in card) == any("a/validation" in line for line in before)
         return [line.removeprefix("warning: ").partition(" (")[0] for line in before]
 
     own, other = "a/validation: 1 row occurs in a before/train", "b/validation: 1 row occurs in a before/train"
@@ -477,7 +486,7 @@ def test_a_card_does_not_say_that_rows_were_seen_which_were_not_drawn(tmp_path: 
     assert main([*words, "--train-size", "1", "--no-smart", "--no-proximal"]) == 0
     card = (tmp_path / "run" / "best" / "t" / "README.md").read_text()
     told = "`t/validation`: 1 row occurs in `t/train` (exact)."
-    assert f"- In the data that training rows were drawn from: {told}" in card and "Seen in training" not in card
+    assert f"- In the data that training rows were drawn from: {told}" in card and "In the training data" not in card
 
 
 @pytest.mark.parametrize("policy", ["warn", "drop"])
@@ -523,7 +532,7 @@ def test_adaptation_tells_held_out_rows_that_the_encoder_saw_before(
         assert line.startswith("warning: t/holdout: ") and "occur in t before/train (exact)" in line
         if run == whole:
             assert "5 rows" in line, "a quarter of 20"
-        assert "- Seen in training: `t/holdout`: " in card
+        assert "- In the training data: `t/holdout`: " in card
         (leak,) = json.loads((few / "provenance.json").read_text())["leaks"]
         assert (leak["train"], leak["evaluation"]) == ("t before/train", "t/holdout") and 0 < leak["rows"] <= 5
     assert "trained before" not in told(part), "the same rows are held out"

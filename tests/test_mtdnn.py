@@ -343,6 +343,16 @@ def test_the_last_of_two_equal_keys_counts(imported: Import) -> None:
     assert f"{place}:7: the key 'dropout_p' stands here again; the last one counts, as in MT-DNN" in imported.notes()
 
 
+def test_merged_keys_are_read_as_by_yaml(imported: Import) -> None:
+    base = "t: &t\n  data_format: PremiseOnly\n  task_type: Classification\n  n_class: 2\n  dropout_p: 0.3\n"
+    small(imported).tsv(other_train=rows_of("PremiseOnly"), other_dev=rows_of("PremiseOnly"))
+    assert imported.run(base + "other:\n  <<: *t\n  dropout_p: 0.2\n") == 0
+    assert {name: task["dropout"] for name, task in imported.tasks().items()} == {"t": 0.3, "other": 0.2}
+    assert not any("stands here again" in note for note in imported.notes())
+    imported.run(base + "other:\n  <<: 5\n", options=("--overwrite",))
+    assert any("def0.yml:7: '<<' merges something other than mappings" in error for error in imported.errors())
+
+
 def test_quotes_and_strange_characters_survive(imported: Import) -> None:
     texts = ['"open', 'a "b" c"', "''", "back\\slash", "tab-less, comma", "ünï\u2028cödé", "ring\x0bing\rreturn", ""]
     rows = "".join(f"{index}\t{index % 2}\t{text}\n" for index, text in enumerate(texts))

@@ -61,12 +61,13 @@ def test_pairs_agree_with_scipy(pairs: list[tuple[float, float]]) -> None:
     values, base = ([pair[side] for pair in pairs] for side in (0, 1))
     found = compare_pairs(values, base)
     differences = np.subtract(values, base)
+    low, high = found["bootstrap"] or bootstrap(differences.tolist()) or (math.nan, math.nan)
     assert found["mean"] == pytest.approx(differences.mean(), abs=1e-9)
     assert found["std"] == pytest.approx(differences.std(ddof=1), abs=1e-9)
     if differences.std(ddof=1) > 1e-6:
         interval: Any = stats.ttest_rel(values, base).confidence_interval(0.95)
         assert found["t"] == pytest.approx([interval.low, interval.high], rel=1e-6, abs=1e-6)
-    low, high = found["bootstrap"]
+    assert (found["bootstrap"] is None) == (len(pairs) < 5)
     assert differences.min() - 1e-9 <= low <= high <= differences.max() + 1e-9
     assert found["wins"] + found["ties"] + found["losses"] == len(pairs)
 

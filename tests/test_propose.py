@@ -293,14 +293,22 @@ FILES: dict[str, tuple[str, str, list[str], list[Any]]] = {
         ".jsonl",
         '{"text": "it is good", "label": 1}\n{"text": "bad it is", "label": null}\n{"text": "it is bad", "label": 0}\n',
         ["0", "1"],
-        ["None"],
+        [None],
     ),
     "no key": (
         ".jsonl",
         '{"text": "it is good", "label": "x"}\n{"text": "bad it is"}\n{"text": "it is bad", "label": "y"}\n',
         ["x", "y"],
-        ["None"],
+        [None],
     ),
+    "no key in the first row": (
+        ".jsonl",
+        '{"text": "it is good"}\n{"text": "bad it is", "label": "x"}\n{"text": "it is bad", "label": "y"}\n',
+        ["x", "y"],
+        [None],
+    ),
+    "minus": (".csv", "text,label\nit is good,+\nit is bad,-\nbad it is,-\nso so it is,0\n", ["+", "-", "0"], []),
+    "dash": (".csv", "text,label\nit is good,a\nit is bad,-\nbad it is,b\nis it bad,a\n", ["a", "b"], ["-"]),
     "nested": (
         ".jsonl",
         '{"text": "it is good", "label": ["x"], "class": "x"}\n{"text": "bad it is", "label": ["y"], "class": "y"}\n',
@@ -381,7 +389,7 @@ def test_held_out_rows_in_another_encoding_are_passed_over(tmp_path: Path) -> No
 def test_the_name_of_a_missing_value_is_no_label(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", single(["a", "None", None, "b", "a"]))
     _, task = load(propose(path), tmp_path)
-    assert (task.labels, task.data.unlabelled) == (["a", "b"], ["None"])
+    assert (task.labels, task.data.unlabelled) == (["a", "b"], [None, "None"])
     with pytest.raises(UserError, match="only the label 'a' in"):
         propose(write(path, single(["a", "None", None])))
 
@@ -389,7 +397,7 @@ def test_the_name_of_a_missing_value_is_no_label(tmp_path: Path) -> None:
 def test_nan_of_parquet_is_no_label(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.parquet", single([0.0, 1.0, float("nan"), None, 1.0]))
     _, task = load(propose(path), tmp_path)
-    assert (task.labels, task.data.unlabelled) == (["0.0", "1.0"], ["None", "nan"])
+    assert (task.labels, task.data.unlabelled) == (["0.0", "1.0"], [None, "nan"])
 
 
 @pytest.mark.parametrize(
@@ -442,6 +450,23 @@ def test_held_out_file(train: str, beside: str, tmp_path: Path) -> None:
     _, task = load(propose(path), tmp_path)
     assert task.data.files == {"train": str(path), "validation": str(other)}
     assert task.labels == ["a", "b", "c"]
+
+
+def test_a_held_out_file_may_write_whole_numbers_with_a_fraction(tmp_path: Path) -> None:
+    path = write(tmp_path / "train.csv", single([0, 1] * 4))
+    other = tmp_path / "dev.csv"
+    other.write_text("text,label\nit is good,1.0\nit is bad,0.0\nit is so so,2.0\n")
+    proposed = propose(path)
+    _, task = load(proposed, tmp_path)
+    assert task.data.files == {"train": str(path), "validation": str(other)}
+    assert task.labels == ["0", "1", "2.0"]
+
+
+def test_whole_numbers_may_be_many_classes(tmp_path: Path) -> None:
+    for labels, told in (([*range(40)] * 2, True), ([n + 0.5 for n in range(40)], False)):
+        proposed = propose(write(tmp_path / "rows.jsonl", single(labels)))
+        assert "type: regression" in proposed
+        assert ("if these numbers are classes, write classification" in proposed) == told
 
 
 @pytest.mark.parametrize(
@@ -544,6 +569,11 @@ ERRORS: dict[str, tuple[str, str, str]] = {
         "rows.csv",
         "it is good,a\n" + "".join(f"it is bad {n} times,{c}\n" for n, c in enumerate("abbaab")),
         "the column names must be in the first line",
+    ),
+    "no header above numbers": (
+        "rows.csv",
+        "".join(f"it is good {n},{n / 7:.3f}\n" for n in range(9)),
+        r"has the label '0\.000': the column names must be in the first line",
     ),
     "header again": ("rows.csv", "text,label\nit is good,a\ntext,label\nit is bad,b\n", "the column names must be"),
     "unknown suffix": ("rows.xlsx", "text", r"unknown type; convert it to one of: \.parquet, \.jsonl, \.csv, \.tsv"),

@@ -420,11 +420,11 @@ def test_hostile_texts_are_shown_as_texts(
     data = {"files": {"train": str(path), "validation": str(path)}, "columns": {"text_a": "<b>text</b>\x1b[31m"}}
     definition = tmp_path / "t.yml"
     definition.write_text(yaml.safe_dump({"t": {"type": "classification", "labels": labels, "data": data}}))
-    output = tmp_path / "run"
+    output, train = tmp_path / "run", ["train", str(definition)]
     for words in (
         ["validate", str(definition)],
         ["init", str(path)],
-        ["train", str(definition), "--encoder", str(encoder_dir), "--output", str(output), "--max-steps", "1"],
+        [*train, "--encoder", str(encoder_dir), "--output", str(output), "--max-steps", "1", "--leaks", "ignore"],
         ["evaluate", str(output)],
         ["report", str(output)],
         ["validate", str(definition), "--set", "tasks.t.labels=[a]"],

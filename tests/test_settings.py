@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field
 
+from mtl.config import RunConfig
 from mtl.plain_data import parse_yaml
 from mtl.settings import Settings, Sourced, check, dotted, kind
 
@@ -23,6 +24,16 @@ def test_layers_merge_and_keep_their_places() -> None:
     # The replaced list's second item has no place any more: its own line would mislead.
     assert merged.place(("labels", 1)) == "top.yml:3"
     assert base.data == {"smart": {"weight": 1, "norm": "l2"}, "labels": ["a", "b"], "name": "x"}
+
+
+@pytest.mark.parametrize("wrong", ["5", "false", "[{epochs: 3}]", "epochs 3"])
+def test_a_section_of_the_wrong_type_is_not_hidden_by_settings_over_it(wrong: str) -> None:
+    base, _ = parse_yaml(f"encoder: e\ntrain: {wrong}\n", "base.yml")
+    top = Sourced({"train": {"seed": 1}}, {(): "--seed"})
+    _, (problem,) = check(RunConfig, top.over(base))
+    assert problem.where == "base.yml:2" and "expected a mapping" in problem.message
+    empty, _ = parse_yaml("encoder: e\ntrain:\n", "base.yml")
+    assert top.over(empty).data == {"encoder": "e", "train": {"seed": 1}}
 
 
 def test_child_and_below_are_inverse() -> None:
@@ -88,7 +99,7 @@ FAULTS = [
     ("name: x\nrate: fast\n", "a.yml:2: rate is the text 'fast'; expected a valid number"),
     ("name: x\nrate: .inf\n", "a.yml:2: rate is the number inf; expected a finite number"),
     ("name: 5\n", "a.yml:1: name is the number 5; expected text (numbers in quotes)"),
-    ("name: x\non: yes\n", "a.yml:2: on is the text 'yes'; expected a valid boolean"),
+    ("name: x\non: yes\n", "a.yml:2: on is the text 'yes'; expected true or false"),
     ("name: x\nwords:\n  - a\n  - 5\n", "a.yml:4: words.1 is the number 5; expected text (numbers in quotes)"),
     ("name: x\npair: [1]\n", "a.yml:2: pair is a list; list should have at least 2 items after validation, not 1"),
     (

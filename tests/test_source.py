@@ -19,7 +19,7 @@ from mtl.definitions import complete
 from mtl.errors import Problem, UserError
 from mtl.reading import check_data
 from mtl.settings import Sourced
-from mtl.source import SUFFIXES, Source, count_rows, is_missing, locate, read_rows
+from mtl.source import SUFFIXES, Absent, Source, count_rows, is_missing, locate, read_rows
 from mtl.taskdef import TaskDef
 
 PAIR = {"text_a": "first", "text_b": "second"}
@@ -176,6 +176,11 @@ def test_in_a_single_column_a_blank_line_between_rows_is_an_empty_cell(suffix: s
     path = write(tmp_path / f"a{suffix}", "text\none\n\n\ntwo\n\n\n")
     assert [row["text"] for row in cells(path)] == ["one", "", "", "two"], "at the end there is no row"
     assert [place.rpartition(":")[2] for place, _ in read_rows(Source(path=path))] == ["2", "3", "4", "5"]
+
+
+def test_a_line_break_in_a_single_column_of_a_tsv_is_quoted(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tsv", 'text\n"First\nsecond"\nplain\n"say ""hi"", ok"\n')
+    assert [cells["text"] for _, cells in read_rows(Source(path=path))] == ["First\nsecond", "plain", 'say "hi", ok']
 
 
 def test_a_quoted_tsv_with_blank_lines_is_read_as_quoted(tmp_path: Path) -> None:
@@ -512,10 +517,10 @@ def test_rows_of_the_mirror_are_found_in_any_format(tmp_path: Path) -> None:
     assert locate(task, "train", str(tmp_path)) == Source(path=folder / "train.csv")
     assert locate(task, "validation", str(tmp_path)) == Source(path=folder / "dev.tsv")
     message = f"data.splits.test: {folder} has no test.{{parquet,jsonl,csv,tsv}}; splits there: dev, train"
-    assert locate(task, "test", str(tmp_path)) == Problem("", message)
+    assert locate(task, "test", str(tmp_path)) == Absent("", message)
     elsewhere = tmp_path / "elsewhere"
     message = f"data: there is no directory {elsewhere / 'owner' / 'set' / 'c'} (--data-root / hub / config)"
-    assert locate(task, "train", str(elsewhere)) == Problem("", message)
+    assert locate(task, "train", str(elsewhere)) == Absent("", message)
 
 
 def test_a_hub_set_without_configuration_lies_in_default(tmp_path: Path) -> None:
@@ -573,8 +578,10 @@ def test_files_that_are_not_there_are_told(tmp_path: Path) -> None:
     assert locate(task, "validation", None) == missing
     unknown = f"data.files.odd: {odd} has an unknown type; allowed: {', '.join(SUFFIXES)}"
     assert locate(task, "odd", None) == Problem("", unknown)
-    told = Problem("--split", "data.files has no 'test'; it has: train, validation, odd")
+    told = Absent("--split", "data.files has no 'test'; it has: train, validation, odd")
     assert locate(task, "test", None) == told
+    found = check_data({"t": task}, None).problems
+    assert Problem("", f"t.{unknown}") in found, "not only that it is not evaluated"
 
 
 def test_the_fingerprint_is_that_of_the_content(tmp_path: Path) -> None:

@@ -245,6 +245,21 @@ BROKEN = {
     "no seed": ("seeds: [1, 2]", "seeds: []", ["s.yml:4: seeds is a list;"]),
     "an unknown task": ("tasks: [mood, strength]", "tasks: [moood, strength]", ["there is no task 'moood'", "'mood'?"]),
     "an unknown size": ("answer: 8", "anser: 8", ["s.yml:6: sizes.anser: there is no task 'anser'", "'answer'?"]),
+    "a size beyond the data": (
+        "answer: 8",
+        "answer: 8000",
+        ["s.yml:6: sizes.answer: 8,000, but answer has ", " labelled training rows (null: all)"],
+    ),
+    "a training size beyond the data": (
+        "train_sizes: [20, null]",
+        "train_sizes: [20, 9999]",
+        ["s.yml:5: train_sizes: 9,999, but mood has"],
+    ),
+    "settings of the wrong type": (
+        "train: {epochs: 1, learning_rate: 1e-3}",
+        "train: [{epochs: 1}]",
+        ["train is a list; expected a mapping"],
+    ),
     "a size twice": ("answer: 8", "mood: 8", ["s.yml:6: sizes.mood: is a task of the study"]),
     "a setting": ("learning_rate: 1e-3", "learning_rat: 1e-3", ["s.yml:8: unknown key 'train.learning_rat'"]),
     "an arm's setting": ("epsilon: 1e-4", "epsilom: 1e-4", ["s.yml:16: unknown key", "did you mean 'epsilon'"]),

@@ -116,7 +116,7 @@ def test_a_study_is_counted_before_it_runs(
     printed = [(name, *map(str, (c.runs, c.steps, c.tokens, round(c.plain)))) for name, c in costs.items()]
     printed.append(("all", *map(str, (total.runs, total.steps, total.tokens, round(total.plain)))))
     assert [tuple(line.replace(",", "").split()) for line in lines] == printed
-    assert total.runs == seeds * (2 + 1 + 2) and last.startswith("18 of 18 cells to do; ")
+    assert total.runs == seeds * (2 + 1 + 2) and last.startswith("18 of 18 cells to do, in 15 runs: ")
     assert f"{total.plain / 1_000 / 3600:.1f} h at 1,000" in last
     assert [file.name for file in tmp_path.iterdir()] == ["tiny.yml"], "nothing was run"
 

@@ -326,7 +326,7 @@ def test_the_adapt_section_is_kept_as_written() -> None:
 
 LABEL_INDEX: list[tuple[list[Any], dict[str, int]]] = [
     (["no", "yes"], {"no": 0, "yes": 1, "0": 0, "1": 1}),
-    ([False, True], {"false": 0, "true": 1, "0": 0, "1": 1}),
+    ([False, True], {"false": 0, "true": 1, "False": 0, "True": 1, "FALSE": 0, "TRUE": 1, "0": 0, "1": 1}),
     ([0, 1], {"0": 0, "1": 1}),
     ([1, 0], {"1": 0, "0": 1}),
     ([3, 4, 5], {"3": 0, "4": 1, "5": 2}),
@@ -338,6 +338,8 @@ LABEL_INDEX: list[tuple[list[Any], dict[str, int]]] = [
     ([0.5, 1.5], {"0.5": 0, "1.5": 1}),
     ([-1.0, 1], {"-1.0": 0, "1": 1, "-1": 0}),
     (["1e1", ".5"], {"1e1": 0, ".5": 1}),
+    (["no", True], {"no": 0, "true": 1, "True": 1, "TRUE": 1, "0": 0, "1": 1}),
+    (["true", "True"], {"true": 0, "True": 1, "TRUE": 0, "0": 0, "1": 1}),
     (["v1.0", "v2.0"], {"v1.0": 0, "v2.0": 1, "0": 0, "1": 1}),
 ]
 
