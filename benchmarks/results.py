@@ -142,10 +142,10 @@ given for orientation: they are from another encoder and are not means over seed
 
 Every mean is over all seeds that were run (n in the tables). The line above each table says which rows were evaluated,
 and after which step. Differences are relative to the first arm, or to the arm that a row names after "over". They are
-paired by seed, with 95 % intervals from the t distribution and from a bootstrap of the pairs. The spread ratio is the
-standard deviation over seeds relative to that arm's; of a mean of tasks, the root of the tasks' summed variances, not
-the standard deviation of the mean. There are many
-comparisons here: without any effect, one interval in twenty is expected to exclude 0.
+paired by seed, with 95 % intervals from the t distribution and, with five seeds or more, from a bootstrap of the pairs.
+The spread ratio is the standard deviation over seeds relative to that arm's; of a mean of tasks, the root of the tasks'
+summed variances, not the standard deviation of the mean. There are many comparisons here: without any effect, one
+interval in twenty is expected to exclude 0.
 """
 
 

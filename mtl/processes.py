@@ -53,8 +53,7 @@ def make_accelerator(precision: PrecisionName, trackers: Sequence[str] = ()) -> 
     # variable too, and would load weights in the main process only.
     os.environ["ACCELERATE_USE_FSDP"] = "false"
     AcceleratorState._reset_state()  # a singleton, and an earlier run may have had another precision
-    # A step leaves the other tasks' heads unused; buffers, such as position ids, are the same in all processes.
-    together = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
+    together = DistributedDataParallelKwargs(find_unused_parameters=True)  # a step leaves the other tasks' heads unused
     accelerator = Accelerator(
         cpu=_on_cpu(),
         mixed_precision="no" if precision == "fp32" else precision,
