@@ -424,7 +424,7 @@ def test_hostile_texts_are_shown_as_texts(
     for words in (
         ["validate", str(definition)],
         ["init", str(path)],
-        [*train, "--encoder", str(encoder_dir), "--output", str(output), "--max-steps", "1", "--leaks", "ignore"],
+        [*train, "--encoder", str(encoder_dir), "--output", str(output), "--max-steps", "1"],
         ["evaluate", str(output)],
         ["report", str(output)],
         ["validate", str(definition), "--set", "tasks.t.labels=[a]"],
