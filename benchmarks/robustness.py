@@ -7,7 +7,8 @@
 Measured on the validation rows, for every finished cell whose best model was kept (`keep: best` in the study):
 
 - R_s with the same radius for all arms and without dropout (not for rankings);
-- the task's first metric, and the same with one word in ten misspelt, with the same typos for all arms;
+- the task's first metric, for classification all metrics (always the same class can have a high F1), and the same with
+  one word in ten misspelt, with the same typos for all arms;
 - for classification, the expected calibration error with 15 bins of equal width.
 """
 
@@ -137,20 +138,22 @@ def measure(study: Study, ledger: Ledger, cell: Cell) -> dict[str, float]:
     if ledger.results(cell.node) is None or not (folder / "best" / cell.task).is_dir():
         return {}
     loaded = load_tasks(find_tasks(folder, [cell.task], "best"))[cell.task]
-    task, metric, seed = loaded.task, loaded.task.metrics[0], study.config.seeds[0]
+    task, seed = loaded.task, study.config.seeds[0]
+    names = task.metrics if task.type == "classification" else task.metrics[:1]
     data = check_data({cell.task: task}, cell.node.run.config.data_root, ["validation"])
     source = data.sources[cell.task]["validation"]
     examples = prepare(cell.task, task, source, loaded.tokenizer, loaded.limit)
     (outputs,) = outputs_of([loaded], examples)
-    found = {metric: score(task, outputs, examples)[metric]}
+    clean = score(task, outputs, examples)
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / "misspelt.jsonl"
         rows = misspelt_rows(task, source, seed)
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         misspelt = prepare(cell.task, task, Source(path=path), loaded.tokenizer, loaded.limit)
         (of_typos,) = outputs_of([loaded], misspelt)
-    found[metric + WITH_TYPOS] = score(task, of_typos, misspelt)[metric]
-    found["lost to typos"] = found[metric] - found[metric + WITH_TYPOS]
+    noisy = score(task, of_typos, misspelt)
+    found = {name: clean[name] for name in names} | {name + WITH_TYPOS: noisy[name] for name in names}
+    found["lost to typos"] = clean[names[0]] - noisy[names[0]]
     if task.type == "classification":
         shares = torch.from_numpy(outputs).double().softmax(dim=-1).numpy()
         found["calibration error"] = calibration_error(shares, examples.labels.astype(np.int64))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.growth import markdown as predicted
+from mtl.errors import listed
 from mtl.summary import size_words
 
 FOLDERS = (Path(__file__).parent / "figures", Path(__file__).parent / "studies")
@@ -168,8 +169,8 @@ def few_examples(files: Mapping[str, Any]) -> str:
     names = ("c_scitail_23", "c_scitail_235", "c_scitail_2359", "c_scitail_all")
     studies = [files[name] for name in names if name in files]
     groups = [group for study in studies for group in study["groups"] if group["first"]]
-    told = "Accuracy on SciTail's validation rows, in percent"
-    return _arms("adapted from", STARTS, {size_words(group): group for group in groups}, told)
+    told = "Accuracy in percent on SciTail's validation rows"
+    return _arms("adapted from", STARTS, {size_words(group): group for group in groups}, told, files["chance"]["tasks"])
 
 
 WAYS = {  # arms of the study of multi-task training, in words
@@ -186,14 +187,21 @@ def together(files: Mapping[str, Any]) -> str:
     study = files["b_multitask_1000"]
     groups = {f"{group['task']}, {group['metric']}": group for group in study["groups"] if group["first"]}
     (mean,) = study["across"]
-    told = f"Each task's first metric on validation rows, in percent; {mean['size']:,} training rows of each task shown"
-    return _arms("trained", WAYS, {**groups, "mean": mean}, told)
+    told = f"{mean['size']:,} training rows of each task shown; its first metric, in percent, on validation rows"
+    return _arms("trained", WAYS, {**groups, "mean": mean}, told, files["chance"]["tasks"])
 
 
-def _arms(what: str, arms: Mapping[str, str], groups: Mapping[str, Mapping[str, Any]], told: str) -> str:
+def _arms(
+    what: str,
+    arms: Mapping[str, str],
+    groups: Mapping[str, Mapping[str, Any]],
+    told: str,
+    chance: Mapping[str, Mapping[str, Any]] = {},
+) -> str:
     """Table of means over seeds and paired differences to the first arm.
 
-    It has a row for each arm that in some group has at least two seeds, also in common with the first arm.
+    It has a row for each arm that in some group has at least two seeds, also in common with the first arm; and, of the
+    tasks in `chance`, the number of rows and the metric of an answer that ignores the text.
     """
     lines = [f"| {what} | {' | '.join(groups)} |", "|---" * (1 + len(groups)) + "|"]
     counts: set[int] = set()
@@ -202,6 +210,15 @@ def _arms(what: str, arms: Mapping[str, str], groups: Mapping[str, Mapping[str, 
         if any(map(_is_told, found)):
             lines.append(f"| {words} | " + " | ".join(_mean(f) if _is_told(f) else "" for f in found) + " |")
             counts |= {facts["n"] for facts in found if _is_told(facts)}
+    of_tasks = [chance.get(group.get("task", "")) for group in groups.values()]
+    if any(of_tasks):
+        guesses = (
+            f"{100 * found['metrics'][group['metric']]:.1f}" if found else ""
+            for found, group in zip(of_tasks, groups.values(), strict=True)
+        )
+        lines.append(f"| always the majority class or mean label | {' | '.join(guesses)} |")
+        rows = dict.fromkeys(f"{found['counts']['n']:,}" for found in of_tasks if found)
+        told += f" (of which there are {listed(list(rows))})"
     seeds = " to ".join(map(str, sorted({min(counts), max(counts)}))) if counts else "no"
     more = "In parentheses: the difference from the first line, paired by seed, and its 95 % t interval."
     return "\n".join([*lines, "", f"{told}; mean of {seeds} seeds. {more}", ""])

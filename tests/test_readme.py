@@ -46,8 +46,8 @@ def test_figures_are_those_of_the_benchmarks(begin: str) -> None:
 
 
 def test_results_are_those_of_the_studies() -> None:
-    written = results.document(*results.gather(results.STUDIES))
+    written = results.document(results.gather(results.STUDIES))
     assert (ROOT / "RESULTS.md").read_text(encoding="utf-8") == written
-    drawn = results.pictures(results.gather(results.STUDIES)[0])
+    drawn = results.pictures(results.gather(results.STUDIES).summaries)
     assert drawn == {path.name: path.read_text(encoding="utf-8") for path in results.STUDIES.glob("*.svg")}
     assert all(f"(benchmarks/studies/{name})" in written for name in drawn)

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import results, robustness, summary
+from benchmarks import chance, questions, results, robustness, summary
 from benchmarks.robustness import calibration_error, with_typos
 from mtl.cli import main
 
@@ -92,7 +93,7 @@ def test_a_study_is_measured_and_written_up(encoder_dir: Path, corpus: Path, tmp
         robustness.main([str(path), "--runs", str(tmp_path / "out"), "--output", str(kept)])
     found = {(g["task"], g["metric"]): g["arms"]["plain"]["mean"] for g in figures}
     assert {metric for task, metric in found if task == "mood"} == {
-        *("accuracy", "accuracy with typos", "lost to typos", "calibration error", "R_s")
+        *("accuracy", "accuracy with typos", "macro_f1", "macro_f1 with typos", "lost to typos", "calibration error", "R_s")
     }
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     measured = {g["task"]: g["arms"]["plain"]["mean"] for g in summary["groups"] if g["first"]}
@@ -101,8 +102,19 @@ def test_a_study_is_measured_and_written_up(encoder_dir: Path, corpus: Path, tmp
     assert 0 < found["mood", "R_s"] < 1 and found["strength", "R_s"] > 0
     assert results.main(words) == 0
     written = (tmp_path / "RESULTS.md").read_text()
-    assert all(f"- `benchmarks/studies/{name}.yml`" in written for name in ("other", "tiny")), "not run"
+    assert all(f"\n- `{name}`: " in written for name in ("other", "tiny")), "not run"
     assert f"{found['mood', 'R_s']:.4f}" in written
+
+
+@pytest.mark.data
+def test_answers_that_ignore_the_text_are_of_the_data(data_root: Path) -> None:
+    stored = json.loads(results.CHANCE.read_text(encoding="utf-8"))["tasks"]
+    found = chance.measure([results.STUDIES / "g_precision.yml"], str(data_root))
+    assert found.keys() == {"mrpc", "stsb"}
+    for task, facts in found.items():
+        assert facts["counts"] == stored[task]["counts"]
+        assert facts["metrics"] == pytest.approx(stored[task]["metrics"])
+    assert chance.measure([results.STUDIES / "d_weights.yml"], str(data_root)) == {}, "judged by other rows"
 
 
 def test_less_wins_where_less_is_better() -> None:
@@ -122,12 +134,13 @@ def test_one_seed_alone_is_told_nothing_of() -> None:
     file = ROOT / "benchmarks" / "studies" / "c_scitail_23.json"
     study = json.loads(file.read_text(encoding="utf-8"))
     large = json.loads(file.with_name("c_scitail_large.json").read_text(encoding="utf-8"))
-    assert "`mt-dnn-1e-4` of c_scitail_23" in results.document({"c_scitail_23": study, "c_scitail_large": large}, [])
+    both = {"c_scitail_23": study, "c_scitail_large": large}
+    assert "`mt-dnn-1e-4` of c_scitail_23" in results.document(results.Gathered(both))
     for group in study["groups"]:
         values = group["arms"]["mt-dnn-1e-4"]["values"]
         group["arms"]["mt-dnn-1e-4"]["values"] = {"1": values["1"]}
-    assert "of c_scitail_23 |" not in results.document({"c_scitail_23": study, "c_scitail_large": large}, [])
-    files = {"c_scitail_23": study, "c_scitail_235": study}
+    assert "of c_scitail_23 |" not in results.document(results.Gathered(both))
+    files = {"c_scitail_23": study, "c_scitail_235": study, "chance": {"tasks": {}}}
     assert "| the pretrained encoder | " in summary.few_examples(files)
     for group in study["groups"]:
         group["arms"]["single"] |= {"n": 1}
@@ -137,7 +150,7 @@ def test_one_seed_alone_is_told_nothing_of() -> None:
     assert "mean of no seeds" in summary.few_examples(files)
 
 
-def test_a_target_is_of_its_arms_and_tasks() -> None:
+def test_a_comparison_is_of_its_arms_and_tasks() -> None:
     """Differences 0.1, 0.2 and 0.3 of seeds that both arms have: 0.2 ± t(0.975, 2) · 0.1/√3; spreads 0.2 and 0.1."""
     values = {
         "first": {"1": 9.0, "2": 9.0, "3": 9.0},
@@ -145,22 +158,40 @@ def test_a_target_is_of_its_arms_and_tasks() -> None:
         "other": {"1": 0.2, "2": 0.4, "3": 0.6},
     }
     arms = {name: {"values": found} for name, found in values.items()}
+    shared: dict[str, Any] = {"size": 10, "metric": "f1", "first": True, "higher_is_better": True}
+    error = {**shared, "metric": "error", "first": False, "higher_is_better": False}
     groups = [
-        {"task": "a", "size": 10, "metric": "f1", "first": True, "arms": arms},
-        {"task": "b", "size": 10, "metric": "f1", "first": True, "arms": dict.fromkeys(arms, arms["first"])},
+        {"task": "a", "arms": arms, **shared},
+        {"task": "b", "arms": dict.fromkeys(arms, arms["first"]), **shared},
+        {"task": "a", "arms": arms, **error},
     ]
-    summary = {"groups": groups, "seeds": [1, 2, 3, 4]}
-    aim = results.Aim("", "s", 10, "other", "difference", 0.1, "")
-    compared = results._compared(summary, aim._replace(base="base", tasks=("a",)))
-    assert compared is not None
-    of, difference, ratio = compared
-    assert of == "a, f1" and ratio == pytest.approx(2.0)
-    assert difference["mean"] == pytest.approx(0.2) and difference["n"] == 3
-    assert difference["t"] == pytest.approx([0.2 - 4.302653 * 0.1 / 3**0.5, 0.2 + 4.302653 * 0.1 / 3**0.5])
-    both = results._compared(summary, aim)
-    assert both is not None and both[0] == "mean of a, b"
-    assert both[1]["mean"] == pytest.approx((0.4 + 9.0) / 2 - 9.0), "the first arm is the base"
-    assert results._compared(summary, aim._replace(size=99)) is None
+    summaries = {"s": {"groups": groups}}
+    asked = questions.Comparison("s", 10, "other", "base", tasks=("a",))
+    found = questions.look_up(summaries, asked)
+    assert found is not None
+    assert found.of == "a, f1" and found.size == "10 rows" and found.spread == pytest.approx(2.0)
+    assert found.difference["mean"] == pytest.approx(0.2) and found.difference["n"] == 3
+    assert found.difference["t"] == pytest.approx([0.2 - 4.302653 * 0.1 / 3**0.5, 0.2 + 4.302653 * 0.1 / 3**0.5])
+    assert found.verdict == "no clear difference", "the interval is from -0.05 to 0.45"
+    both = questions.look_up(summaries, asked._replace(base="first", tasks=()))
+    assert both is not None and both.of == "mean of a, b"
+    assert both.difference["mean"] == pytest.approx((0.4 + 9.0) / 2 - 9.0) and both.verdict == "worse"
+    errors = questions.look_up(summaries, asked._replace(base="first", metric="error"))
+    assert errors is not None and errors.verdict == "better", "less error"
+    swapped = questions.look_up(summaries, asked._replace(arm="first", base="other"))
+    assert swapped is not None and swapped.verdict == "better"
+    for missing in ({"size": 99}, {"arm": "none"}, {"study": "none"}, {"base_study": "none"}, {"metric": "none"}):
+        assert questions.look_up(summaries, asked._replace(**missing)) is None
+
+
+def test_questions_and_targets_are_of_the_studies() -> None:
+    """A study, arm or size that no study file has would never be answered."""
+    asked = [comparison for comparisons in questions.QUESTIONS.values() for comparison in comparisons]
+    for one in [*asked, *(aim.asked for aim in questions.AIMS)]:
+        for study, arm in ((one.study, one.arm), (one.base_study or one.study, one.base)):
+            file = yaml.safe_load((results.STUDIES / f"{study.removesuffix('.robustness')}.yml").read_text("utf-8"))
+            assert arm in file["arms"] and one.size in file.get("train_sizes", [None]), one
+            assert set(one.tasks) <= set(file["tasks"]), one
 
 
 def arm(mean: float, t: list[float] | None, n: int = 5) -> dict[str, Any]:
@@ -188,6 +219,14 @@ def test_figures_stand_beside_the_papers() -> None:
     summary = {
         **{"groups": groups, "across": [], "tasks": ["scitail"], "seeds": [*range(8)], "cells": 4, "finished": 3},
         "select": "validation",
+        "settings": {},
+        "arms": {
+            "single": [{"phase": "train", "tasks": [], "settings": {}}],
+            "mt-dnn": [
+                {"phase": "train", "tasks": ["rte", "mrpc"], "settings": {"sampling": {"strategy": "sqrt"}}},
+                {"phase": "adapt", "tasks": [], "settings": {}},
+            ],
+        },
         **{"step": "last", "encoder": "e", "git_revision": None, "versions": {"torch": "2"}},
         "machine": {"cores": 2},
         "processors": ["p"],
@@ -196,13 +235,18 @@ def test_figures_stand_beside_the_papers() -> None:
     }
     for group in groups:  # what a summary of an arm that is the first holds
         del group["arms"]["single"]["difference"]  # type: ignore[index]
-    text = results.document({"c_scitail": summary}, [])
-    assert "| `single` | 5 | 0.5000 |" in text and text.count("| 51.2 |") == 1 and "| 82.3 |" in text
-    assert "3 of 4 cells (**unfinished**), 5 of 8 seeds, validation rows" in text and "2.0 h" in text
-    assert "later" not in text, "an arm that was not run has no line"
-    assert "(**unfinished**), 5 seeds, " in results.document({"c_scitail": {**summary, "seeds": [*range(5)]}}, [])
+    chance = {"scitail": {"counts": {"n": 1304}, "metrics": {"accuracy": 0.4962}}}
+    notes = {"c_scitail": "Few rows.", "other": "Many rows."}
+    text = results.document(results.Gathered({"c_scitail": summary}, ["other"], notes, chance))
+    assert "\nFew rows.\n" in text and "- `other`: Many rows." in text
+    assert "On 1,304 rows. An answer that ignores the text" in text and "order): 0.4962." in text
+    assert "- `single`: train\n- `mt-dnn`: train on rte, mrpc, `{sampling: {strategy: sqrt}}`; then adapt\n" in text
+    assert "| `single` | 5 | 0.5000 |" in text and text.count("| 0.512 |") == 1 and "| 0.823 |" in text
+    assert "3 of 4 cells (**unfinished**: fewer seeds of `later`), 5 of 8 seeds, validation rows" in text
+    assert "2.0 h" in text and "| `later`" not in text, "an arm that was not run has no line"
+    less = {**summary, "seeds": [*range(5)]}
+    assert "`later`), 5 seeds, " in results.document(results.Gathered({"c_scitail": less}))
     assert "not clearly better than `single`: `mt-dnn-smart`" in text
     assert "worse than `mt-dnn`: `mt-dnn-smart`" in text
     assert "| `mt-dnn-smart` over `mt-dnn` | 5 |  |  | -0.2100 | -0.3000 to -0.1000 |" in text
-    assert "| `mt-dnn-smart` | `mt-dnn` | 5 | -21.0 | -30.0 to -10.0 |" in text, "in short"
-    assert "`mt-dnn` is" not in text and "Not run" not in text
+    assert "Not run" not in results.document(results.Gathered({"c_scitail": summary}))
