@@ -32,7 +32,6 @@ import torch
 import transformers
 from torch import nn
 
-from benchmarks.steps import Nothing
 from benchmarks.steps import make_trainer as ours
 from benchmarks.timing import Spread, parser, ratios, store, take_turns
 from mtl.encoder import find_encoder
@@ -40,6 +39,7 @@ from mtl.native_head import quiet_transformers
 from mtl.report import table
 from mtl.stop import StopSignal
 from mtl.tokenizer import load_config, load_tokenizer, usable_length
+from mtl.trainer import Hooks
 
 BATCH, MAX_LENGTH, RATE = 32, 128, 5e-5
 UNTIMED = 2  # steps that are not timed, because memory is allocated in them
@@ -90,7 +90,7 @@ class Clock(transformers.TrainerCallback):
         return self.tokens / self.seconds
 
 
-class Hooks(Nothing):
+class Timed(Hooks):
     """Hooks of the toolkit's trainer that report steps to a clock and do nothing else."""
 
     def __init__(self, clock: Clock) -> None:
@@ -147,7 +147,7 @@ def make_ours(kind: str, rows: Rows, encoder: str, folder: Path) -> tuple[Callab
     def train() -> Clock:
         trainer = make()
         clock = Clock(trainer.student.encoder, trainer.plan.steps)
-        trainer.hooks = Hooks(clock)
+        trainer.hooks = Timed(clock)
         trainer.fit(StopSignal())
         return clock
 

@@ -32,8 +32,9 @@ from mtl.encoder import find_encoder
 from mtl.evaluate import BATCH_TOKENS
 from mtl.export import Loaded, save_export, task_of
 from mtl.facts import Facts
-from mtl.inference import KnownBase, best_device, outputs_of, predict_file
+from mtl.inference import KnownBase, outputs_of, predict_file
 from mtl.model import build_model
+from mtl.precision import best_device
 from mtl.report import table
 from mtl.source import Source
 from mtl.taskdef import TaskDef

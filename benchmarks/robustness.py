@@ -37,7 +37,7 @@ from mtl.inference import outputs_of
 from mtl.ledger import Ledger
 from mtl.metrics import METRICS
 from mtl.model import build_model
-from mtl.objective import Objective, Share
+from mtl.objective import Divisors, Objective
 from mtl.paired import compare_pairs, describe, spread_ratio
 from mtl.reading import check_data
 from mtl.report import number, table
@@ -128,7 +128,7 @@ def smoothness(loaded: Loaded, encoder: str, examples: Examples, seed: int) -> f
     total = 0.0
     for chosen in evaluation_batches(examples.lengths, BATCH):
         batch = collate(examples, chosen, loaded.tokenizer.pad_token_id, task.type)
-        total += float(objective("task", batch, 0, Share.whole(batch))[1]["smart"]) * len(chosen)
+        total += float(objective("task", batch, 0, Divisors.whole(batch))[1]["smart"]) * len(chosen)
     return total / len(examples)
 
 

@@ -27,13 +27,14 @@ from benchmarks.timing import Spread, parser, peak_memory, quickstart_definition
 from mtl.batch import collate
 from mtl.config import command_line
 from mtl.dropout import ATTENTION, QuickDropout
-from mtl.objective import Share
+from mtl.objective import Divisors
 from mtl.optimizer import learning_rate_factor
 from mtl.preflight import Request, check_train
 from mtl.processes import Processes
 from mtl.report import table
 from mtl.run_setup import set_up
-from mtl.trainer import Trainer
+from mtl.runlog import NoLog
+from mtl.trainer import Hooks, Trainer
 
 TASKS = {"glue.yml": ("mrpc", "stsb", "rte", "cola"), "quickstart.yml": ("intent", "paraphrase", "advice")}
 # Settings of each variant; `PROMISES` has the targets.
@@ -62,7 +63,7 @@ def compile_layers(trainer: Trainer) -> None:
 
 def ascend_in_half(trainer: Trainer) -> None:
     """Runs the ascent under bf16 autocast, and everything else in float32."""
-    plain: Any = trainer.plain
+    plain: Any = trainer.unwrapped
     found = plain._perturbation
 
     def perturbation(*arguments: Any) -> Any:
@@ -105,13 +106,6 @@ PROMISES = {"R_s": 2.75, "R3F": 2.1, "R_s + D": 3.1}
 OVERHEAD, MEMORY = 1.02, 1.6
 
 
-class Nothing:
-    """A log and hooks that do nothing, like the bare loop."""
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        return lambda *_, **__: {}
-
-
 def make_trainer(
     encoder: str,
     data_root: str | None,
@@ -135,8 +129,7 @@ def make_trainer(
     flags |= {"data_root": ("--data-root", data_root)} if data_root else {}
     typed = command_line(flags, settings)
     checked = check_train(Request(Path("unused"), [str(definitions)], typed=typed, tasks=tasks or ()))
-    log: Any = Nothing()
-    return set_up(checked, Processes.current()).trainer(log, log)
+    return set_up(checked, Processes.current()).trainer(NoLog(), Hooks())
 
 
 @cache
@@ -168,7 +161,7 @@ class BareLoop:
         rate = task.learning_rate * learning_rate_factor(step, trainer.plan.steps, trainer.run.config.schedule)
         for group in optimizer.param_groups:
             group["lr"] = rate * group["factor"]
-        loss, _ = trainer.plain(name, batch, 0, Share.whole(batch))
+        loss, _ = trainer.unwrapped(name, batch, 0, Divisors.whole(batch))
         loss.backward()
         if self.clip:
             clip_grad_norm_(trainer.student.parameters(), trainer.run.config.train.clip_norm)
@@ -187,11 +180,11 @@ def undo_dropout(trainer: Trainer) -> None:
 
 def times(encoder: str, data_root: str | None, group: Sequence[str], repetitions: int) -> dict[str, list[float]]:
     """Seconds of the steps of some variants, interleaved, on the same batches."""
-    steps: dict[str, Callable[[int], None]] = {}
+    steps: dict[str, Callable[[int], Any]] = {}
     for name in group:
         variant, change = TRIED.get(name, (name, None))
         trainer = make_trainer(encoder, data_root, VARIANTS.get(variant, VARIANTS["plain"]))
-        trainer.plain.train()
+        trainer.unwrapped.train()
         if change is not None:
             change(trainer)
         if name in BARE:

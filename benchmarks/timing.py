@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from data_prep import quickstart
-from mtl import rundir
-from mtl.rundir import processor, system
+from mtl.machine import peak_memory as host_memory
+from mtl.machine import processor, system
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "sentence-transformers")
@@ -88,7 +88,7 @@ def machine() -> dict[str, Any]:
 
 def peak_memory() -> int:
     """Peak memory of this process in bytes: on a CUDA device if there is one, else in main memory."""
-    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else rundir.peak_memory()
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else host_memory()
 
 
 def parser(name: str, description: str | None) -> argparse.ArgumentParser:

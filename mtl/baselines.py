@@ -20,10 +20,11 @@ from mtl.facts import read_facts
 from mtl.files import locked, write_file
 from mtl.leaks import LeakSearch
 from mtl.phases import run_phase
-from mtl.preflight import RUN_FILE, Checked
+from mtl.preflight import Checked
 from mtl.processes import Processes
 from mtl.reading import Data
-from mtl.report import RESULTS_FILE, table
+from mtl.report import table
+from mtl.run_files import RESULTS_FILE, RUN_FILE
 from mtl.run_setup import longest_input
 from mtl.runrecord import read_record
 from mtl.tokenizer import load_tokenizer

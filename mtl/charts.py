@@ -297,9 +297,10 @@ def scatter_chart(name: str, title: str, points: Sequence[Point]) -> Chart:
         legend.append(("predicted = true", "reference"))
     axes.marks += [Dot(*axes.at(*point), 2.2, "cloud") for point in points[::every]]
     keys, height = _legend(legend, axes.height)
-    spans = [f"{what} {short(low)} to {short(high)}" for what, (low, high) in (("true", xs), ("predicted", ys))]
-    told = f"{len(points):,} rows; {', '.join(spans)}."
-    return Chart(name, title, told, height, (*axes.marks, *keys))
+    values = (("true", [x for x, _ in points]), ("predicted", [y for _, y in points]))
+    spans = [f"{what} {short(min(found))} to {short(max(found))}" for what, found in values if found]
+    told = ", ".join([f"{len(points):,} rows", *spans])
+    return Chart(name, title, f"{told}.", height, (*axes.marks, *keys))
 
 
 def bar_chart(name: str, title: str, bars: Sequence[tuple[str, int]], *, x_label: str) -> Chart:

@@ -46,7 +46,7 @@ class Row(NamedTuple):
 
 
 @dataclass
-class Findings:
+class RowFaults:
     """Faults in a split's rows; identical faults are reported once, with their number and first place."""
 
     faults: dict[str, tuple[str, int]] = field(default_factory=dict)
@@ -80,7 +80,7 @@ class RowChecker:
 
     def __init__(self, name: str, task: TaskDef, *, labelled: bool = True) -> None:
         self.name, self.task, self.labelled = name, task, labelled
-        self.findings = Findings()
+        self.findings = RowFaults()
         self.rows = 0
         self.unlabelled = 0
         self.columns = task.data.columns.model_dump(exclude_none=True)

@@ -10,15 +10,15 @@ import os
 import re
 import signal
 import sys
-import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtl.arguments import WRONG_INPUT, make_parser
 from mtl.errors import ElsewhereError, Interrupted, NonFiniteError, Problem, StorageError, UserError, first_line, listed
 from mtl.launch import PROCESSES, RANK
+from mtl.stop import handling
 
 if TYPE_CHECKING:
     from mtl.display import Level
@@ -95,21 +95,13 @@ class _Terminated(KeyboardInterrupt):
     """SIGTERM was received; like Ctrl-C, it ends a command in order, so that unfinished files are removed."""
 
 
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
+def _terminable() -> contextlib.AbstractContextManager[None]:
     """Raise `_Terminated` at SIGTERM, except in runs of several processes, which their launcher stops."""
-    if PROCESSES > 1 or threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
     def stop(number: int, frame: Any) -> None:
         raise _Terminated
 
-    previous = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+    return handling(stop, *([signal.SIGTERM] if PROCESSES == 1 else []))
 
 
 def _failed_alone() -> int:
@@ -239,8 +231,8 @@ def _prepare(arguments: argparse.Namespace) -> None:
 
 def _report(arguments: argparse.Namespace) -> None:
     from mtl.html_report import write_report
-    from mtl.preflight import RUN_FILE, run_needed
-    from mtl.report import RESULTS_FILE, compare_runs, read_results
+    from mtl.report import compare_runs
+    from mtl.run_files import RESULTS_FILE, RUN_FILE, read_results, run_needed
 
     runs = [path for path in arguments.run_dirs if (path / RESULTS_FILE).is_file() or (path / RUN_FILE).is_file()]
     if others := [path for path in arguments.run_dirs if path not in runs]:

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -16,8 +15,9 @@ from typing import IO, Any
 
 from mtl.errors import Interrupted, counted
 from mtl.files import locked, storing
-from mtl.ledger import Ledger, Record, failure, words_of
+from mtl.ledger import Ledger, Record, failure, run_arguments
 from mtl.outcomes import cells_of, gather_outcomes, outcome_key, read_outcomes
+from mtl.stop import handling
 from mtl.study import Cell, Node, Study, read_study
 from mtl.summary import store_summary, summary_text
 
@@ -145,7 +145,7 @@ class _Scheduler:
         """Runs everything; returns run name → error message of the failed runs."""
         self.say(f"{self.total:,} of {counted(len(self.study.nodes), 'run')} to do")
         self.finished -= {node.fingerprint for node in self.waiting}
-        with self._signals(), self._ended():
+        with handling(self._forward, signal.SIGINT, signal.SIGTERM), self._ended():
             while self.jobs or (self.waiting and self.received is None):
                 while len(self.jobs) < self.limit and self.received is None and (node := self._next()) is not None:
                     self._start(node)
@@ -175,7 +175,7 @@ class _Scheduler:
         resume = self.ledger.start(node)
         folder = self.ledger.run_dir(node)
         parent = self.ledger.run_dir(node.parent) if node.parent else None
-        words = words_of(node, folder, parent, resume=resume)
+        words = run_arguments(node, folder, parent, resume=resume)
         record = self.ledger.record(node)
         threads = str(max(1, _threads() // self.limit))
         # The run gets its own session: Ctrl-C reaches only this process, which forwards it.
@@ -245,25 +245,12 @@ class _Scheduler:
                 job.process.wait()
                 job.log.close()
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Forwards SIGINT and SIGTERM to the runs, which write a checkpoint; a second signal stops them at once."""
-
-        def note(number: int, frame: Any) -> None:
-            self.received = number
-            for job in self.jobs:
-                with suppress(ProcessLookupError):
-                    job.process.send_signal(number)
-
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+    def _forward(self, number: int, frame: Any) -> None:
+        """Forwards a signal to the runs, which write a checkpoint; a second one stops them at once."""
+        self.received = number
+        for job in self.jobs:
+            with suppress(ProcessLookupError):
+                job.process.send_signal(number)
 
 
 def _threads() -> int:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
-from mtl.batch import collate, micro_batches
-from mtl.data import Examples, Ints
+from mtl.batch import BatchStream, micro_batches
+from mtl.data import Ints
 from mtl.errors import UserError
-from mtl.objective import Share
-from mtl.optimizer import make_optimizer
+from mtl.machine import peak_memory
 from mtl.preflight import Checked
 from mtl.processes import Processes
-from mtl.run_setup import RunSetup, check_model, longest_input, prepare_splits, set_up
-from mtl.rundir import peak_memory
+from mtl.run_setup import check_model, longest_input, prepare_splits, set_up
+from mtl.runlog import NoLog
+from mtl.smart import mean_relative_cost
 from mtl.tokenizer import load_tokenizer
-from mtl.trainer import TERM_NAMES
+from mtl.trainer import TERM_NAMES, Hooks
 
 
 def lengths(checked: Checked) -> dict[tuple[str, str], dict[str, Any]]:
@@ -40,45 +42,70 @@ def lengths(checked: Checked) -> dict[tuple[str, str], dict[str, Any]]:
     }
 
 
+class _Largest:
+    """The largest batch of a stream's first pass, at every turn."""
+
+    def __init__(self, stream: BatchStream) -> None:
+        self.examples = stream.examples
+        self._batch = max((stream[turn] for turn in range(stream.per_pass)), key=self._padded)
+
+    def __getitem__(self, turn: int) -> Ints:
+        return self._batch
+
+    def _padded(self, chosen: Ints) -> int:
+        return int(self.examples.lengths[chosen].max()) * len(chosen)
+
+    @property
+    def shape(self) -> list[int]:
+        """Rows, and tokens of the longest."""
+        return [len(self._batch), int(self.examples.lengths[self._batch].max())]
+
+
 def try_steps(checked: Checked) -> tuple[dict[str, Any], list[str]]:
-    """Run one forward, backward and optimizer step of every task on its largest batch, with all its terms on.
+    """Take one training step of every task on its largest batch, with all its terms on.
 
     Returns:
         The facts: rows of the `plan` (see `make_plan`), its `steps` and `epoch_steps`; for each of the `tasks` the
-        shape of its `batch`, the number of `parts` it is split into, `loss`, `terms` and `seconds`; an estimate of
-        the run's `seconds`, and the `peak_memory` so far, in bytes. Then the warnings that a run would show.
+        shape of its `batch`, the number of `parts` it is split into, task `loss`, `terms` and `seconds`; an estimate
+        of the run's `seconds`, and the `peak_memory` so far, in bytes. Then the warnings that a run would show.
 
     Raises:
-        UserError: A loss is not finite, or the run would be refused for another reason.
+        UserError: A term or the gradient is not finite, or the run would be refused for another reason.
     """
     setup = set_up(checked, Processes.current())
     run, plan, objective, accelerator = setup.run, setup.plan, setup.objective, setup.accelerator
     warnings = check_model(setup)
-    optimizer = make_optimizer(objective.model.named_tensors(), run.config.optimizer, objective.model.units)
+    largest = {name: _Largest(stream) for name, stream in setup.streams.items()}
+    streams: dict[str, Any] = {**largest}  # the trainer reads only their examples and batches
+    once = np.arange(len(largest))[:, None]  # (S, 1)
+    tried = replace(setup, streams=streams, plan=replace(plan, sequence=once, turns=np.zeros_like(once)))
+    trainer = tried.trainer(NoLog(), Hooks())
     rows, seconds, on_accelerator = [], 0.0, accelerator.device.type != "cpu"
-    for row, (name, stream) in zip(plan.rows, setup.streams.items(), strict=True):
-        chosen = max((stream[turn] for turn in range(stream.per_pass)), key=lambda c: _padded(stream.examples, c))
+    for step, (row, (name, stream)) in enumerate(zip(plan.rows, largest.items(), strict=True)):
         for _ in range(1 + on_accelerator):  # an accelerator's first step also loads its kernels
             start = time.perf_counter()
-            loss, terms, parts = _step(setup, name, chosen)
-            optimizer.step()
-            optimizer.zero_grad()
+            records = trainer.step(step)
             if on_accelerator:
                 torch.accelerator.synchronize()
             took = time.perf_counter() - start
-        if not math.isfinite(loss):
-            raise UserError.of(name, f"the loss of a first step is {loss}")
+        (record,) = trainer.numbers(records)
+        terms = {key: record[key] for key in TERM_NAMES if key in record}
+        for key, value in terms.items():
+            if not math.isfinite(value):
+                raise UserError.of(name, f"the {TERM_NAMES[key]} of a first step is {value}")
         mean = row["tokens"] / max(1, row["steps"])
-        every = min(run.tasks[name].smart.every, max(1, row["steps"]))
-        cost = sum(objective.cost(name, turn) for turn in range(every)) / every / objective.cost(name, 0)
-        seconds += row["steps"] * took * min(1.0, mean / _padded(stream.examples, chosen)) * cost
+        cost = mean_relative_cost(objective.tasks[name], row["steps"]) / objective.cost(name, 0)
+        seconds += row["steps"] * took * min(1.0, mean / math.prod(stream.shape)) * cost
+        parts = micro_batches(
+            stream.examples, stream[0], run.config.train.accumulation, ranking=run.tasks[name].type == "ranking"
+        )
         rows.append(
             {
                 "task": name,
-                "batch": [len(chosen), int(stream.examples.lengths[chosen].max())],
-                "parts": parts,
-                "loss": loss,
-                "terms": terms,
+                "batch": stream.shape,
+                "parts": sum(map(bool, map(len, parts))),
+                "loss": record["loss"],
+                "terms": [key for key in terms if key != "gradient_norm"],
                 "seconds": took,
             }
         )
@@ -91,27 +118,6 @@ def try_steps(checked: Checked) -> tuple[dict[str, Any], list[str]]:
         "peak_memory": _peak_memory(accelerator.device),
     }
     return facts, warnings
-
-
-def _step(setup: RunSetup, name: str, chosen: Ints) -> tuple[float, list[str], int]:
-    """Forward and backward pass of a task's step; returns the objective, the names of its terms and the parts."""
-    run, objective, accelerator = setup.run, setup.objective, setup.accelerator
-    examples, kind = setup.streams[name].examples, run.tasks[name].type
-    ranking, total, terms = kind == "ranking", 0.0, list[str]()
-    share = Share.of(examples, chosen, ranking=ranking)
-    pieces = [p for p in micro_batches(examples, chosen, run.config.train.accumulation, ranking=ranking) if len(p)]
-    objective.train()
-    for piece in pieces:
-        batch = collate(examples, piece, setup.pad_id, kind).to(accelerator.device)
-        with accelerator.autocast():
-            loss, found = objective(name, batch, 0, share)
-        loss.backward()
-        total, terms = total + float(loss.detach()), [term for term in found if term in TERM_NAMES]
-    return total, terms, len(pieces)
-
-
-def _padded(examples: Examples, chosen: Any) -> int:
-    return int(examples.lengths[chosen].max()) * len(chosen)
 
 
 def _peak_memory(device: torch.device) -> int:

@@ -22,7 +22,7 @@ from mtl.facts import Facts
 from mtl.files import new_directory, write_file
 from mtl.model import HEADS_FILE, MultiTaskModel, build_model, head_tensors, load_model
 from mtl.native_head import keep_output_precise, quiet_transformers
-from mtl.preflight import TASK_FILE
+from mtl.run_files import TASK_FILE
 from mtl.taskdef import TaskDef
 from mtl.tokenizer import load_tokenizer, usable_length
 from mtl.trained_tasks import WEIGHTS, TrainedTasks

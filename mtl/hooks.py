@@ -25,14 +25,15 @@ from mtl.export import renew_card, save_export, task_of
 from mtl.facts import Facts, read_facts
 from mtl.files import write_file
 from mtl.predictions import predictions_file, read_predictions
-from mtl.report import RESULTS_FILE, read_results
+from mtl.run_files import RESULTS_FILE, read_results
 from mtl.run_setup import RunSetup
 from mtl.runrecord import Provenance, read_provenance
 from mtl.state import TrainState
+from mtl.trainer import Hooks
 
 
-class RunHooks:
-    """Evaluation, files and display of a run; implements `trainer.Hooks`."""
+class RunHooks(Hooks):
+    """Evaluation, files and display of a run."""
 
     def __init__(self, setup: RunSetup, output: Path, display: Display) -> None:
         self.run, self.splits, self.plan, self.processes = setup.run, setup.splits, setup.plan, setup.processes

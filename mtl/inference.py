@@ -21,11 +21,12 @@ from mtl.export import Loaded, load_tasks, save_export
 from mtl.facts import Facts, read_facts
 from mtl.files import locked, write_file
 from mtl.intervals import Interval
-from mtl.precision import autocast, precision_problems, precision_warnings
+from mtl.precision import autocast, best_device, precision_problems, precision_warnings
 from mtl.predictions import Predictions, predictions_file
 from mtl.push import push
 from mtl.reading import Data
-from mtl.report import interval, number, read_results, table
+from mtl.report import interval, number, table
+from mtl.run_files import read_results
 from mtl.runrecord import read_provenance
 from mtl.source import Source
 from mtl.taskdef import TaskDef
@@ -46,12 +47,6 @@ class KnownBase(nn.Module):
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
         return self.output
-
-
-def best_device() -> torch.device:
-    """The accelerator if there is one, else the CPU."""
-    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return found or torch.device("cpu")
 
 
 def outputs_of(items: Sequence[Loaded], examples: Examples, precision: PrecisionName = "fp32") -> list[Outputs]:
@@ -228,7 +223,8 @@ def predict(
 ) -> None:
     """Predicts every row of a file with the models of one or more tasks and writes JSON lines in row order.
 
-    With several tasks, each line holds `row` and, under each task's name, the record that the task alone would have.
+    With several tasks, each line holds `row` and, under each task's name, the record that the task alone would have,
+    without `row`.
     Tasks that share an encoder (a run's `final` or `teacher` weights), read the same columns and truncate at the same
     length encode every row once.
 
@@ -272,7 +268,8 @@ def _merged(records: dict[str, Iterator[dict[str, Any]]]) -> Iterator[dict[str, 
     for parts in zip(*records.values(), strict=True):
         row = {"row": parts[0]["row"]}
         for name, part in zip(records, parts, strict=True):
-            assert part.pop("row") == row["row"], "the same rows in the same order"
+            place = part.pop("row")
+            assert place == row["row"], "the same rows in the same order"
             row[name] = part
         yield row
 

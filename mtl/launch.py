@@ -11,6 +11,12 @@ RANK = int(os.environ.get("RANK", "0"))
 LOCAL_RANK = int(os.environ.get("LOCAL_RANK", "0"))
 SHARDED = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"  # whether FSDP was requested
 
+
+def cpu_only() -> bool:
+    """Whether `accelerate launch --cpu` was asked for, in the spellings that Accelerate reads."""
+    return os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("y", "yes", "t", "true", "on", "1")
+
+
 # Options that Accelerate would act on by itself: variable → option and what to do instead.
 UNSUPPORTED = {
     "ACCELERATE_DYNAMO_BACKEND": ("--dynamo_backend", "compiled layers do not see the perturbation of SMART"),

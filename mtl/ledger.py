@@ -20,8 +20,7 @@ from mtl.display import WARNING
 from mtl.errors import UserError
 from mtl.files import entries, remove, storing, write_file
 from mtl.precedence import leaves
-from mtl.preflight import RUN_FILE
-from mtl.report import read_results
+from mtl.run_files import RUN_FILE, read_results
 from mtl.settings import Settings
 from mtl.study import Node
 
@@ -154,7 +153,7 @@ def _beside(folder: Path, suffix: str) -> Path:
     return folder.with_name(folder.name + suffix)
 
 
-def words_of(node: Node, folder: Path, parent: Path | None, *, resume: bool) -> list[str]:
+def run_arguments(node: Node, folder: Path, parent: Path | None, *, resume: bool) -> list[str]:
     """Command-line arguments of a run."""
     typed = dict(node.typed.data)
     if parent is None:

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,56 +20,16 @@ from mtl.batch import Batch, send
 from mtl.data import Examples, Ints
 from mtl.losses import DIVERGENCES, LOSSES, Loss, cross_entropy
 from mtl.model import MultiTaskModel
+from mtl.random_state import RandomState, random_state, replayed, seeded_state
 from mtl.sampling import derive_seed
-from mtl.smart import Ball, Distance, Perturbation, draw_noise, passes, perturbation
+from mtl.smart import Ball, Distance, Perturbation, draw_noise, perturbation, relative_cost
 from mtl.taskdef import TaskDef
 
 DROPOUT_EVERY = 10  # turns of a task between two measurements of the divergence due to dropout alone
 
 
 @dataclass(frozen=True)
-class RandomState:
-    """State of the generators that dropout draws from: the CPU's and, elsewhere, the device's."""
-
-    device: torch.device
-    cpu: Tensor
-    accelerator: Tensor | None
-
-
-def random_state(device: torch.device) -> RandomState:
-    """Current state of the generators, with which a later forward pass can draw the same dropout masks."""
-    accelerator = None if device.type == "cpu" else torch.get_device_module(device).get_rng_state(device)
-    return RandomState(device, torch.get_rng_state(), accelerator)
-
-
-def seeded_state(seed: int, device: torch.device) -> RandomState:
-    """State right after seeding; the current state is left unchanged."""
-    current = random_state(device)
-    torch.manual_seed(seed)
-    seeded = random_state(device)
-    _restore(current)
-    return seeded
-
-
-def _restore(state: RandomState) -> None:
-    torch.set_rng_state(state.cpu)
-    if state.accelerator is not None:
-        torch.get_device_module(state.device).set_rng_state(state.accelerator, state.device)
-
-
-@contextmanager
-def replayed(state: RandomState) -> Iterator[None]:
-    """Draw from a given state within the context, and restore the current state afterwards."""
-    current = random_state(state.device)
-    _restore(state)
-    try:
-        yield
-    finally:
-        _restore(current)
-
-
-@dataclass(frozen=True)
-class Share:
+class Divisors:
     """Divisors of a micro-batch's sums that make them add up to means over the whole batch of an optimizer step.
 
     Attributes:
@@ -82,12 +41,12 @@ class Share:
     examples: float
 
     @classmethod
-    def whole(cls, batch: Batch) -> Share:
+    def whole(cls, batch: Batch) -> Divisors:
         """Divisors for a batch that is computed in one piece."""
         return cls(labelled=max(1.0, float(batch.weights.sum())), examples=float(len(batch.weights)))
 
     @classmethod
-    def of(cls, examples: Examples, chosen: Ints, *, ranking: bool) -> Share:
+    def of(cls, examples: Examples, chosen: Ints, *, ranking: bool) -> Divisors:
         """Divisors for a batch that is split into micro-batches, in any process; see `micro_batches`."""
         if not ranking:
             return cls(labelled=float(len(chosen)), examples=float(len(chosen)))
@@ -96,7 +55,7 @@ class Share:
         return cls(labelled=max(1.0, float(len(relevant))), examples=float(len(np.unique(groups))))
 
     @classmethod
-    def nothing(cls) -> Share:
+    def nothing(cls) -> Divisors:
         """Infinite divisors, for a process without rows of a batch: whatever it computes counts as 0."""
         return cls(labelled=math.inf, examples=math.inf)
 
@@ -133,14 +92,14 @@ class Objective(nn.Module):
         teacher = make_teacher(model) if any(task.proximal.weight > 0 for task in tasks.values()) else None
         object.__setattr__(self, "teacher", teacher)
 
-    def forward(self, task: str, batch: Batch, turn: int, share: Share) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, task: str, batch: Batch, turn: int, divisors: Divisors) -> tuple[Tensor, dict[str, Tensor]]:
         """Objective of one micro-batch.
 
         Args:
             task: The task's name.
             batch: The micro-batch.
             turn: Number of the task's earlier batches; seeds the noise.
-            share: Divisors of the sums over examples.
+            divisors: Divisors of the sums over examples.
 
         Returns:
             The scalar to differentiate, and the detached, unweighted terms: `loss`, `smart` (R_s), `proximal` (D)
@@ -149,15 +108,15 @@ class Objective(nn.Module):
         definition = self.tasks[task]
         state = random_state(self.model.device)
         outputs = self.model(task, batch)
-        loss = self.task_loss(definition, batch, outputs) / share.labelled
+        loss = self.task_loss(definition, batch, outputs) / divisors.labelled
         total, terms = loss, {"loss": loss}
         if self.smooths(task, turn):
             smart, telemetry = self._smoothness(task, batch, outputs, state, turn)
-            terms["smart"] = smart / share.examples
-            terms |= {name: value * (len(batch.weights) / share.examples) for name, value in telemetry.items()}
+            terms["smart"] = smart / divisors.examples
+            terms |= {name: value * (len(batch.weights) / divisors.examples) for name, value in telemetry.items()}
             total = total + definition.smart.weight * definition.smart.every * terms["smart"]
         if definition.proximal.weight > 0:
-            terms["proximal"] = self._proximity(task, batch, outputs, state) / share.examples
+            terms["proximal"] = self._proximity(task, batch, outputs, state) / divisors.examples
             total = total + definition.proximal.weight * terms["proximal"]
         return definition.weight * total, {name: term.detach() for name, term in terms.items()}
 
@@ -167,11 +126,8 @@ class Objective(nn.Module):
         return settings.weight > 0 and turn % settings.every == 0
 
     def cost(self, task: str, turn: int) -> float:
-        """Cost of a step relative to a plain one, counted in forward passes, except those for telemetry only."""
-        settings = self.tasks[task].smart
-        proximal = self.tasks[task].proximal.weight > 0
-        on = self.smooths(task, turn)
-        return passes(settings.steps, smart=on, perturbed=settings.epsilon > 0, proximal=proximal) / 3
+        """Cost of a step relative to a plain one; see `relative_cost`."""
+        return relative_cost(self.tasks[task], smooths=self.smooths(task, turn))
 
     def unit(self, task: str) -> float:
         """Factor of the task's radius, noise and step size: the RMS of the word embeddings, or 1 for absolute ones."""

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from mtl.errors import UserError, listed, nearest
 from mtl.ledger import Ledger
-from mtl.rundir import processor
+from mtl.machine import processor
 from mtl.settings import Settings
 from mtl.study import Cell, Study
 

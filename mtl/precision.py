@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mtl.batch import Batch, BatchStream, collate
 from mtl.config import PrecisionName
 from mtl.errors import Problem
+from mtl.launch import cpu_only
 from mtl.model import layers
 from mtl.smart import Ball, draw_noise
 
@@ -30,6 +31,12 @@ SURVIVES_AT_RANDOM = 0.998
 RADII = [digit * 10.0**exponent for exponent in range(-6, 3) for digit in (1, 2, 5)]  # to try, in the task's own unit
 OUTSIDE = 1e6  # standard deviation of the noise, in radii, that is projected to the boundary
 ROWS = 4  # rows to measure on
+
+
+def best_device() -> torch.device:
+    """The accelerator, or the CPU if there is none or the launcher asks for the CPU."""
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return found if found is not None and not cpu_only() else torch.device("cpu")
 
 
 def precision_problems(precision: PrecisionName, device: torch.device) -> list[Problem]:

@@ -186,7 +186,7 @@ def _embeddings(encoder: Any, examples: Examples, tokenizer: Any, task: TaskDef)
 
     from mtl.batch import collate
     from mtl.evaluate import split_outputs
-    from mtl.inference import best_device
+    from mtl.precision import best_device
 
     def mean(batch: Batch) -> Tensor:
         states = encoder(**batch.inputs).last_hidden_state.float()  # (B, T, D)

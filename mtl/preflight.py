@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mtl.config import Run, RunConfig, read_run_config, resolve
+from mtl.config import Run, RunConfig, resolve
 from mtl.definitions import TaskDefs, read_task_defs
 from mtl.encoder import ENCODERS, find_encoder, lasting
 from mtl.errors import Problem, UserError, listed, nearest
 from mtl.files import TEMPORARY, entries
 from mtl.heads import FRESH, REUSE, head_note, head_problem
 from mtl.reading import Data, Earlier, check_data
-from mtl.settings import Sourced, check
+from mtl.run_files import (
+    FOLDED,
+    PROVENANCE_FILE,
+    RUN_FILE,
+    TASKS_FILE,
+    earlier_runs,
+    read_config,
+    run_needed,
+)
+from mtl.settings import Sourced
 from mtl.source import Source, locate
 from mtl.taskdef import TaskDef
 from mtl.trackers import telemetry_problems
 
-RUN_FILE = "run.yml"
-TASKS_FILE = "task_defs.yml"
-TASK_FILE = "task.yml"
-PROVENANCE_FILE = "provenance.json"
 BEGINNING = (PROVENANCE_FILE, TASKS_FILE)  # files that a run killed during its start may leave
 
 
@@ -168,19 +173,6 @@ def _mirror(task: TaskDef, then: str | None, now: str | None) -> str | None:
     return then if then is not None and isinstance(locate(task, "train", then), Source) else now
 
 
-def earlier_runs(encoder: str) -> Iterator[Run]:
-    """The runs that trained an encoder, the last one first, as far back as they can be read."""
-    model, seen = Path(encoder), set[Path]()
-    while model.is_absolute() and model.name == "model" and (model.parent / RUN_FILE).is_file() and model not in seen:
-        seen.add(model)
-        try:
-            run = read_run(model.parent)
-        except UserError:
-            return
-        yield run
-        model = Path(run.config.encoder)
-
-
 def _switched_on(first: Sourced, given: Sourced, run: Run) -> list[str]:
     """Notes on regularizers that are on by default, although the run to start from was trained without them."""
     return [
@@ -206,16 +198,6 @@ def _resumed(request: Request) -> Request:
     if request.resume and not request.task_defs and request.config is None:
         return replace(request, config=str(request.output / RUN_FILE))
     return request
-
-
-def read_config(path: str | None) -> tuple[Sourced, list[Problem]]:
-    """Read the settings of a run configuration (none without a path), and all problems with the file."""
-    if path is None:
-        return Sourced(), []
-    try:
-        return read_run_config(path)
-    except UserError as error:
-        return Sourced(), error.problems
 
 
 def _settled(request: Request, file: Sourced) -> Sourced:
@@ -257,14 +239,14 @@ def _finish(
         before = _trained_before(encoder, tasks, data_root, config.leaks)
     data = check_data(tasks, data_root, search=search, held_out=held_out, before=before)
     problems += data.problems
-    data.warnings += [problem.message for problem in training_data_itself(tasks, data)] if search else []
+    data.warnings += [problem.message for problem in training_data_itself(tasks, data)]
     if not request.resume:
         files = [source.path for parts in data.sources.values() for source in parts.values()]
         problems += _in_output(request.output, [encoder, *files])
     if problems or config is None:
         raise UserError(problems)
     places = {"task_defs": [TASKS_FILE], "data_root": data_root, "encoder": lasting(config.encoder)}
-    return Checked(Run(config.model_copy(update={**places, **_FOLDED}), tasks), str(encoder), data)
+    return Checked(Run(config.model_copy(update={**places, **FOLDED}), tasks), str(encoder), data)
 
 
 def training_data_itself(tasks: Mapping[str, TaskDef], data: Data) -> list[Problem]:
@@ -313,10 +295,6 @@ def directory(data_root: Any) -> str | None:
     return str(Path(data_root).expanduser().resolve()) if isinstance(data_root, str) else None
 
 
-# Sections that are already merged into the task definitions of a resolved run.
-_FOLDED: dict[str, Any] = {"defaults": {}, "tasks": {}}
-
-
 def check_output(output: Path, *, resume: bool, overwrite: bool) -> list[Problem]:
     """Check that the output directory may be written: it is new, empty, resumed, or a run that may be replaced."""
     if resume:
@@ -334,60 +312,3 @@ def check_output(output: Path, *, resume: bool, overwrite: bool) -> list[Problem
     if overwrite:
         return []
     return [Problem("--output", f"{output} holds a run; --resume continues it, --overwrite replaces it")]
-
-
-def run_needed(path: Path, command: str, instead: str = "") -> str:
-    """Explain to a command that needs a run why a path is none, and suggest one nearby.
-
-    Args:
-        path: The path that was given.
-        command: Name of the command, such as `report`.
-        instead: How the message goes on for an export.
-    """
-    within = [parent for parent in list(path.parents)[:2] if (parent / RUN_FILE).is_file()]
-    if within and path.is_dir():
-        return f"is part of a run; name the run itself, {within[0]}"
-    if (path / TASK_FILE).is_file():
-        return f"is an export; {command} needs a run{instead}"
-    if any(path.glob(f"[!.]*/{TASK_FILE}")) and not any(path.glob(f"[!.]*/{RUN_FILE}")):
-        return f"holds exports; {command} needs a run{instead}"
-    return no_run(path)
-
-
-def no_run(path: Path) -> str:
-    """Explain why a path is neither a run nor an export, and suggest one nearby."""
-    if not path.is_dir():
-        siblings = (str(p) for p in path.parent.iterdir() if p.is_dir()) if path.parent.is_dir() else ()
-        return f"there is no such directory{nearest(path, siblings, cutoff=0.8)}"
-    places = (f"{folders}/{name}" for folders in ("[!.]*", "runs/*") for name in (RUN_FILE, TASK_FILE))  # of a study
-    inside = sorted(str(p.parent) for place in places for p in path.glob(place))
-    hint = f"; it holds {listed(inside, 4)}: name one of them" if inside else ""
-    return f"is neither a run (no {RUN_FILE}) nor an export (no {TASK_FILE}){hint}"
-
-
-def read_run(run_dir: Path) -> Run:
-    """Read the resolved configuration and tasks of a run directory.
-
-    Raises:
-        UserError: They are missing or damaged.
-    """
-    file, problems = read_config(str(run_dir / RUN_FILE))
-    if not file.data:
-        raise UserError(problems)
-    definitions, found = read_task_defs([run_dir / TASKS_FILE])
-    # The overrides of `adapt` are already merged into the tasks of a resolved run.
-    config, wrong = check(RunConfig, file)
-    _, tasks, more = resolve(definitions, Sourced({"encoder": "resolved"}), Sourced())
-    problems += found + wrong + more
-    if problems or config is None:
-        raise UserError(problems)
-    return Run(config.model_copy(update={"task_defs": [TASKS_FILE], **_FOLDED}), tasks)
-
-
-def read_task(path: Path) -> dict[str, TaskDef]:
-    """Read the resolved definition in an export's `task.yml`."""
-    definitions, problems = read_task_defs([path])
-    _, tasks, found = resolve(definitions, Sourced({"encoder": "resolved"}), Sourced())
-    if problems + found:
-        raise UserError(problems + found)
-    return tasks

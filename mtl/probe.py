@@ -17,8 +17,9 @@ from mtl.batch import BatchStream, collate, micro_batches, pass_batches
 from mtl.config import Run
 from mtl.data import Examples, Ints
 from mtl.model import layers
-from mtl.objective import Objective, random_state, replayed
+from mtl.objective import Objective
 from mtl.processes import Processes
+from mtl.random_state import random_state, replayed
 from mtl.sampling import derive_seed
 from mtl.subsets import count_units, few_shot
 from mtl.taskdef import TaskDef

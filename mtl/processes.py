@@ -28,9 +28,9 @@ from accelerate.utils import (
 from torch import Tensor
 
 from mtl.config import PrecisionName
-from mtl.errors import ElsewhereError, Problem, UserError
+from mtl.errors import ElsewhereError, Problem, UserError, first_line
 from mtl.launch import LOCAL_RANK, PROCESSES, launcher_problems
-from mtl.precision import precision_problems
+from mtl.precision import best_device, precision_problems
 from mtl.shards import let_go, shard_problems
 
 PATIENCE = timedelta(hours=1)  # timeout while another process prepares data or writes; a dead one is noticed at once
@@ -47,29 +47,28 @@ def make_accelerator(precision: PrecisionName, trackers: Sequence[str] = ()) -> 
     Raises:
         UserError: The device does not support the precision, or a launcher option is not supported.
     """
-    if problems := launcher_problems() + shard_problems(precision, on_cpu=_on_cpu()):
+    if problems := launcher_problems() + shard_problems(precision):
         raise UserError(problems)
     # Accelerate shards one model only, but there may be a teacher, so `shards` does it. Transformers reads this
     # variable too, and would load weights in the main process only.
     os.environ["ACCELERATE_USE_FSDP"] = "false"
     AcceleratorState._reset_state()  # a singleton, and an earlier run may have had another precision
     together = DistributedDataParallelKwargs(find_unused_parameters=True)  # a step leaves the other tasks' heads unused
-    accelerator = Accelerator(
-        cpu=_on_cpu(),
-        mixed_precision="no" if precision == "fp32" else precision,
-        # The trainer accumulates by itself; by default, a variable of the environment would scale every gradient.
-        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-        kwargs_handlers=[together, InitProcessGroupKwargs(timeout=PATIENCE)],
-        log_with=list(trackers) or None,
-        project_config=ProjectConfiguration(logging_dir="."),  # where Aim keeps all runs; others have their own place
-    )
+    try:
+        accelerator = Accelerator(
+            cpu=best_device().type == "cpu",
+            mixed_precision="no" if precision == "fp32" else precision,
+            # The trainer accumulates by itself; by default, a variable of the environment would scale every gradient.
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+            kwargs_handlers=[together, InitProcessGroupKwargs(timeout=PATIENCE)],
+            log_with=list(trackers) or None,
+            project_config=ProjectConfiguration(logging_dir="."),  # Aim keeps all runs there; others choose theirs
+        )
+    except ValueError as error:  # a precision that Accelerate knows the device not to support
+        raise UserError.of("--precision", f"{precision}: {first_line(error)}") from error
     if problems := precision_problems(precision, accelerator.device):
         raise UserError(problems)
     return accelerator
-
-
-def _on_cpu() -> bool:
-    return not torch.accelerator.is_available() or os.environ.get("ACCELERATE_USE_CPU", "false").lower() == "true"
 
 
 class Processes:
@@ -81,7 +80,7 @@ class Processes:
     """
 
     def __init__(self) -> None:
-        state = PartialState(cpu=_on_cpu(), timeout=PATIENCE) if PROCESSES > 1 else None
+        state = PartialState(cpu=best_device().type == "cpu", timeout=PATIENCE) if PROCESSES > 1 else None
         self.rank = int(state.process_index) if state is not None else 0
         self.count = int(state.num_processes) if state is not None else 1
         # A separate gloo group on the hosts, so that what is agreed on in every step need not wait for an accelerator.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import math
 import re
 import unicodedata
@@ -16,7 +15,9 @@ import yaml
 
 from mtl.describe import schema_comment
 from mtl.errors import UserError, counted, listed
-from mtl.source import SUFFIXES, Source, marked_encoding, read_rows
+from mtl.source import Source, read_rows, type_fault
+from mtl.taskdef import NUMBER
+from mtl.text_encoding import guessed_encoding
 
 LIMIT = 20_000  # rows read from a file
 FEW_INTEGERS, FEW_VALUES = 20, 50  # maximum distinct integers, or values of an unnamed column, to be taken for classes
@@ -57,13 +58,14 @@ class Column:
         self.canonical = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|\W+", "_", name).strip("_").lower()
         self.keys: list[int | None] = []
         self.values, self.missing = Counter[str](), Counter[str | None]()
-        self.filled = self.characters = self.sentences = self.words = 0
+        self.filled = self.characters = self.sentences = self.words = self.nested = 0
 
     def add(self, place: str, value: Any) -> None:
         text = str(value).lower() if isinstance(value, bool) else str(value)
         empty = value is None or not text.strip() or (isinstance(value, float) and math.isnan(value))
         self.keys.append(None if empty else hash(text))
         self.filled += not empty
+        self.nested += isinstance(value, (list, dict))
         if empty:
             self.missing[None if value is None else text] += 1
         elif isinstance(value, (str, Number)) and len(text) <= LONGEST_LABEL:
@@ -132,41 +134,6 @@ class Table:
         return UserError.of(str(self.path), f"has no column that {what}: {columns}; name the right one {name!r}")
 
 
-# What Western European text decoded as cp1252 hardly ever contains: other letters (š is in cp1250 too, ð stands for
-# Turkish ğ), four non-ASCII characters in a row, and marks after a letter whose bytes are letters in other encodings.
-FOREIGN = re.compile(
-    r"[^\x01-\x7f\xa0À-ÏÑ-ÖØ-ÜßáàâãäåæçèéêëìíîïñòóôõöøùúûüÿŒœŸ€‚„…‘’“”•–—™¡£¥§©ª«®°²³´·¹º»¼½¾¿]"
-    r"|[^\x00-\x7f]{4}|[^\W\d_][ª²³¹º¼½¾‚„]"
-)
-
-
-def _is_western(text: str) -> bool:
-    return not FOREIGN.search(text) and ("õ" not in text or "ã" in text)  # Portuguese has both, Hungarian ő there
-
-
-def guessed_encoding(path: Path) -> str | None:
-    """Guess the encoding of a text file; None if its byte-order mark or UTF-8 fits, or no guess is possible.
-
-    Western European text is detected first, as a few rows of it are too little for charset_normalizer.
-    """
-    from charset_normalizer import from_bytes
-
-    decoder = codecs.getincrementaldecoder(marked_encoding(path))()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            try:
-                if "\0" not in decoder.decode(block):
-                    continue
-            except UnicodeDecodeError:
-                pass
-            if _is_western(block.decode("cp1252", errors="replace")):
-                return "cp1252"
-            guess = from_bytes(block).best()
-            western = guess is not None and "cp1252" in guess.could_be_from_charset
-            return "cp1252" if western else guess.encoding if guess else None
-    return None
-
-
 def propose(path: Path) -> str:
     """Propose a task definition, as YAML that loads unchanged, from the first `LIMIT` rows of a data file.
 
@@ -183,10 +150,8 @@ def propose(path: Path) -> str:
         UserError: The file cannot be read, or no texts or no labels can be identified.
     """
     path = path.absolute()  # not resolved: the name of a link may be more informative than that of its target
-    if path.is_dir():
-        raise UserError.of(str(path), "is a directory; name a csv, tsv, jsonl or parquet file")
-    if path.suffix not in SUFFIXES:
-        raise UserError.of(str(path), f"has an unknown type; convert it to one of: {listed(SUFFIXES)}")
+    if fault := type_fault(path):
+        raise UserError.of(str(path), fault)
     if not path.is_file():
         raise UserError.of(str(path), "there is no such file; name a csv, tsv, jsonl or parquet file")
     table = Table(path)
@@ -205,7 +170,7 @@ def _guess(table: Table) -> tuple[str, dict[str, Column]]:
     fractions = [c for c in table.columns.values() if not all(map(float.is_integer, c.numbers().values()))]
     candidates = [*sorted(few, key=lambda column: column.distinct), *(c for c in fractions if c in others)]
     if not label and not candidates:
-        raise table.lacks("can be the label", "label")
+        raise _no_label(table)
     label = label or candidates[0]
     for place, name in [(column.gap, column.name) for column in texts if column.gap]:
         raise UserError.of(place, f"column {name!r} holds no text here; give such rows a text or remove them")
@@ -217,6 +182,26 @@ def _guess(table: Table) -> tuple[str, dict[str, Column]]:
     kind = "ranking" if group else "regression" if many else "classification"
     roles = [*("text_a", "text_b")[: len(texts)], "label", "group"]
     return kind, dict(zip(roles, [*texts, label, *([group] if group else [])], strict=False))
+
+
+def _no_label(table: Table) -> UserError:
+    """Explain why no column can be the label: the one that is meant to be has lists, or numbers spelled otherwise."""
+    for column in table.ordinary:
+        if column.canonical in LABEL_NAMES.split() and column.nested:
+            told = "holds lists or objects: write one label in each row (ranking: one candidate with the query's id)"
+            return UserError.of(str(table.path), f"column {column.name!r} {told}")
+    for column in table.ordinary:
+        if fault := _other_numbers(column):
+            return UserError.of(str(table.path), f"{fault} (found in column {column.name!r})")
+    return table.lacks("can be the label", "label")
+
+
+def _other_numbers(column: Column) -> str:
+    """What is wrong with a column whose values are mostly numbers in another spelling; empty if they are not."""
+    other = [value for value in column.values if OTHER_NUMBER.fullmatch(value)]
+    if len(other) <= MAJORITY * len(column.values.keys() - column.missing.keys()):
+        return ""
+    return f"has numbers such as {other[0]!r}: write them with a decimal point and without a percent sign"
 
 
 def _texts(table: Table, label: Column | None) -> list[Column]:
@@ -241,7 +226,13 @@ def _texts(table: Table, label: Column | None) -> list[Column]:
 
 def _is_named_text(table: Table, column: Column) -> bool:
     """Whether a column is called as texts are, and is neither numeric nor, like a category, of few different values."""
-    named = SINGLE.fullmatch(column.canonical) or column.canonical in re.split(r"[/\s]+", PAIR_NAMES)
+    name, all_names = column.canonical, {other.canonical for other in table.columns.values()}
+    named = SINGLE.fullmatch(name) or name in re.split(r"[/\s]+", PAIR_NAMES)
+    named = named or any(
+        name.endswith(one) and name.removesuffix(one) + two in all_names
+        for pair in TWINS
+        for one, two in (pair, pair[::-1])
+    )
     return bool(named) and not column.numbers() and 2 * column.distinct > table.rows
 
 
@@ -257,10 +248,8 @@ def _check_label(table: Table, label: Column) -> None:
             f"has only the label {next(iter(numbers or label.values))!r} in {rows}: add others, or shuffle sorted rows"
         )
     elif not numbers and number > max(label.filled / 2, 3):
-        fault = f"has {number:,} different labels in {rows}, too many to learn: name the column of classes 'label'"
-        other = [value for value in label.values if OTHER_NUMBER.fullmatch(value)]
-        if len(other) > MAJORITY * number:
-            fault = f"has numbers such as {other[0]!r}: write them with a decimal point and without a percent sign"
+        many = f"has {number:,} different labels in {rows}, too many to learn: name the column of classes 'label'"
+        fault = _other_numbers(label) or many
     else:
         return
     raise UserError.of(str(table.path), f"{fault} (found in column {label.name!r})")
@@ -380,11 +369,8 @@ def _labels(counts: Counter[str]) -> Iterator[str]:
 
 
 def as_numbers(texts: Iterable[str]) -> dict[str, float]:
-    """Map each text to a finite number; empty if any text is not one."""
-    try:
-        numbers = {text: float(text) for text in texts}
-    except ValueError:
-        return {}
+    """Map each text to a finite number, as a cell of a label is read; empty if any text is not one."""
+    numbers = {text: float(text) if NUMBER.fullmatch(text.strip()) else math.nan for text in texts}
     return numbers if all(map(math.isfinite, numbers.values())) else {}
 
 

@@ -71,6 +71,9 @@ class Data:
         return leak.train in self.before
 
 
+INSTEAD = "not evaluated by this run, which holds rows out of the training data instead (train.holdout)"
+
+
 def check_data(
     tasks: Mapping[str, TaskDef],
     data_root: str | None,
@@ -98,11 +101,7 @@ def check_data(
         return data
     for name, task in tasks.items():
         data.sources[name], data.summaries[name] = {}, {}
-        if splits is None and not held_out:
-            for path, message in missing_split(task, "validation"):
-                hint = "; or take rows out of the training data: --set train.holdout=0.1"
-                data.problems.append(Problem(task.place(*map(str, path)), f"{name}.{message}{hint}"))
-        _locate(name, task, data_root, splits, data)
+        _locate(name, task, data_root, splits, data, held_out=held_out)
     places = [
         _Place(name, split, tasks[name], source)
         for name, sources in data.sources.items()
@@ -126,7 +125,9 @@ def check_data(
         summary = summaries[str(place)]
         data.summaries[place.name][place.split] = summary
         data.problems.extend(summary.problems)
-        data.notes += [f"{place}: {remark}" for remark in summary.remarks()]
+        if str(place) not in unsearched:
+            instead = held_out and place.split != "train"
+            data.notes += [f"{place}: {remark}" for remark in ([INSTEAD] if instead else summary.remarks())]
     data.problems = _joined(data.problems, {str(place.source) for place in places if place.source.path is None})
     unread = [f"{place}{UNREAD}" for place in earlier if summaries[str(place)].problems]
     if known is None and keys and not data.problems and not unread:
@@ -147,8 +148,14 @@ def _joined(problems: Sequence[Problem], hub: Collection[str]) -> list[Problem]:
     return [problem for problem in problems if problem.where not in hub] + joined
 
 
-def _locate(name: str, task: TaskDef, data_root: str | None, splits: Sequence[str] | None, data: Data) -> None:
+def _locate(
+    name: str, task: TaskDef, data_root: str | None, splits: Sequence[str] | None, data: Data, *, held_out: bool
+) -> None:
     """Add the sources of a task's splits, a note on optional ones that are absent, and problems of the others."""
+    if splits is None and not held_out:
+        for path, message in missing_split(task, "validation"):
+            hint = "; or take rows out of the training data: --set train.holdout=0.1"
+            data.problems.append(Problem(task.place(*map(str, path)), f"{name}.{message}{hint}"))
     for split in splits or ["train", *task.evaluation_splits]:
         found = locate(task, split, data_root)
         if splits is None and split not in ("train", "validation") and is_missing(found):

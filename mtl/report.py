@@ -1,18 +1,13 @@
-"""Text tables of a run's plan, its results and several runs side by side, and reading of `results.json`."""
+"""Text tables of a run's plan, of its results, and of several runs side by side."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError
-
-from mtl.errors import UserError, counted, printable
+from mtl.errors import counted, printable
 from mtl.taskdef import TaskDef
-
-RESULTS_FILE = "results.json"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -112,62 +107,6 @@ def results_table(results: Mapping[str, Any], tasks: Mapping[str, TaskDef], outp
                 rows.append(cells)
     header = ("task", "split", "metric", "value", "95% interval", "baseline", "best step")
     return "\n" + table((*header, *(["truncated"] if cut else []), "model"), rows)
-
-
-def read_results(run_dir: Path) -> dict[str, Any]:
-    """Read a run's `results.json`.
-
-    Raises:
-        UserError: It is missing or damaged.
-    """
-    path = run_dir / RESULTS_FILE
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        what = "holds no results.json: it is not a run, or was never evaluated"
-        raise UserError.of(str(run_dir), what if run_dir.is_dir() else "there is no such directory") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError.of(str(path), f"cannot be read: {error}") from None
-    try:
-        _Results.model_validate(results)
-    except ValidationError as error:
-        where = ".".join(map(str, error.errors()[0]["loc"]))
-        raise UserError.of(
-            str(path), f"is not a run's results: {where or 'it'} is missing or has the wrong type"
-        ) from None
-    return results
-
-
-_BySplit = dict[str, dict[str, dict[str, float | None]]]
-
-
-class _PlanRow(BaseModel, strict=True):
-    task: str
-    rows: int
-    batch: int | None
-    batch_tokens: int | None
-    steps: int
-    passes: float
-    tokens: int
-
-
-class _Results(BaseModel, strict=True):
-    """The fields of `results.json` that readers rely on."""
-
-    tasks: _BySplit
-    intervals: dict[str, dict[str, dict[str, Annotated[list[float], Field(min_length=2, max_length=2)]]]] = {}
-    best_steps: dict[str, int] = {}
-    task_steps: dict[str, int] = {}
-    single: _BySplit = {}
-    last: _BySplit = {}
-    baselines: _BySplit = {}
-    data: dict[str, dict[str, dict[str, int]]] = {}
-    plan: list[_PlanRow] = []
-    steps: int
-    planned_steps: int
-    skipped_steps: int = 0
-    nonfinite_steps: int = 0
-    finished: bool
 
 
 def compare_runs(runs: Mapping[str, Mapping[str, Any]]) -> str:

@@ -22,14 +22,16 @@ from mtl.errors import UserError
 from mtl.heads import stored_head
 from mtl.launch import SHARDED, launcher_warnings
 from mtl.leaks import Leak
+from mtl.machine import device_name
 from mtl.model import MultiTaskModel, build_model, load_model
 from mtl.objective import Objective, with_class_weights
 from mtl.plan import Plan, make_plan
 from mtl.precision import erased_perturbations, precision_warnings
-from mtl.preflight import Checked, earlier_runs
+from mtl.preflight import Checked
 from mtl.probe import Probe
 from mtl.processes import Processes, make_accelerator
-from mtl.rundir import Splits, device_name, fingerprints
+from mtl.run_files import earlier_runs
+from mtl.rundir import Splits, fingerprints
 from mtl.runlog import NoLog
 from mtl.scale import Scale, scale_of
 from mtl.shards import gather, is_sharded, shard
@@ -176,7 +178,7 @@ def prepare_splits(checked: Checked, tokenizer: Any, limit: int, *, bar: bool = 
             for split in checked.data.sources[name]
             if split == "train" or run.config.train.holdout is None
         }
-        splits[name] |= _held_out(run.config.train, task, splits[name]["train"])
+        splits[name] |= _held_out(run.config.train, name, task, splits[name]["train"])
     held = [parts["holdout"] for parts in splits.values() if "holdout" in parts]
     for name, task in run.tasks.items():
         examples = splits[name]["train"]
@@ -206,11 +208,11 @@ def _prepared(checked: Checked, name: str, split: str, tokenizer: Any, limit: in
     )
 
 
-def _held_out(train: TrainSettings, task: TaskDef, examples: Examples) -> dict[str, Examples]:
+def _held_out(train: TrainSettings, name: str, task: TaskDef, examples: Examples) -> dict[str, Examples]:
     """The rows to train on and, if any are held out, `holdout`; rows left out as leaks do not change which."""
     if train.holdout is None:
         return {"train": examples}
-    rest, held = hold_out(task, examples, train.holdout, train.holdout_rows, train.seed)
+    rest, held = hold_out(name, task, examples, train.holdout, train.holdout_rows, train.seed)
     return {"train": rest, "holdout": held}
 
 
@@ -232,7 +234,7 @@ def held_out_before(checked: Checked, splits: Splits, tokenizer: Any, limit: int
                     continue
                 examples = _prepared(checked, name, "train", tokenizer, limit, bar=False)
                 with suppress(UserError):  # there are fewer rows than then, so that others would be drawn now
-                    examples = _drawn(train, other, task, _held_out(train, task, examples)["train"])
+                    examples = _drawn(train, other, task, _held_out(train, other, task, examples)["train"])
                 if rows := len(np.intersect1d(parts["holdout"].rows, examples.rows)):
                     found.append(Leak(f"{other} before/train", f"{name}/holdout", rows, "exact"))
     return found

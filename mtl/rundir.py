@@ -5,41 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import resource
 import shlex
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mtl.config import Run, dump_run, dump_tasks
 from mtl.data import Examples
 from mtl.errors import Problem, UserError, listed
 from mtl.files import empty_directory, refuse_links, write_file
+from mtl.machine import RECORDED_PACKAGES, git_revision, installed_version
 from mtl.origin import Origin, Phase, find_origin
 from mtl.plain_data import parse_yaml
 from mtl.precedence import leaves
-from mtl.preflight import PROVENANCE_FILE, RUN_FILE, TASKS_FILE, Checked, check_output, read_run
-from mtl.report import read_results
+from mtl.preflight import Checked, check_output
+from mtl.run_files import PROVENANCE_FILE, RUN_FILE, TASKS_FILE, read_results, read_run
 from mtl.runrecord import read_provenance
-
-if TYPE_CHECKING:  # studies read summaries without it
-    import torch
 
 INDIFFERENT = ("num_proc", "telemetry", "inherited")  # settings and sections that a resumed run may change
 PLACES = ("encoder", "data_root")
-RECORDED_PACKAGES = (
-    "mtl-toolkit",
-    "torch",
-    "transformers",
-    "accelerate",
-    "datasets",
-    "tokenizers",
-    "numpy",
-    "scikit-learn",
-)
+
 
 Splits = Mapping[str, Mapping[str, Examples]]
 
@@ -92,7 +77,7 @@ def start_directory(
 def _require_same(run: Run, data: Mapping[str, str], output: Path) -> None:
     """Check that a run to be resumed has the configuration, tasks and data with which it began."""
     before = read_run(output)
-    problems = differences(run, before, output)
+    problems = setting_changes(run, before, output)
     begun = _begun(output / PROVENANCE_FILE)
     settings = _settings_digest(*((output / file).read_text("utf-8") for file in (RUN_FILE, TASKS_FILE)))
     if begun.get("settings", settings) != settings:  # earlier versions did not record it
@@ -174,7 +159,7 @@ def _begun(path: Path) -> dict[str, Any]:
         raise UserError.of(str(path), "is missing or damaged, so it is unknown whether the data is the same") from None
 
 
-def differences(new: Run, old: Run, output: Path) -> list[Problem]:
+def setting_changes(new: Run, old: Run, output: Path) -> list[Problem]:
     """Settings and tasks that a resumed run would change."""
     problems, both = list[Problem](), new.tasks.keys() & old.tasks.keys()
     if list(new.tasks) != list(old.tasks):  # the order matters: tasks take turns in it
@@ -203,63 +188,3 @@ def resume_command(command: Sequence[str] | None) -> str:
     words = [word for word in command if len(word) <= 2 or not any(flag.startswith(word) for flag in flags)]
     python = ["python"] if words[0].endswith(".py") else []
     return ":\n  " + shlex.join([*python, *words, "--resume"])
-
-
-def installed_version(package: str) -> str | None:
-    """A package's version, None if it is not installed."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def git_revision() -> str | None:
-    """Git revision of this code, if it runs from its own checkout and is not a package inside another repository."""
-    here = Path(__file__)
-    try:
-        for command in (("ls-files", "--error-unmatch", here.name), ("rev-parse", "HEAD")):
-            done = subprocess.run(
-                ["git", *command], cwd=here.parent, capture_output=True, text=True, timeout=5, check=False
-            )
-            if done.returncode != 0:
-                return None
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip()
-
-
-def processor() -> str:
-    """The processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def device_name(device: torch.device) -> str:
-    """Name of a device: the processor's, or the accelerator's."""
-    import torch
-
-    if device.type == "cpu":
-        return processor()
-    name = getattr(torch.get_device_module(device), "get_device_name", None)
-    return device.type if name is None else str(name(device))
-
-
-def system() -> str:
-    """Operating system and architecture, which do not identify the machine."""
-    return f"{platform.system()} {platform.machine()}"
-
-
-def peak_memory() -> int:
-    """Peak memory of this process so far, in bytes, on the host.
-
-    Read from `/proc` where available, as `getrusage` starts from the peak of the parent process.
-    """
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-        return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) * 1024
-    except (OSError, StopIteration):
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -20,8 +20,7 @@ from mtl.config import Run
 from mtl.errors import Problem, UserError
 from mtl.files import LOCK_FILE
 from mtl.origin import Origin
-from mtl.preflight import PROVENANCE_FILE, RUN_FILE, TASK_FILE, TASKS_FILE, read_run
-from mtl.report import read_results
+from mtl.run_files import PROVENANCE_FILE, RUN_FILE, TASK_FILE, TASKS_FILE, read_results, read_run
 from mtl.source import MAX_LINE
 
 METRICS_FILE = "metrics.jsonl"

@@ -25,13 +25,13 @@ from mtl.model import MultiTaskModel, layers
 _MESHES: dict[str, DeviceMesh] = {}  # device type to the mesh that all models of a process share
 
 
-def shard_problems(precision: PrecisionName, *, on_cpu: bool) -> list[Problem]:
+def shard_problems(precision: PrecisionName) -> list[Problem]:
     """Problems with launcher options that are not supported."""
     if not SHARDED:
         return []
     problems = [] if PROCESSES > 1 else [Problem("--use_fsdp", "needs two processes or more")]
-    if on_cpu and torch.__version__ < ON_CPUS:  # earlier streams of the CPU lack what FSDP2 calls
-        problems.append(Problem("--use_fsdp", f"needs PyTorch {ON_CPUS} or newer on CPUs; this is {torch.__version__}"))
+    if torch.__version__ < NEEDED:
+        problems.append(Problem("--use_fsdp", f"needs PyTorch {NEEDED} or newer; this is {torch.__version__}"))
     if precision == "fp16":
         problems.append(Problem("--precision", "fp16 does not work with FSDP; bf16 does"))
     for variable, wanted, problem in REFUSED:
@@ -40,7 +40,9 @@ def shard_problems(precision: PrecisionName, *, on_cpu: bool) -> list[Problem]:
     return problems
 
 
-ON_CPUS = "2.10"  # the first version of PyTorch in which FSDP2 works on CPUs
+# The first version of PyTorch in which FSDP2 works on CPUs. Up to 2.7, the root module was not resharded after a
+# forward pass, whatever was asked for (pytorch issue 154655): embeddings and heads would not be trained.
+NEEDED = "2.10"
 
 REFUSED = (
     ("FSDP_VERSION", "2", Problem("--fsdp_version", "1 is not supported; use --fsdp_version 2")),

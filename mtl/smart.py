@@ -26,6 +26,7 @@ from torch import Tensor
 
 from mtl.losses import full_precision
 from mtl.sampling import derive_seed
+from mtl.taskdef import TaskDef
 
 Outputs: TypeAlias = Callable[[Tensor], Tensor]  # δ (B, T, D) -> outputs
 Distance: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # (perturbed, clean) -> (N,)
@@ -207,6 +208,9 @@ def normalized_step(delta: Tensor, gradient: Tensor, step_size: float, ball: Bal
     return ball.radius * ball.direction(delta + step_size * gradient)
 
 
+PLAIN = 3  # cost of a plain step: one forward and one full backward pass
+
+
 def passes(steps: int, *, smart: bool, perturbed: bool, proximal: bool) -> int:
     """Cost of a step in forward passes: a forward counts 1, a full backward 2, a backward to δ alone 1.
 
@@ -216,7 +220,20 @@ def passes(steps: int, *, smart: bool, perturbed: bool, proximal: bool) -> int:
         perturbed: Whether its radius is above 0 (otherwise there is no ascent).
         proximal: Whether D is on.
     """
-    return 3 + (3 + 2 * steps * perturbed if smart else 0) + proximal
+    return PLAIN + (3 + 2 * steps * perturbed if smart else 0) + proximal
+
+
+def relative_cost(task: TaskDef, *, smooths: bool) -> float:
+    """Cost of a task's step, with or without R_s, relative to a plain one; what only telemetry computes is left out."""
+    perturbed, proximal = task.smart.epsilon > 0, task.proximal.weight > 0
+    return passes(task.smart.steps, smart=smooths, perturbed=perturbed, proximal=proximal) / PLAIN
+
+
+def mean_relative_cost(task: TaskDef, turns: int | None = None) -> float:
+    """Mean of `relative_cost` over so many first turns of a task, but at most, and by default, `smart.every`."""
+    cycle = min(task.smart.every, turns or task.smart.every)
+    first, others = (relative_cost(task, smooths=on) for on in (task.smart.weight > 0, False))
+    return (first + (cycle - 1) * others) / cycle
 
 
 ASCENTS: dict[str, Callable[[Tensor, Tensor, float, Ball], Tensor]] = {

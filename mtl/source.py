@@ -22,6 +22,7 @@ from mtl.files import digest
 from mtl.taskdef import TaskDef
 
 SUFFIXES = (".parquet", ".jsonl", ".csv", ".tsv")
+COMPRESSED = (".gz", ".zst", ".bz2", ".xz", ".zip")
 MAX_CELL = 1 << 24  # characters (Parquet: bytes) of one text
 MAX_LINE = 4 * MAX_CELL  # characters of one line
 LOOKED_AT = 100  # lines of a CSV that are read to detect its delimiter
@@ -65,6 +66,17 @@ class Absent(Problem):
     """The data of a task has no such split, which only matters where one is needed."""
 
 
+def type_fault(path: Path) -> str:
+    """Explain why rows cannot be read from a path of this type, and what to do; empty if they can."""
+    if path.is_dir():
+        saved = any((path / name).is_file() for name in ("dataset_dict.json", "state.json"))
+        how = "make a file of each split with to_parquet" if saved else f"name a file: {listed(SUFFIXES)}"
+        return f"is a directory{' that save_to_disk wrote' if saved else ''}; {how}"
+    if path.suffix in COMPRESSED:
+        return f"is compressed; decompress it, to one of: {listed(SUFFIXES)}"
+    return "" if path.suffix in SUFFIXES else f"has an unknown type; convert it to one of: {listed(SUFFIXES)}"
+
+
 def locate(task: TaskDef, split: str, data_root: str | None) -> Source | Problem:
     """Locate a split's rows without reading them.
 
@@ -83,8 +95,8 @@ def locate(task: TaskDef, split: str, data_root: str | None) -> Source | Problem
         if target not in data.files:
             return Absent("--split", f"data.files has no {split!r}; it has: {listed(list(data.files))}")
         path, place = Path(data.files[target]), task.place("data", "files", target)
-        if path.suffix not in SUFFIXES:
-            return Problem(place, f"data.files.{target}: {path} has an unknown type; allowed: {listed(SUFFIXES)}")
+        if fault := type_fault(path):
+            return Problem(place, f"data.files.{target}: {path} {fault}")
         if not path.is_file():
             return Problem(place, f"data.files.{target}: there is no file {path}")
         return Source(path=path, encoding=data.encoding)

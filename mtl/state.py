@@ -15,6 +15,7 @@ from mtl.checkpoint import Checkpoint
 from mtl.errors import UserError, counted, first_line
 from mtl.model import MultiTaskModel
 from mtl.processes import Processes
+from mtl.random_state import RandomState, random_state, restore
 from mtl.sampling import derive_seed
 from mtl.shards import piece_like, pieces_like, whole
 
@@ -161,9 +162,8 @@ class Tensors:
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
 
     def _random_tensors(self) -> dict[str, Tensor]:
-        states = {"cpu": torch.get_rng_state()}
-        if self.device.type != "cpu":
-            states[self.device.type] = torch.get_device_module(self.device).get_rng_state(self.device)
+        state = random_state(self.device)
+        states = {"cpu": state.cpu} | ({} if state.accelerator is None else {self.device.type: state.accelerator})
         return {
             f"{kind}.{rank}": state
             for kind, own in states.items()
@@ -175,10 +175,9 @@ class Tensors:
         if f"cpu.{rank}" not in tensors:  # written by fewer processes
             separate_dropout(self.seed, self.processes, checkpoint.step)
             return
-        torch.set_rng_state(tensors[f"cpu.{rank}"])
         kind = self.device.type
-        if kind != "cpu" and f"{kind}.{rank}" in tensors:
-            torch.get_device_module(self.device).set_rng_state(tensors[f"{kind}.{rank}"], self.device)
+        accelerator = None if kind == "cpu" else tensors.get(f"{kind}.{rank}")
+        restore(RandomState(self.device, tensors[f"cpu.{rank}"], accelerator))
 
 
 def separate_dropout(seed: int, processes: Processes, step: int = 0) -> None:

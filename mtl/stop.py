@@ -6,12 +6,26 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from mtl.errors import Interrupted
 
 ECHO = 2.0  # seconds within which a launcher forwards a signal that its processes have already received
+
+
+@contextlib.contextmanager
+def handling(handler: Callable[[int, Any], None], *numbers: signal.Signals) -> Iterator[None]:
+    """Handle signals within the context; does nothing outside the main thread, where Python allows no handlers."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, before)
 
 
 class StopSignal:
@@ -30,15 +44,8 @@ class StopSignal:
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[StopSignal]:
-        if threading.current_thread() is not threading.main_thread():
+        with handling(self._note, signal.SIGINT, signal.SIGTERM):
             yield self
-            return
-        previous = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield self
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
 
     def _note(self, number: int, frame: Any) -> None:
         if self.received is None:

@@ -11,9 +11,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import Field, field_validator
+from typing import Any
 
 from mtl.checks import SplitSummary
 from mtl.config import Run, resolve
@@ -26,83 +24,13 @@ from mtl.precedence import contradictions, without_rivals
 from mtl.preflight import directory, idle_problems
 from mtl.presets import PRESETS
 from mtl.reading import check_data
-from mtl.settings import KeyPath, Settings, Sourced, check, dotted
-from mtl.taskdef import NAME, Count, TaskDef
+from mtl.settings import KeyPath, Sourced, check, dotted
+from mtl.study_config import ALL, OWN, Phase, StudyConfig
+from mtl.taskdef import NAME, TaskDef
 
-ALL = "all"
 FORMAT = 2  # increment when the same configuration gives different results
 # Keys left out of the fingerprint: results do not depend on them, or the task and data fingerprints cover them.
 UNTOLD = {"num_proc", "data_root", "task_defs", "telemetry", "defaults", "tasks", "inherited"}
-# Settings that arms may not contain, because the study determines them or only a command line may set them.
-OWN = {
-    "phase": "a phase says it with its own key 'phase'",
-    "task_defs": "the study names them for all arms",
-    "data_root": "the study names it for all arms",
-    "trust_remote_code": "it counts on the command line of a single run only",
-    "train.seed": "the study's 'seeds' give it",
-    "train.task_sizes": "tasks of the study get the study's 'train_sizes'",
-    "train.holdout": "the study's 'select' and 'holdout' give it",
-    "train.holdout_rows": "the study's 'holdout_rows' gives it",
-}
-
-
-class Phase(Settings):
-    """One phase of an arm.
-
-    Attributes:
-        phase: `train` starts from the encoder; `adapt` starts from the preceding phase and trains on the cell's task.
-        tasks: For `train`: names of tasks, or `all` for those of the study; by default only the cell's task.
-        settings: Keys of a run configuration; they override the study's `settings`.
-    """
-
-    phase: Literal["train", "adapt"]
-    tasks: list[str] = []
-    settings: dict[str, Any] = {}
-
-    @field_validator("tasks", mode="before")
-    @classmethod
-    def _as_list(cls, value: Any) -> Any:
-        return [ALL] if value == ALL else value
-
-
-class StudyConfig(Settings):
-    """The contents of a study file.
-
-    Attributes:
-        encoder: Hub id, directory or `pkg:PACKAGE/SUBDIR`.
-        task_defs: Definition files, relative to the study file.
-        data_root: Local mirror of the hub.
-        tasks: The tasks that are studied; each has its own cells.
-        seeds: Seeds of the runs; arms are compared seed by seed.
-        train_sizes: Number of training examples (for rankings, queries) of the studied tasks, in every phase; null for
-            all. Other tasks of a pre-fine-tuning have the number in `sizes`, or else all.
-        sizes: Number of training examples of tasks that are trained on but not studied.
-        settings: Keys of a run configuration, for all phases of all arms; they override the task definitions.
-        arms: Name → phases. Every other arm is compared with the first one.
-        contrasts: Further pairs of arms to compare, `[ARM, BASE]`.
-        select: The evaluated rows: `validation`, or `holdout`, rows held out of the training data of the studied tasks
-            (`holdout` is their fraction, `holdout_rows` their minimum number), for choices that must not see the
-            validation rows.
-        step: The evaluated step: `last`, or `best` on the same rows, which is optimistic.
-        keep: What is kept of a finished run: `results` alone; or also, with `best`, the models of the best steps; with
-            `model`, the model after the last step, from which cells that are added later can start; `all` keeps all.
-    """
-
-    encoder: str
-    task_defs: Annotated[list[str], Field(min_length=1)]
-    data_root: str | None = None
-    tasks: Annotated[list[str], Field(min_length=1)]
-    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=1 << 32)]], Field(min_length=1)]
-    train_sizes: Annotated[list[Count | None], Field(min_length=1)] = [None]
-    sizes: dict[str, Count] = {}
-    settings: dict[str, Any] = {}
-    arms: Annotated[dict[str, Annotated[list[Phase], Field(min_length=1)]], Field(min_length=1)]
-    contrasts: list[Annotated[list[str], Field(min_length=2, max_length=2)]] = []
-    select: Literal["validation", "holdout"] = "validation"
-    holdout: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
-    holdout_rows: Count = 100
-    step: Literal["last", "best"] = "last"
-    keep: Literal["results", "best", "model", "all"] = "results"
 
 
 @dataclass(frozen=True)
@@ -376,15 +304,20 @@ class _Grid:
         if name not in self._data:
             data = check_data({name: task}, self.data_root, held_out=self.config.select == "holdout")
             self._data[name] = {s: source.fingerprint() for s, source in data.sources.get(name, {}).items()}
-            yield from data.problems or self._too_large(name, data.summaries[name]["train"])
+            yield from data.problems or self._size_problems(name, data.summaries[name]["train"])
 
-    def _too_large(self, name: str, train: SplitSummary) -> Iterator[Problem]:
+    def _size_problems(self, name: str, train: SplitSummary) -> Iterator[Problem]:
+        """Sizes, and rows to hold out, beyond a task's training data."""
+        config, studied = self.config, name in self.config.tasks
         rows = train.rows - train.unlabelled  # for rankings, more than there are queries
-        sizes = [("train_sizes", size) for size in self.config.train_sizes if name in self.config.tasks]
-        for key, size in [*sizes, (f"sizes.{name}", self.config.sizes.get(name))]:
+        sizes = [("train_sizes", size) for size in config.train_sizes if studied]
+        for key, size in [*sizes, (f"sizes.{name}", config.sizes.get(name))]:
             if size is not None and size > rows:
                 told = f"{key}: {size:,}, but {name} has {counted(rows, 'labelled training row')} (null: all)"
                 yield Problem(self.source.place(tuple(key.split("."))), told)
+        if config.select == "holdout" and studied and config.holdout_rows >= rows:
+            told = f"holdout_rows: {config.holdout_rows:,} would be held out of the {rows:,} training rows of {name}"
+            yield Problem(self.source.place(("holdout_rows",)), f"{told}; set a smaller number")
 
     def _fingerprint(self, run: Run, parent: Node | None) -> str:
         config = run.config.model_dump(exclude=UNTOLD, exclude_none=True)

@@ -1,7 +1,7 @@
 """The cost of a study, computed from its plans before anything runs.
 
 The unit is one token of plain training, that is, a forward and a backward pass. A token of regularized training counts
-by its forward-pass equivalents (`smart.passes`); an evaluated token, one forward pass, counts a third.
+by its forward-pass equivalents (`smart.relative_cost`); an evaluated token, one forward pass, counts a third.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mtl.config import Run
 from mtl.encoder import find_encoder
 from mtl.errors import counted
 from mtl.ledger import Ledger
@@ -21,11 +20,10 @@ from mtl.preflight import Checked
 from mtl.reading import check_data
 from mtl.report import table
 from mtl.run_setup import longest_input, make_streams, prepare_splits
-from mtl.smart import passes
+from mtl.smart import PLAIN, mean_relative_cost
 from mtl.study import Cell, Node, Study, read_study
 from mtl.tokenizer import load_tokenizer
 
-PLAIN = 3  # forward-pass equivalents of a plain step
 RATES = (1_000, 3_000, 30_000)  # tokens of plain training per second, for which durations are printed
 
 
@@ -90,21 +88,11 @@ def _cost(node: Node) -> Cost:
     tokenizer = load_tokenizer(encoder, trust_remote_code=run.config.trust_remote_code)
     splits = prepare_splits(checked, tokenizer, longest_input(checked, tokenizer))
     plan = make_plan(run, make_streams(run, splits))
-    plain = sum(row["tokens"] * _relative(run, row["task"]) for row in plan.rows)
+    plain = sum(row["tokens"] * mean_relative_cost(run.regularized(row["task"])) for row in plan.rows)
     evaluations = math.ceil(plan.steps / plan.evaluate_every)
     evaluated = sum(int(p.lengths.sum()) for parts in splits.values() for s, p in parts.items() if s != "train")
     tokens = sum(row["tokens"] for row in plan.rows)
     return Cost(1, plan.steps, tokens, plain + evaluations * evaluated / PLAIN)
-
-
-def _relative(run: Run, name: str) -> float:
-    """Average cost of a step on a task, relative to a plain step."""
-    task = run.regularized(name)
-    smart, proximal = task.smart.weight > 0, task.proximal.weight > 0
-    off, on = (
-        passes(task.smart.steps, smart=s, perturbed=task.smart.epsilon > 0, proximal=proximal) for s in (False, smart)
-    )
-    return (off + (on - off) / task.smart.every) / PLAIN
 
 
 def cost_text(

@@ -46,10 +46,13 @@ def few_shot(task: TaskDef, examples: Examples, size: int | None, fraction: floa
     return examples.select(np.flatnonzero(_seeded_part(task, examples, wanted, seed, "few_shot")))
 
 
-def hold_out(task: TaskDef, examples: Examples, fraction: float, least: int, seed: int) -> tuple[Examples, Examples]:
+def hold_out(
+    name: str, task: TaskDef, examples: Examples, fraction: float, least: int, seed: int
+) -> tuple[Examples, Examples]:
     """Split training data into a part to train on and a held-out part, drawn as in `few_shot`.
 
     Args:
+        name: The task's name, for messages.
         task: The task.
         examples: All its training examples.
         fraction: Fraction of the examples (ranking: queries) to hold out.
@@ -57,7 +60,7 @@ def hold_out(task: TaskDef, examples: Examples, fraction: float, least: int, see
         seed: The run's seed.
 
     Returns:
-        The remaining and the held-out examples, both in source order.
+        The remaining and the held-out examples, both in source order; `unlabelled` counts with the former only.
 
     Raises:
         UserError: Nothing would be left to train on.
@@ -65,10 +68,12 @@ def hold_out(task: TaskDef, examples: Examples, fraction: float, least: int, see
     units = count_units(task, examples)
     wanted = max(least, round(fraction * units))
     if wanted >= units:
-        what = "queries" if task.type == "ranking" else "rows"
-        raise UserError.of("train.holdout", f"would hold out {wanted:,} of {units:,} {what} of training data")
+        key, what = "holdout_rows" if wanted == least else "holdout", "queries" if task.type == "ranking" else "rows"
+        told = f"would hold out {wanted:,} of the {units:,} {what} of training data of {name}; set a smaller number"
+        raise UserError.of(f"train.{key}", told)
     held = _seeded_part(task, examples, wanted, seed, "holdout")
-    return examples.select(np.flatnonzero(~held)), examples.select(np.flatnonzero(held))
+    rest, part = examples.select(np.flatnonzero(~held)), examples.select(np.flatnonzero(held))
+    return rest, replace(part, unlabelled=0)
 
 
 def repeated(examples: Examples, others: Iterable[Examples]) -> list[int]:

@@ -12,11 +12,11 @@ from typing import Any
 from mtl.errors import counted, listed
 from mtl.files import write_file
 from mtl.intervals import LEVEL
+from mtl.machine import RECORDED_PACKAGES, git_revision, installed_version, processor, system
 from mtl.metrics import METRICS
 from mtl.outcomes import Outcomes, outcome_key
 from mtl.paired import compare_pairs, describe, spread_ratio
 from mtl.report import number, table
-from mtl.rundir import RECORDED_PACKAGES, git_revision, installed_version, processor, system
 from mtl.study import ALL, Study
 from mtl.study_chart import draw
 

@@ -8,12 +8,11 @@ from pathlib import Path
 from mtl.config import Run
 from mtl.errors import Problem, UserError, listed, nearest
 from mtl.files import entries, refuse_links
-from mtl.preflight import RUN_FILE, TASK_FILE, no_run, read_run, read_task
 from mtl.push import check_push
 from mtl.reading import Data, check_data
-from mtl.report import RESULTS_FILE
+from mtl.run_files import RESULTS_FILE, RUN_FILE, TASK_FILE, no_run, read_run, read_task
 from mtl.runrecord import file_problems, output_problems
-from mtl.source import SUFFIXES, Source, is_missing, locate
+from mtl.source import Source, is_missing, locate, type_fault
 from mtl.taskdef import NAME, TaskDef
 
 HOLDOUT = "holdout"  # split, in results, of the rows that a run held out of its training data
@@ -185,8 +184,8 @@ def check_prediction(path: Path, names: list[str], file: Path, output: Path, *, 
             overwritten.
     """
     problems = []
-    if file.suffix not in SUFFIXES:
-        problems.append(Problem("--input", f"{file} is of an unknown type; allowed: {', '.join(SUFFIXES)}"))
+    if fault := type_fault(file):
+        problems.append(Problem("--input", f"{file} {fault}"))
     elif not file.is_file():
         problems.append(Problem("--input", f"there is no file {file}"))
     if output.suffix not in (".jsonl", ".json", "") and not output.is_dir():

@@ -8,7 +8,7 @@ import math
 import signal
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from mtl.config import Run
 from mtl.data import Examples, Ints
 from mtl.errors import Interrupted, NonFiniteError, listed
 from mtl.metrics import is_better
-from mtl.objective import Objective, Share
+from mtl.objective import Divisors, Objective
 from mtl.optimizer import learning_rate_factor, make_optimizer
 from mtl.plan import Plan
 from mtl.probe import Probe
@@ -34,11 +34,12 @@ from mtl.state import Tensors, TrainState
 from mtl.stop import StopSignal
 
 
-class Hooks(Protocol):
-    """Callbacks of the training loop, for evaluation, files and display."""
+class Hooks:
+    """Callbacks of the training loop, for evaluation, files and display; these do nothing."""
 
     def evaluate(self) -> Mapping[str, Mapping[str, Mapping[str, float]]]:
         """Compute metrics by task and split, and hold the predictions for `keep_best`."""
+        return {}
 
     def keep_best(self, task: str, best: Mapping[str, Any], before: Mapping[str, Any] | None) -> None:
         """Store a task's model and predictions as its best; `best` and `before` hold the `step` and its `splits`."""
@@ -91,7 +92,7 @@ class Trainer:
         self.probe = probe
         self.names, self.streams = list(streams), streams
         self.state = TrainState()
-        self.plain, self.student, self.teacher = objective, objective.model, objective.teacher
+        self.unwrapped, self.student, self.teacher = objective, objective.model, objective.teacher
         self.optimizer: Any
         self.objective: Any
         self.sharded = is_sharded(self.student)
@@ -142,8 +143,12 @@ class Trainer:
     def is_done(self) -> bool:
         return self.state.is_done(self.plan.steps, self.run.config.evaluation.patience)
 
-    def step(self, step: int) -> None:
-        """Take an optimizer step on its tasks: forward and backward by micro-batch, one clipping, one update."""
+    def step(self, step: int) -> list[dict[str, Any]]:
+        """Take an optimizer step on its tasks: forward and backward by micro-batch, one clipping, one update.
+
+        Returns:
+            A record for each task; see `numbers`.
+        """
         names = [self.names[index] for index in self.plan.sequence[step].tolist()]
         tasks = [self.run.tasks[name] for name in names]
         rate = float(np.mean([task.learning_rate for task in tasks]))
@@ -154,7 +159,7 @@ class Trainer:
         records = []
         for place, (name, turn) in enumerate(zip(names, self.plan.turns[step].tolist(), strict=True)):
             terms = self._backward(name, turn, share=1 / len(names), last=place == len(names) - 1)
-            cost = self.plain.cost(name, turn)
+            cost = self.unwrapped.cost(name, turn)
             records.append({"step": step + 1, "task": name, "turn": turn, **terms, "learning_rate": rate, "cost": cost})
         for parameter, unit in self._scaled:
             if parameter.grad is not None:
@@ -176,6 +181,7 @@ class Trainer:
             self._move_teacher(step)
         self._unwritten += [record | ({"skipped": 1} if left_out else {}) for record in records]
         self.hooks.progress(step + 1, names[-1])
+        return records
 
     def _backward(self, name: str, turn: int, *, share: float, last: bool) -> dict[str, Tensor]:
         """Accumulate the gradient of this process's part of a task's batch, and return that part's terms.
@@ -188,14 +194,14 @@ class Trainer:
         """
         task, examples, chosen = self.run.tasks[name], self._examples(name), self._batch(name, turn)
         ranking, here = task.type == "ranking", self.run.config.train.accumulation
-        divided = Share.of(examples, chosen, ranking=ranking)
+        of_batch = Divisors.of(examples, chosen, ranking=ranking)
         pieces = micro_batches(examples, chosen, here * self.processes.count, ranking=ranking)
         parts = [[p for p in pieces[here * rank :][:here] if len(p)] for rank in range(self.processes.count)]
-        own = [(piece, divided) for piece in parts[self.processes.rank]]
+        own = [(piece, of_batch) for piece in parts[self.processes.rank]]
         # With fewer rows than processes, some compute a gradient of 0: the exchange needs one from every process, and
         # in a sharded run in every pass.
         least = max(map(len, parts)) if self.sharded else 1
-        own += [(next(filter(len, pieces)), Share.nothing())] * (least - len(own))
+        own += [(next(filter(len, pieces)), Divisors.nothing())] * (least - len(own))
         totals: dict[str, Tensor] = {}
         for number, (piece, divisors) in enumerate(own):
             batch = collate(examples, piece, self.pad_id, task.type).to(self.accelerator.device)
@@ -224,7 +230,7 @@ class Trainer:
 
     def _move_teacher(self, step: int) -> None:
         """Update θ̃ with the mean β of the run's tasks that have the proximal term and update at this step."""
-        settings = [task.proximal for task in self.plain.tasks.values() if task.proximal.weight > 0]
+        settings = [task.proximal for task in self.unwrapped.tasks.values() if task.proximal.weight > 0]
         moving = [s for s in settings if (step + 1) % s.inner_steps == 0]
         if self.teacher is not None and moving:
             beta = float(np.mean([momentum(step + 1, self.plan.steps, s) for s in moving]))
@@ -252,7 +258,7 @@ class Trainer:
         """
         if self.run.config.train.on_nonfinite == "stop":
             return False
-        fault = self._fault(self._numbers(records))
+        fault = self._fault(self.numbers(records))
         if fault is not None and self.state.nonfinite == self.run.config.train.max_skipped:
             raise NonFiniteError(f"{fault}; that is one skipped step more than train.max_skipped allows; {ADVICE}")
         return fault is not None
@@ -278,7 +284,7 @@ class Trainer:
             told.append(f"{what}; training rows {listed(rows.tolist())}")
         return "; ".join(told) or None
 
-    def _numbers(self, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def numbers(self, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Replace tensors in records by numbers, summed over the processes, with one transfer from the device."""
         keys = [
             (place, key) for place, r in enumerate(records) for key, value in r.items() if isinstance(value, Tensor)
@@ -298,7 +304,7 @@ class Trainer:
         """Log the steps since the last flush."""
         if not self._unwritten:
             return
-        records, self._unwritten = self._numbers(self._unwritten), []
+        records, self._unwritten = self.numbers(self._unwritten), []
         for _, step in itertools.groupby(records, key=itemgetter("step")):
             own = list(step)
             if self.run.config.train.on_nonfinite == "stop" and (fault := self._fault(own)):

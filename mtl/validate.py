@@ -11,17 +11,10 @@ from mtl.definitions import read_task_defs
 from mtl.encoder import find_encoder
 from mtl.errors import Problem, UserError, counted
 from mtl.leaks import Leak
-from mtl.preflight import (
-    Checked,
-    Request,
-    directory,
-    idle_problems,
-    read_config,
-    training_data_itself,
-    trust_problems,
-)
+from mtl.preflight import Checked, Request, directory, idle_problems, training_data_itself, trust_problems
 from mtl.reading import check_data
 from mtl.report import dry_run_text, table
+from mtl.run_files import read_config
 from mtl.settings import Sourced
 from mtl.taskdef import TaskDef, task_notes
 from mtl.trackers import telemetry_problems

@@ -23,11 +23,11 @@ from mtl import precision
 from mtl.batch import send
 from mtl.cli import main
 from mtl.config import OptimizerSettings
+from mtl.machine import device_name, processor
 from mtl.model import MultiTaskModel, build_model, layers
 from mtl.objective import Objective
 from mtl.optimizer import make_optimizer
 from mtl.probe import Probe
-from mtl.rundir import device_name, processor
 
 FULL = "CUDA out of memory. Tried to allocate 2.00 GiB"
 

@@ -295,7 +295,7 @@ CASES: dict[str, tuple[dict[str, Edit], str, str]] = {
     "a spreadsheet": (
         definition("train.csv", "train.xlsx"),
         "tasks.yml:6",
-        "train.xlsx has an unknown type; allowed: .parquet, .jsonl, .csv, .tsv",
+        "train.xlsx has an unknown type; convert it to one of: .parquet, .jsonl, .csv, .tsv",
     ),
     "an empty file": ({"train.csv": ""}, "train.csv", "is empty; expected a first line with the columns' names"),
     "a header only": ({"train.csv": "text,mood\n"}, "train.csv", "holds no rows"),

@@ -17,14 +17,14 @@ from conftest import make_encoder, write_jsonl
 from huggingface_hub import ModelCard, ModelCardData, constants
 
 import mtl
-from mtl import rundir
+from mtl import machine
 from mtl.card import code_span, model_card
 from mtl.cli import main
 from mtl.config import Run, RunConfig
 from mtl.facts import Facts, read_facts
 from mtl.origin import Licence, Origin, Phase, find_origin, licence_of
 from mtl.predictor import _rows
-from mtl.preflight import read_run
+from mtl.run_files import read_run
 from mtl.runrecord import Provenance, read_provenance
 from mtl.taskdef import TaskDef
 
@@ -453,7 +453,7 @@ def test_the_example_runs_where_nothing_of_ours_is(task: str, run_dir: Path, exp
 
 def test_the_revision_is_that_of_the_toolkits_own_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Installed into an environment within somebody's repository, it has none."""
-    module = tmp_path / "project" / ".venv" / "mtl" / "rundir.py"
+    module = tmp_path / "project" / ".venv" / "mtl" / "machine.py"
     module.parent.mkdir(parents=True)
     module.write_text("")
     (tmp_path / "project" / ".gitignore").write_text(".venv\n")
@@ -468,8 +468,8 @@ def test_the_revision_is_that_of_the_toolkits_own_checkout(tmp_path: Path, monke
     git("init", "-q")
     git("add", ".gitignore")
     git("commit", "-qm", "theirs")
-    monkeypatch.setattr(rundir, "__file__", str(module))
-    assert rundir.git_revision() is None
+    monkeypatch.setattr(machine, "__file__", str(module))
+    assert machine.git_revision() is None
     git("add", "-f", ".venv")
     git("commit", "-qm", "ours")
-    assert rundir.git_revision() == git("rev-parse", "HEAD")
+    assert machine.git_revision() == git("rev-parse", "HEAD")

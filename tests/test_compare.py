@@ -30,8 +30,9 @@ from mtl.files import locked
 from mtl.intervals import Difference
 from mtl.ledger import Ledger, failure
 from mtl.paired import compare_pairs, describe
-from mtl.preflight import Request, check_train, read_run
+from mtl.preflight import Request, check_train
 from mtl.report import number
+from mtl.run_files import read_run
 from mtl.runrecord import read_record
 from mtl.study import Node, read_study
 

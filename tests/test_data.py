@@ -10,6 +10,7 @@ import shutil
 import stat
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -621,13 +622,13 @@ def test_what_is_held_out_and_the_rest_are_all(
     task_type: str, fraction: float, least: int, share: float | None
 ) -> None:
     task, examples, units = PARTS[task_type]
-    rest, held = hold_out(task, examples, fraction, least, 3)
+    rest, held = hold_out("t", task, examples, fraction, least, 3)
     size = 3 if task_type == "ranking" else 1
     assert len(held) == size * (least if share is None else round(share * units))
     assert sorted([*rest.rows.tolist(), *held.rows.tolist()]) == list(range(len(examples)))
     assert not set(rest.groups.tolist()) & set(held.groups.tolist()) or task_type != "ranking"
-    assert hold_out(task, examples, fraction, least, 3)[1].rows.tolist() == held.rows.tolist()
-    assert hold_out(task, examples, fraction, least, 4)[1].rows.tolist() != held.rows.tolist()
+    assert hold_out("t", task, examples, fraction, least, 3)[1].rows.tolist() == held.rows.tolist()
+    assert hold_out("t", task, examples, fraction, least, 4)[1].rows.tolist() != held.rows.tolist()
     if task_type == "classification":
         counts = Counter(held.labels.tolist())
         for label, number in ((0.0, 60), (1.0, 30), (2.0, 10)):
@@ -637,7 +638,7 @@ def test_what_is_held_out_and_the_rest_are_all(
 def test_what_is_held_out_is_found_in_the_rest(cache: Path, tmp_path: Path, tokenizer: Any) -> None:
     rows = [{"first": words(3, number % 20), "second": "a", "label": 0} for number in range(60)]
     examples = prepare("t", make_task(), source_of(tmp_path, rows), tokenizer, 24)
-    rest, held = hold_out(make_task(), examples, 0.2, 1, 0)
+    rest, held = hold_out("t", make_task(), examples, 0.2, 1, 0)
     same = [int(row) for row in rest.rows if row % 10 in {int(other) % 10 for other in held.rows}]
     assert repeated(rest, [held]) == same and same
     assert repeated(rest, [rest.select(np.array([], dtype=np.int64))]) == []
@@ -645,8 +646,17 @@ def test_what_is_held_out_is_found_in_the_rest(cache: Path, tmp_path: Path, toke
 
 def test_not_everything_is_held_out() -> None:
     task, examples, _ = PARTS["regression"]
-    with pytest.raises(UserError, match="would hold out 100 of 100 rows"):
-        hold_out(task, examples, 0.1, 100, 0)
+    with pytest.raises(UserError, match=r"train\.holdout_rows: .* 100 of the 100 rows of training data of t;"):
+        hold_out("t", task, examples, 0.1, 100, 0)
+    with pytest.raises(UserError, match=r"train\.holdout: would hold out 100 of"):
+        hold_out("t", task, examples, 0.999, 1, 0)
+
+
+def test_rows_without_a_label_count_once() -> None:
+    """They are in the file from which rows are held out, not in both parts."""
+    task, examples, _ = PARTS["regression"]
+    rest, held = hold_out("t", task, replace(examples, unlabelled=3), 0.1, 1, 0)
+    assert (rest.unlabelled, held.unlabelled) == (3, 0)
 
 
 def test_a_fraction_of_a_ranking_is_of_its_queries() -> None:

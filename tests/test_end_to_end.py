@@ -23,10 +23,11 @@ import mtl
 from mtl.cli import main
 from mtl.files import locked
 from mtl.intervals import intervals
-from mtl.preflight import read_run
+from mtl.machine import processor
 from mtl.report import compare_runs
-from mtl.rundir import processor
+from mtl.run_files import read_run
 from mtl.smart import passes
+from mtl.trainer import Trainer
 
 TASKS = ("mood", "strength", "answer")
 
@@ -392,6 +393,26 @@ def test_validate_dry_run_steps_every_task(corpus: Path, encoder_dir: Path, caps
         assert any(line.startswith(task) and "loss, smart, proximal" in line for line in printed.splitlines())
     assert "peak memory" in printed
     assert "5 steps; an epoch is " in printed
+
+
+def test_the_dry_run_takes_the_trainers_steps(
+    corpus: Path, encoder_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take, moved, losses = Trainer.step, list[int](), list[float]()
+
+    def watched(trainer: Trainer, step: int) -> list[dict[str, Any]]:
+        before = {name: value.detach().clone() for name, value in trainer.student.named_parameters()}
+        records = take(trainer, step)
+        moved.append(sum(not value.equal(before[name]) for name, value in trainer.student.named_parameters()))
+        losses.append(trainer.numbers(records)[0]["loss"])
+        return records
+
+    monkeypatch.setattr(Trainer, "step", watched)
+    words = ["validate", str(corpus), "--encoder", str(encoder_dir), "--dry-run", "--json", "--learning-rate", "1e-3"]
+    assert main(words) == 0
+    found = json.loads(capsys.readouterr().out)["dry_run"]["tasks"]
+    assert [row["loss"] for row in found] == losses and len(losses) == len(TASKS) and min(moved) > 10
+    assert main([*words, "--set", "defaults.smart.weight=1e38", "--set", "defaults.smart.epsilon=1"]) == 2
 
 
 def test_validate_dry_run_as_json(corpus: Path, encoder_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from conftest import ROOT, write_jsonl
 from mtl.cli import main
 from mtl.data import Examples
 from mtl.definitions import complete, read_task_defs
-from mtl.leaks import Leak, LeakSearch, Texts, normalized
+from mtl.leaks import CHUNK, Leak, LeakSearch, Texts, normalized
 from mtl.minhash import BANDS, BUCKET, HASHES, SIMILAR, bucket_keys, shingles, similarity
 from mtl.reading import check_data
 from mtl.subsets import without_leaks
@@ -287,6 +287,11 @@ def test_train_tells_drops_or_ignores(
     assert len(json.loads((run / "provenance.json").read_text())["leaks"]) == (0 if policy == "ignore" else 2)
 
 
+def test_rows_of_a_full_chunk_are_searched() -> None:
+    rows: list[Texts] = [(LONG,), *((f"filler number {row}",) for row in range(CHUNK))]
+    assert searched({"t": {"train": rows, "validation": [(LONG,)]}}).leaked == {"t/train": {0}}
+
+
 def test_dropping_every_row_is_an_error(tmp_path: Path, encoder_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"text": "one", "label": 0}, {"text": "two", "label": 1}]
     files = {split: f"{split}.jsonl" for split in ("train", "validation")}
@@ -478,6 +483,39 @@ def test_earlier_rows_are_read_from_the_mirror_of_their_time(
     write_jsonl(mirror / "some" / "set" / "default" / "train.jsonl", [{"sentence": "three", "label": 0}])
     for _ in range(2):  # what cannot be read is not found in the cache either
         assert "note: there/train, which the encoder was trained on, cannot be read" in told()
+
+
+def test_rows_are_drawn_from_those_that_are_left(tmp_path: Path, encoder_dir: Path) -> None:
+    texts = [f"{word} thing" for word in "one two three four five six seven eight".split()]
+    path = definitions_of(tmp_path / "t", {"train": texts, "validation": texts[:4]})
+    for seed in ("1", "2", "3"):
+        words = ["train", str(path), "--encoder", str(encoder_dir), "--output", str(tmp_path / seed), "--seed", seed]
+        words += ["--max-steps", "1", "--leaks", "drop", "--train-size", "4", "--no-smart", "--no-proximal"]
+        assert main(words) == 0
+        assert json.loads((tmp_path / seed / "results.json").read_text())["data"]["t"]["train"]["rows"] == 4
+
+
+def test_rows_that_are_evaluated_or_not_are_told(
+    tmp_path: Path, encoder_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whether or not leaks are searched for; and held-out rows take the place of all other evaluation rows."""
+    same = definitions_of(tmp_path / "a" / "t", {"train": NUMBERS, "validation": NUMBERS})
+    other = definitions_of(tmp_path / "b" / "t", {"train": NUMBERS, "validation": ["one"]})
+    words = ["--encoder", str(encoder_dir), "--max-steps", "1", "--no-smart", "--no-proximal", "--leaks", "ignore"]
+    held = ["--set", "train.holdout=0.2"]
+    told, left = "warning: t/validation is the training data itself", "note: t/validation: not evaluated by this run"
+    for number, (path, more, expected) in enumerate(
+        [
+            (same, [], (True, False)),
+            (other, [], (False, False)),
+            (same, held, (False, False)),
+            (other, held, (False, True)),
+        ]
+    ):
+        assert main(["train", str(path), "--output", str(tmp_path / str(number)), *words, *more]) == 0
+        out = capsys.readouterr().out
+        assert (told in out, left in out) == expected
+        assert ("t/validation: no row has" in out) is (path == other and not more)
 
 
 def test_a_card_does_not_say_that_rows_were_seen_which_were_not_drawn(tmp_path: Path, encoder_dir: Path) -> None:

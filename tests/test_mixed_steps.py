@@ -20,15 +20,9 @@ from mtl.optimizer import OPTIMIZERS
 from mtl.preflight import Request, check_train
 from mtl.processes import Processes
 from mtl.run_setup import RunSetup, set_up
+from mtl.runlog import NoLog
 from mtl.study import read_study
-from mtl.trainer import Trainer
-
-
-class Nothing:
-    """A log and hooks that keep nothing."""
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda *_, **__: {}
+from mtl.trainer import Hooks, Trainer
 
 
 def make_setup(corpus: Path, encoder: Path, tmp_path: Path, *settings: str) -> RunSetup:
@@ -39,8 +33,7 @@ def make_setup(corpus: Path, encoder: Path, tmp_path: Path, *settings: str) -> R
 
 def gradients(setup: RunSetup, steps: int) -> list[dict[str, torch.Tensor]]:
     """What the optimizer would have got in each of the first steps; no step changes the weights."""
-    nothing: Any = Nothing()
-    trainer: Trainer = setup.trainer(nothing, nothing)
+    trainer: Trainer = setup.trainer(NoLog(), Hooks())
     trainer.student.double()
     trainer.student.eval()
     found: list[dict[str, torch.Tensor]] = []
@@ -78,8 +71,7 @@ def test_teacher_follows_by_the_mean_momentum_of_the_tasks_that_move_it(
         f"tasks.{name}.proximal.{key}={beta}" for name, beta in betas.items() for key in ("beta_early", "beta_late")
     ]
     settings += ["train.smart=false", "tasks.strength.proximal.inner_steps=2", "tasks.answer.proximal.weight=0"]
-    nothing: Any = Nothing()
-    trainer: Trainer = make_setup(corpus, encoder_dir, tmp_path, *settings).trainer(nothing, nothing)
+    trainer: Trainer = make_setup(corpus, encoder_dir, tmp_path, *settings).trainer(NoLog(), Hooks())
     require_momenta(trainer, (0.5, (0.5 + 0.75) / 2, 0.5))
 
 
@@ -99,8 +91,7 @@ def with_scaler(setup: RunSetup, monkeypatch: pytest.MonkeyPatch) -> tuple[Train
     """A trainer as under fp16, with a scaler of the CPU."""
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
     monkeypatch.setattr(setup.accelerator, "scaler", scaler)
-    nothing: Any = Nothing()
-    trainer: Trainer = setup.trainer(nothing, nothing)
+    trainer: Trainer = setup.trainer(NoLog(), Hooks())
     monkeypatch.setattr(  # which Accelerate does under fp16 only
         setup.accelerator, "unscale_gradients", lambda *_: scaler.unscale_(trainer.optimizer.optimizer)
     )
@@ -148,8 +139,7 @@ def test_of_a_step_s_tasks_the_one_whose_term_is_not_finite_is_named(
     corpus: Path, encoder_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: str, term: str, told: Any
 ) -> None:
     settings = (f"train.on_nonfinite={policy}", "train.max_skipped=0", "train.smart=false", "train.tasks_per_step=2")
-    nothing: Any = Nothing()
-    trainer: Trainer = make_setup(corpus, encoder_dir, tmp_path, *settings).trainer(nothing, nothing)
+    trainer: Trainer = make_setup(corpus, encoder_dir, tmp_path, *settings).trainer(NoLog(), Hooks())
     forward = trainer.objective.forward
 
     def poisoned(task: str, batch: Any, turn: int, share: Any) -> Any:

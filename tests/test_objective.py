@@ -20,8 +20,9 @@ from mtl.batch import Batch, collate
 from mtl.losses import DIVERGENCES, LOSSES
 from mtl.model import MultiTaskModel, build_model
 from mtl.native_head import quiet_transformers
-from mtl.objective import Objective, Share, by_example, random_state, replayed, with_class_weights
+from mtl.objective import Divisors, Objective, by_example, with_class_weights
 from mtl.proximal import update_teacher
+from mtl.random_state import random_state, replayed
 from mtl.taskdef import Columns, DataSource, ProximalSettings, SmartSettings, TaskDef
 
 SOURCE = DataSource(files={"train": "t.csv"}, columns=Columns(text_a="a"))
@@ -80,7 +81,7 @@ def gradients(objective: Objective) -> dict[str, Tensor]:
 
 
 def run(objective: Objective, name: str, batch: Batch, turn: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
-    loss, terms = objective(name, batch, turn, Share.whole(batch))
+    loss, terms = objective(name, batch, turn, Divisors.whole(batch))
     objective.zero_grad()
     loss.backward()
     return loss.detach(), terms
@@ -187,7 +188,7 @@ def test_gradient_flows_through_both_sides_of_r_s(encoder: Path, kind: str) -> N
         clean, perturbed = objective.model(kind, batch), objective.model(kind, batch, delta)
         (p, mask), (q, _) = by_example(perturbed, batch), by_example(clean, batch)
         divergence = DIVERGENCES[definitions[kind].smart.divergence or ""](p, q, mask)
-        share = Share.whole(batch)
+        share = Divisors.whole(batch)
         loss = objective.task_loss(definitions[kind], batch, clean) / share.labelled
         return float(loss + 2.0 * divergence.sum() / share.examples)
 
@@ -200,6 +201,31 @@ def test_gradient_flows_through_both_sides_of_r_s(encoder: Path, kind: str) -> N
                 bias[index] -= h
         numeric = (values[0] - values[1]) / 2e-4
         torch.testing.assert_close(float(analytic[index]), numeric, rtol=1e-5, atol=1e-9)
+
+
+def test_gradient_flows_through_both_passes_of_r_drop(encoder: Path) -> None:
+    """Without a perturbation, by finite differences in float64 under the same two dropout masks."""
+    settings: dict[str, Any] = {"dropout": "independent", "epsilon": 0.0, "noise_std": 0.0, "steps": 0}
+    objective = objective_of(encoder, {"c": task("classification", smart=2.0, **settings)}, double=True)
+    batch = batch_of("classification")
+
+    def value() -> float:
+        torch.manual_seed(1)
+        return float(run(objective, "c", batch)[0])
+
+    value()
+    bias = objective.model.named_tensors()["encoder.encoder.layer.0.output.dense.bias"]
+    assert bias.grad is not None
+    analytic = bias.grad[:3].clone()
+    for index in range(3):
+        values = []
+        for h in (1e-5, -1e-5):
+            with torch.no_grad():
+                bias[index] += h
+            values.append(value())
+            with torch.no_grad():
+                bias[index] -= h
+        assert (values[0] - values[1]) / 2e-5 == pytest.approx(float(analytic[index]), rel=1e-4)
 
 
 def test_shared_masks_isolate_the_perturbation_from_dropout(encoder: Path) -> None:
@@ -245,11 +271,15 @@ def test_noise_depends_on_seed_task_turn_and_row_only(encoder: Path) -> None:
     assert not torch.equal(seen[0], seeded[0])
 
 
-def test_terms_are_their_own_divergences_in_the_papers_order(encoder: Path) -> None:
-    """R_s = ℓ_s(f(x + δ), f(x)) and D = ℓ_s(f(x; θ), f(x; θ̃)), with a divergence each and one that is not symmetric."""
-    batch = batch_of("classification")
-    for smooth, near in (("kl", "js"), ("js", "kl")):
-        definition = task("classification", smart=1.0)
+@pytest.mark.parametrize(("kind", "examples"), [("classification", 4), ("regression", 4), ("ranking", 2)])
+def test_terms_are_their_own_divergences_in_the_papers_order(encoder: Path, kind: str, examples: int) -> None:
+    """R_s = ℓ_s(f(x + δ), f(x)) and D = ℓ_s(f(x; θ), f(x; θ̃)), with a divergence each and one that is not symmetric.
+
+    Both are means over all examples, in ranking also over queries without a label.
+    """
+    batch = batch_of(kind)
+    for smooth, near in [("mse", "mse")] if kind == "regression" else [("kl", "js"), ("js", "kl")]:
+        definition = task(kind, smart=1.0)
         near_teacher = definition.proximal.model_copy(update={"weight": 1.0, "divergence": near})
         smoothed = definition.smart.model_copy(update={"divergence": smooth})
         definition = definition.model_copy(update={"smart": smoothed, "proximal": near_teacher})
@@ -261,10 +291,11 @@ def test_terms_are_their_own_divergences_in_the_papers_order(encoder: Path) -> N
             _, terms = run(objective, "c", batch)
         assert objective.teacher is not None
         with torch.no_grad():
-            clean, perturbed = objective.model("c", batch), objective.model("c", batch, seen[-1])
-            target = objective.teacher("c", batch)
+            outputs = [objective.model("c", batch, delta) for delta in (None, seen[-1])]
+            outputs.append(objective.teacher("c", batch))
+            (clean, mask), (perturbed, _), (target, _) = (by_example(found, batch) for found in outputs)
         for name, divergence, p, q in (("smart", smooth, perturbed, clean), ("proximal", near, clean, target)):
-            expected = DIVERGENCES[divergence](p, q, None).mean()
+            expected = DIVERGENCES[divergence](p, q, mask).sum() / examples
             torch.testing.assert_close(terms[name], expected, rtol=1e-9, atol=0)
 
 
@@ -311,7 +342,7 @@ def test_micro_batches_sum_to_the_whole_batch(encoder: Path, kind: str) -> None:
         return Batch(ids, mask, None, labels, lists, whole.rows[rows], lengths)
 
     parts = [part(slice(0, 3), slice(0, 1)), part(slice(3, 4), slice(1, 2))]
-    share = Share.whole(whole)
+    share = Divisors.whole(whole)
     objective.zero_grad()
     losses, own = zip(*(objective(kind, p, 0, share) for p in parts), strict=True)
     torch.stack(losses).sum().backward()
@@ -330,12 +361,12 @@ def test_shares_before_and_after_batching_are_the_same(kind: str) -> None:
     """A query without a relevant candidate is an example, and carries no loss."""
     examples = queries([3, 2, 4, 1], [[0], [], [1, 2], []])
     chosen = np.arange(len(examples))
-    share = Share.of(examples, chosen, ranking=kind == "ranking")
-    assert share == Share.whole(collate(examples, chosen, 0, kind))
-    assert share == (Share(labelled=2, examples=4) if kind == "ranking" else Share(labelled=10, examples=10))
+    share = Divisors.of(examples, chosen, ranking=kind == "ranking")
+    assert share == Divisors.whole(collate(examples, chosen, 0, kind))
+    assert share == (Divisors(labelled=2, examples=4) if kind == "ranking" else Divisors(labelled=10, examples=10))
     nothing = chosen[np.isin(examples.groups, [1, 3])]
-    share = Share.of(examples, nothing, ranking=kind == "ranking")
-    assert share == Share.whole(collate(examples, nothing, 0, kind))
+    share = Divisors.of(examples, nothing, ranking=kind == "ranking")
+    assert share == Divisors.whole(collate(examples, nothing, 0, kind))
 
 
 def test_order_of_candidates_changes_nothing(encoder: Path) -> None:
@@ -381,6 +412,10 @@ def test_radius_can_be_relative_to_the_embeddings(encoder: Path) -> None:
     absolute = {name: value * objective.embedding_rms for name, value in relative.items()}
     other = objective_of(encoder, {"d": task("regression", smart=1.0, **absolute)}).eval()
     assert run(objective, "d", batch)[1]["smart"] == pytest.approx(float(run(other, "d", batch)[1]["smart"]), rel=1e-4)
+    before = objective.unit("d")
+    with torch.no_grad():
+        objective.model.word_embeddings.weight.mul_(2)
+    assert objective.unit("d") == before, "measured once"
 
 
 def test_other_tasks_regularizers_do_not_reach_a_task(encoder: Path) -> None:
@@ -470,5 +505,5 @@ def test_balanced_class_weights_give_each_class_the_same_total(encoder: Path) ->
     w = torch.tensor(weights, dtype=torch.float64)
     expected = [-0.75 * w[y] * row[y] - 0.25 / 3 * (w * row).sum() for row, y in zip(log_p, batch.labels, strict=True)]
     torch.testing.assert_close(objective.task_loss(weighted, batch, outputs), sum(expected), rtol=1e-6, atol=0)
-    loss, _ = objective("t", batch, 0, Share.whole(batch))
+    loss, _ = objective("t", batch, 0, Divisors.whole(batch))
     torch.testing.assert_close(loss, sum(expected) / 4, rtol=1e-6, atol=0)

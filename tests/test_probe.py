@@ -29,7 +29,7 @@ from mtl.config import Run, RunConfig
 from mtl.drawing import WIDTH, Box, Words, width_of
 from mtl.heat_map import HIGHEST, cell_text, heat_chart, shade
 from mtl.model import layers
-from mtl.objective import Objective, Share
+from mtl.objective import Divisors, Objective
 from mtl.probe import Probe, probe_rows
 from mtl.processes import Processes
 from mtl.runlog import NoLog
@@ -180,7 +180,7 @@ def test_gradients_of_a_transformer_are_those_of_a_backward_pass(
             twin.task_loss(twin.tasks[name], batch, twin.model(name, batch)).backward()
         parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in twin.model.encoder.parameters()]
         gradients.append(torch.cat([part.flatten() for part in parts]) / labelled)
-        assert Share.of(examples, rows, ranking=setup.run.tasks[name].type == "ranking").labelled == labelled
+        assert Divisors.of(examples, rows, ranking=setup.run.tasks[name].type == "ranking").labelled == labelled
     matrix = torch.stack([g / g.norm() for g in gradients])
     torch.testing.assert_close(torch.tensor(measured["cosines"]).double(), matrix @ matrix.T, rtol=1e-6, atol=1e-7)
     assert measured["norms"] == pytest.approx([float(g.norm()) for g in gradients], rel=1e-9)

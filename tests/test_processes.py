@@ -14,10 +14,11 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import pytest
 import torch
+from accelerate.utils import parse_flag_from_env
 from conftest import ROOT
 from forked import SCRIPT, Forked
 from safetensors.torch import load_file
@@ -26,6 +27,7 @@ from torch.torch_version import TorchVersion
 from mtl import shards
 from mtl.errors import UserError
 from mtl.launch import UNSUPPORTED, launcher_warnings
+from mtl.precision import best_device
 from mtl.processes import make_accelerator
 
 LIMIT = 600.0  # seconds after which a run counts as hanging
@@ -34,7 +36,7 @@ STEPS = 50
 NOTHING: Mapping[str, str] = {}
 # What `accelerate launch --use_fsdp --fsdp_version 2` says to each process.
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}
-SHARDS = pytest.mark.skipif(torch.__version__ < shards.ON_CPUS, reason="this PyTorch has no FSDP2 on CPUs")
+SHARDS = pytest.mark.skipif(torch.__version__ < shards.NEEDED, reason="this PyTorch has no FSDP2 on CPUs")
 # About once in thousands of steps of FSDP on gloo, one of PyTorch 2.13's own threads ("pt_gloo_runloop") finds the heap
 # broken, and the process dies of SIGABRT or SIGSEGV. A test that saw one die so is tried once more; no other is.
 MAY_DIE = pytest.mark.flaky(reruns=1, only_rerun=r"process \d+: -(6|11)\n")
@@ -333,14 +335,34 @@ def test_another_precision_of_the_launcher_is_told(corpus: Path, still_encoder: 
     assert launcher_warnings("bf16") == []
 
 
-def test_shards_on_cpus_need_a_new_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_need_a_new_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards, "SHARDED", True)
     monkeypatch.setattr(shards, "PROCESSES", 2)
-    for version, told in (("2.9.1+cpu", True), ("2.10.0", False), ("3.0.0", False)):
+    for version, told in (("2.7.1+cu126", True), ("2.9.1+cpu", True), ("2.10.0", False), ("3.0.0", False)):
         monkeypatch.setattr(torch, "__version__", TorchVersion(version))
-        problems = [problem.message for problem in shards.shard_problems("fp32", on_cpu=True)]
-        assert problems == ([f"needs PyTorch 2.10 or newer on CPUs; this is {version}"] if told else [])
-        assert shards.shard_problems("fp32", on_cpu=False) == []
+        problems = [problem.message for problem in shards.shard_problems("fp32")]
+        assert problems == ([f"needs PyTorch 2.10 or newer; this is {version}"] if told else [])
+
+
+@pytest.mark.parametrize("asked", ["true", "True", "1", "yes", "on", "false", "0", "no", ""])
+def test_the_launcher_may_ask_for_the_cpu(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Accelerate reads it, for training and prediction alike."""
+    monkeypatch.setenv("ACCELERATE_USE_CPU", asked)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    expected = parse_flag_from_env("ACCELERATE_USE_CPU") if asked else False
+    assert (best_device().type == "cpu") is expected
+
+
+def test_a_precision_that_accelerate_refuses_is_wrong_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As fp16 on MPS before PyTorch 2.8."""
+
+    def refuse(**_: Any) -> None:
+        raise ValueError("Grad Scaler with MPS device requires a Pytorch >= 2.8.0\nmore")
+
+    monkeypatch.setattr("mtl.processes.Accelerator", refuse)
+    with pytest.raises(UserError, match=r"--precision.*fp16: Grad Scaler with MPS .* >= 2\.8\.0$"):
+        make_accelerator("fp16")
 
 
 def test_adapt_with_two_processes(corpus: Path, still_encoder: Path, tmp_path: Path) -> None:

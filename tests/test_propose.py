@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from conftest import write_jsonl
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,11 +21,12 @@ from mtl.config import resolve
 from mtl.definitions import read_task_defs
 from mtl.errors import UserError
 from mtl.plain_data import parse_yaml
-from mtl.propose import guessed_encoding, propose, word
+from mtl.propose import propose, word
 from mtl.reading import check_data
 from mtl.settings import Sourced
 from mtl.source import Source, read_rows
 from mtl.taskdef import TaskDef
+from mtl.text_encoding import guessed_encoding
 
 Rows = list[dict[str, Any]]
 
@@ -546,7 +548,7 @@ ERRORS: dict[str, tuple[str, str, str]] = {
         "text,label\nit is good,\nit is bad,\n",
         r"label \(empty\); name the right one 'label'",
     ),
-    "lists": ("rows.jsonl", '{"text": "it is good", "labels": ["a"]}\n', "no column that can be the label"),
+    "lists": ("rows.jsonl", '{"text": "it is good", "tags": ["a"]}\n', "no column that can be the label"),
     "one label": ("rows.csv", "text,label\nit is good,a\nit is bad,a\n", "only the label 'a' in 2 rows: add others"),
     "one number": ("rows.csv", "text,label\nit is good,1\nit is bad,NA\n", "only the label '1' in"),
     "a label each": (
@@ -558,6 +560,21 @@ ERRORS: dict[str, tuple[str, str, str]] = {
         "rows.csv",
         "text,label\n" + "".join(f'it is good,"{n},5"\n' for n in range(10)),
         "numbers such as '0,5': write them with a decimal point",
+    ),
+    "decimal commas in another column": (
+        "rows.csv",
+        "text;note\n" + "".join(f"it is good {n} times;{n},5\n" for n in range(60)),
+        r"numbers such as '0,5': write them with a decimal point .*\(found in column 'note'\)",
+    ),
+    "several labels in a row": (
+        "rows.jsonl",
+        "".join(f'{{"text": "it is good {n} times", "labels": ["a", "b"]}}\n' for n in range(9)),
+        "column 'labels' holds lists or objects: write one label in each row",
+    ),
+    "numbers of a programming language": (
+        "rows.csv",
+        "text,price\n" + "".join(f"it is good {n} times,{n}_000.5\n" for n in range(60)),
+        "has no column that can be the label",
     ),
     "percentages": ("rows.csv", "text,label\n" + "".join(f"it is good,{n} %\n" for n in range(9)), "such as '0 %'"),
     "no text in a row": (
@@ -581,6 +598,16 @@ ERRORS: dict[str, tuple[str, str, str]] = {
     "half a character": ("rows.csv", "\udcff\udcfet\0e", "is not utf-16 text"),
     "not Parquet": ("rows.parquet", "text", "is not a Parquet file"),
 }
+
+
+def test_twins_by_name_are_texts(tmp_path: Path) -> None:
+    """Also where their words and numbers do not look like text, and some are empty."""
+    rows = [
+        {"text_a": f"Frage {n}", "text_b": f"Antwort{n}" if n % 5 else "", "label": "ja" if n % 2 else "nein"}
+        for n in range(40)
+    ]
+    proposed = yaml.safe_load(propose(write_jsonl(tmp_path / "rows.jsonl", rows)))
+    assert proposed["rows"]["data"]["columns"] == {"text_a": "text_a", "text_b": "text_b", "label": "label"}
 
 
 @pytest.mark.parametrize("case", ERRORS)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import write_jsonl
 from safetensors.torch import load_file
-from test_mixed_steps import Nothing, make_setup
+from test_mixed_steps import make_setup
 from test_model import TASKS
 from torch import nn
 from transformers import AutoModelForSequenceClassification, Qwen3Config
@@ -23,7 +22,9 @@ from mtl.model import build_model
 from mtl.native_head import FullLinear, quiet_transformers
 from mtl.optimizer import OPTIMIZERS
 from mtl.run_setup import RunSetup
+from mtl.runlog import NoLog
 from mtl.scale import Scale, scale_of
+from mtl.trainer import Hooks
 
 LAST = "heads.price.classifier"
 MEAN, SIZE = 34_000.0, 12_000.0
@@ -68,8 +69,7 @@ def prices(folder: Path, mean: float, size: float) -> Path:
 
 def trained(setup: RunSetup, steps: int) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
     """The terms of some steps, and the weights after them."""
-    nothing: Any = Nothing()
-    trainer = setup.trainer(nothing, nothing)
+    trainer = setup.trainer(NoLog(), Hooks())
     trainer.objective.eval()
     trainer.objective.train = lambda mode=True: trainer.objective
     for step in range(steps):
@@ -188,3 +188,7 @@ def test_a_run_learns_prices_and_its_export_gives_them(
     again = json.loads((tmp_path / "few" / "results.json").read_text())["tasks"]["price"]["validation"]["rmse"]
     last = results["last"]["price"]["validation"]["rmse"]
     assert again == pytest.approx(last, rel=1e-3), "a head that is kept starts where it was"
+    words = ["adapt", str(run), "--task", "price", "--head", "fresh", "--output", str(tmp_path / "fresh"), *short]
+    assert main(words) == 0
+    heads = load_file(tmp_path / "fresh" / "model" / "heads.safetensors")
+    assert float(heads["price.classifier.bias"]) == pytest.approx(MEAN, rel=0.2), "a fresh one at the labels' mean"

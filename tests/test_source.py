@@ -19,7 +19,7 @@ from mtl.definitions import complete
 from mtl.errors import Problem, UserError
 from mtl.reading import check_data
 from mtl.settings import Sourced
-from mtl.source import SUFFIXES, Absent, Source, count_rows, is_missing, locate, read_rows
+from mtl.source import SUFFIXES, Absent, Source, count_rows, is_missing, locate, read_rows, type_fault
 from mtl.taskdef import TaskDef
 
 PAIR = {"text_a": "first", "text_b": "second"}
@@ -569,6 +569,15 @@ def test_a_further_split_that_the_hub_lacks_is_a_note(monkeypatch: pytest.Monkey
     assert is_missing(locate(task, "test", None)) and not is_missing(locate(task, "more", None))
 
 
+def test_what_else_to_do_with_a_path(tmp_path: Path) -> None:
+    assert type_fault(tmp_path / "a.csv") == ""
+    assert type_fault(tmp_path / "a.csv.gz").startswith("is compressed; decompress it")
+    assert type_fault(tmp_path) == f"is a directory; name a file: {', '.join(SUFFIXES)}"
+    datasets.DatasetDict({"train": datasets.Dataset.from_dict({"a": [1]})}).save_to_disk(tmp_path / "saved")
+    for folder in (tmp_path / "saved", tmp_path / "saved" / "train"):
+        assert type_fault(folder) == "is a directory that save_to_disk wrote; make a file of each split with to_parquet"
+
+
 def test_files_that_are_not_there_are_told(tmp_path: Path) -> None:
     good, odd = write(tmp_path / "a.csv", ""), write(tmp_path / "a.xlsx", "")
     files = {"train": str(good), "validation": str(tmp_path / "missing.csv"), "odd": str(odd)}
@@ -576,7 +585,7 @@ def test_files_that_are_not_there_are_told(tmp_path: Path) -> None:
     assert locate(task, "train", None) == Source(path=good)
     missing = Problem("", f"data.files.validation: there is no file {files['validation']}")
     assert locate(task, "validation", None) == missing
-    unknown = f"data.files.odd: {odd} has an unknown type; allowed: {', '.join(SUFFIXES)}"
+    unknown = f"data.files.odd: {odd} has an unknown type; convert it to one of: {', '.join(SUFFIXES)}"
     assert locate(task, "odd", None) == Problem("", unknown)
     told = Absent("--split", "data.files has no 'test'; it has: train, validation, odd")
     assert locate(task, "test", None) == told

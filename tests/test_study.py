@@ -11,7 +11,8 @@ import pytest
 
 from mtl.config import command_line, read_run_config
 from mtl.errors import UserError
-from mtl.ledger import words_of
+from mtl.ledger import run_arguments
+from mtl.outcomes import gather_outcomes
 from mtl.settings import Sourced
 from mtl.study import Study, read_study
 
@@ -175,7 +176,9 @@ def test_rows_are_held_out_of_runs_on_the_studys_tasks_alone(text: str, tmp_path
         "sizes: {answer: 8}", "sizes: {strength: 8}"
     )
     for select, expected in (("holdout", 0.1), ("validation", None)):
-        cell = next(cell for cell in read(f"{text}select: {select}\n", tmp_path).cells if cell.arm == "shared")
+        cell = next(
+            cell for cell in read(f"{text}select: {select}\nholdout_rows: 9\n", tmp_path).cells if cell.arm == "shared"
+        )
         assert cell.node.parent is not None
         assert cell.node.run.config.train.holdout == expected
         assert cell.node.parent.run.config.train.holdout is None, "it is the same run for both"
@@ -184,7 +187,7 @@ def test_rows_are_held_out_of_runs_on_the_studys_tasks_alone(text: str, tmp_path
 def test_words_say_the_same_as_the_study(text: str, tmp_path: Path) -> None:
     study = read(text, tmp_path)
     for node in study.nodes:
-        words = words_of(node, tmp_path / "out", tmp_path / "parent" if node.parent else None, resume=False)
+        words = run_arguments(node, tmp_path / "out", tmp_path / "parent" if node.parent else None, resume=False)
         sets = [word.removeprefix("--set=") for word in words if word.startswith("--set=")]
         typed = dict(node.typed.data)
         encoder = typed.pop("encoder", None)
@@ -210,7 +213,7 @@ def test_an_arm_s_steps_take_the_place_of_shared_epochs_and_the_other_way_round(
         study = read(text.replace("epochs: 1", shared).replace("{epochs: 2}", f"{{{own}}}"), tmp_path)
         (node, *_) = [cell.node for cell in study.cells if cell.arm == "shared"]
         assert (node.run.config.train.max_steps, node.run.config.train.epochs) == (steps, epochs)
-        sets = [word.removeprefix("--set=") for word in words_of(node, tmp_path, tmp_path, resume=False)]
+        sets = [word.removeprefix("--set=") for word in run_arguments(node, tmp_path, tmp_path, resume=False)]
         assert command_line({}, [word for word in sets if "=" in word]).data == node.typed.data
 
 
@@ -219,7 +222,7 @@ def test_settings_of_any_script_reach_the_run() -> None:
     node: Any = SimpleNamespace(
         typed=Sourced({"encoder": "e", **settings}), task_defs=[], run=SimpleNamespace(tasks={"t": None})
     )
-    word = words_of(node, Path("out"), None, resume=False)[-1]
+    word = run_arguments(node, Path("out"), None, resume=False)[-1]
     assert command_line({}, [word.removeprefix("--set=")]).data == settings
 
 
@@ -254,6 +257,11 @@ BROKEN = {
         "train_sizes: [20, null]",
         "train_sizes: [20, 9999]",
         ["s.yml:5: train_sizes: 9,999, but mood has"],
+    ),
+    "more rows to hold out than there are": (
+        "arms:\n",
+        "select: holdout\nholdout_rows: 5000\narms:\n",
+        ["s.yml:10: holdout_rows: 5,000 would be held out of the ", "training rows of mood; set a smaller number"],
     ),
     "settings of the wrong type": (
         "train: {epochs: 1, learning_rate: 1e-3}",
@@ -306,6 +314,24 @@ def test_what_is_wrong_is_told(name: str, text: str, tmp_path: Path) -> None:
     problems = told(text.replace(old, new, 1), tmp_path)
     for part in expected:
         assert any(part in problem for problem in problems), (part, problems)
+
+
+@pytest.mark.parametrize(("step", "expected"), [("last", 0.25), ("best", 0.75)])
+def test_outcomes_are_of_the_step_and_rows_that_the_study_names(step: str, expected: float) -> None:
+    node: Any = SimpleNamespace(fingerprint="f")
+    node.chain = lambda: [node]
+    study: Any = SimpleNamespace(
+        cells=[SimpleNamespace(node=node, task="t")],
+        tasks={"t": SimpleNamespace(metrics=["accuracy"])},
+        config=SimpleNamespace(step=step, select="holdout"),
+    )
+    results = {
+        key: {"t": {"holdout": {"accuracy": value}, "validation": {"accuracy": 9.0}}}
+        for key, value in (("last", 0.25), ("tasks", 0.75))
+    }
+    ledger: Any = SimpleNamespace(results=lambda node: results, record=lambda node: None)
+    (found,) = gather_outcomes(study, ledger, {}).values()
+    assert found.metrics == {"accuracy": expected}
 
 
 def test_all_is_told_together_and_once(text: str, tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ from mtl.cli import main
 from mtl.config import Run, RunConfig
 from mtl.ledger import Ledger
 from mtl.outcomes import Outcome, outcome_key
-from mtl.smart import passes
+from mtl.smart import mean_relative_cost, passes
 from mtl.study import Node, read_study
-from mtl.study_cost import Cost, _relative, study_costs
+from mtl.study_cost import Cost, study_costs
 from mtl.summary import store_summary
 from mtl.taskdef import TaskDef
 
@@ -46,16 +46,20 @@ def run(smart: dict[str, Any], proximal: dict[str, Any], train: dict[str, bool] 
     return Run(RunConfig.model_validate({"encoder": "x", "train": train or {}}), {"t": task})
 
 
+def cost(found: Run) -> float:
+    return mean_relative_cost(found.regularized("t"))
+
+
 @pytest.mark.parametrize("name", TURNS)
 def test_a_step_costs_the_mean_over_a_turn(name: str) -> None:
     smart, proximal, turn = TURNS[name]
-    assert _relative(run(smart, proximal), "t") == pytest.approx(sum(turn) / len(turn) / step(), rel=1e-12)
+    assert cost(run(smart, proximal)) == pytest.approx(sum(turn) / len(turn) / step(), rel=1e-12)
 
 
 def test_what_a_run_switches_off_costs_nothing() -> None:
     for terms in (("smart",), ("proximal",), ("smart", "proximal")):
         smart, proximal = (OFF if term in terms else {} for term in ("smart", "proximal"))
-        assert _relative(run({}, {}, dict.fromkeys(terms, False)), "t") == _relative(run(smart, proximal), "t")
+        assert cost(run({}, {}, dict.fromkeys(terms, False))) == cost(run(smart, proximal))
 
 
 STUDY = """\

@@ -351,7 +351,7 @@ def rows_of_step(output: Path, task: str, turn: int) -> str:
     """The rows of a task's n-th batch, counted from 1, as the batches of the run are drawn."""
     from mtl.batch import BatchStream
     from mtl.data import prepare
-    from mtl.preflight import read_run
+    from mtl.run_files import read_run
     from mtl.source import Source
     from mtl.tokenizer import load_tokenizer
 

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_mixed_steps import Nothing, make_setup, require_momenta, with_scaler
+from test_mixed_steps import make_setup, require_momenta, with_scaler
 
 from mtl.batch import collate
 from mtl.cli import main
 from mtl.losses import LOSSES
 from mtl.objective import by_example
+from mtl.runlog import NoLog
 from mtl.sampling import task_sequence
 from mtl.subsets import repeated
+from mtl.trainer import Hooks
 
 
 def test_the_plan_is_drawn_as_the_settings_say(corpus: Path, encoder_dir: Path, tmp_path: Path) -> None:
@@ -96,8 +98,7 @@ def test_a_steps_rate_is_the_mean_of_its_tasks_and_a_multiple_in_the_heads(
 ) -> None:
     settings = ["train.smart=false", "train.proximal=false", "train.tasks_per_step=2", "optimizer.head_factor=4"]
     settings += ["tasks.mood.learning_rate=1e-3", "tasks.strength.learning_rate=3e-3", "schedule.warmup=0.25"]
-    nothing: Any = Nothing()
-    trainer = make_setup(corpus, encoder_dir, tmp_path, *settings).trainer(nothing, nothing)
+    trainer = make_setup(corpus, encoder_dir, tmp_path, *settings).trainer(NoLog(), Hooks())
     trainer.step(0)
     rate = 2e-3 / 3  # the first of three steps of warm-up
     assert [record["learning_rate"] for record in trainer._unwritten] == pytest.approx([rate, rate])
@@ -112,8 +113,7 @@ def test_a_steps_loss_is_the_mean_over_its_examples(corpus: Path, encoder_dir: P
     setup = make_setup(
         corpus, encoder_dir, tmp_path, "train.smart=false", "train.proximal=false", "train.accumulation=2"
     )
-    nothing: Any = Nothing()
-    trainer = setup.trainer(nothing, nothing)
+    trainer = setup.trainer(NoLog(), Hooks())
     trainer.objective.eval()
     trainer.objective.train = lambda mode=True: trainer.objective
     for step, (name, task) in enumerate(setup.run.tasks.items()):
@@ -132,16 +132,18 @@ def test_the_momentum_of_the_teacher_switches_after_the_step_that_was_done(
 ) -> None:
     settings = ["train.smart=false", "defaults.proximal.switch=0.25"]  # of 12 steps
     settings += ["defaults.proximal.beta_early=0.5", "defaults.proximal.beta_late=0.75"]
-    nothing: Any = Nothing()
-    trainer = make_setup(corpus, encoder_dir, tmp_path, *settings).trainer(nothing, nothing)
+    trainer = make_setup(corpus, encoder_dir, tmp_path, *settings).trainer(NoLog(), Hooks())
     require_momenta(trainer, (0.5, 0.5, 0.5, 0.75))
 
 
-class Scripted(Nothing):
+class Scripted(Hooks):
     """Hooks whose evaluations are known beforehand."""
 
     def __init__(self, *results: Any) -> None:
-        self.evaluate = iter(results).__next__
+        self.results = iter(results)
+
+    def evaluate(self) -> Any:
+        return next(self.results)
 
 
 def test_the_first_metric_of_the_first_split_selects_the_best_step(
@@ -161,9 +163,8 @@ def test_the_first_metric_of_the_first_split_selects_the_best_step(
     script = [scores(0.5, 0.9, 2.0, 0.1), scores(0.7, 0.1, 1.0, 0.4), scores(0.6, 0.95, 3.0, 0.9)]
     script += [scores(0.65, 0.99, 2.5, 0.8), scores(0.7, 0.9, 1.0, 0.9)]
     setup = make_setup(corpus, encoder_dir, tmp_path, "tasks.strength.metrics=[mse, pearson]")
-    nothing: Any = Nothing()
     hooks: Any = Scripted(*script)
-    trainer = setup.trainer(nothing, hooks)
+    trainer = setup.trainer(NoLog(), hooks)
     stale = []
     for step in range(1, 6):
         trainer.state.step = step
@@ -172,6 +173,27 @@ def test_the_first_metric_of_the_first_split_selects_the_best_step(
     assert {name: best["step"] for name, best in trainer.state.best.items()} == {"mood": 2, "strength": 2}
     assert trainer.state.best["mood"]["splits"] == script[1]["mood"] and trainer.state.last == script[-1]
     assert stale == [0, 0, 1, 2, 3]
+
+
+def test_a_run_goes_on_while_any_task_improves(corpus: Path, encoder_dir: Path, tmp_path: Path) -> None:
+    values = [(0.5, 0.5), (0.6, 0.4), (0.5, 0.6), (0.6, 0.6)]
+    script = [{"mood": {"validation": {"accuracy": a}}, "strength": {"validation": {"pearson": b}}} for a, b in values]
+    trainer = make_setup(corpus, encoder_dir, tmp_path).trainer(NoLog(), Scripted(*script))
+    stale = []
+    for step in range(1, 5):
+        trainer.state.step = step
+        trainer._evaluate()
+        stale.append(trainer.state.stale)
+    assert stale == [0, 0, 0, 1]
+
+
+def test_balanced_class_weights_are_of_the_rows_trained_on(corpus: Path, encoder_dir: Path, tmp_path: Path) -> None:
+    """Of ten rows, whose classes are not as frequent as those of the file or of the validation rows."""
+    setup = make_setup(corpus, encoder_dir, tmp_path, "tasks.mood.class_weights=balanced", "train.train_size=10")
+    labels = setup.splits["mood"]["train"].labels
+    expected = [len(labels) / 3 / (labels == index).sum() for index in range(3)]
+    assert len(set(expected)) > 1
+    assert setup.objective.tasks["mood"].class_weights == pytest.approx(expected)
 
 
 def test_the_loss_scaler_goes_on_from_a_checkpoint(
