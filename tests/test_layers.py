@@ -57,7 +57,7 @@ LAYERS = (
     ("runrecord", "rundir", "error_analysis", "baseline_comparison"),
     ("markup", "drawing", "charts", "heat_map", "pictures", "html_task", "html_interaction", "html_report"),
     ("runlog", "facts", "card", "push", "trained_tasks", "export", "inference", "trainer"),
-    ("run_setup", "hooks", "phases", "dryrun"),
+    ("run_setup", "remarks", "hooks", "phases", "dryrun"),
     ("describe", "text_encoding", "propose", "validate", "baselines", "predictor", "api"),
     ("paired", "study_config", "study", "ledger", "outcomes", "study_chart", "summary", "study_cost", "compare"),
     ("completion", "arguments", "cli"),
