@@ -16,7 +16,7 @@ from typing import IO, Any
 from mtl.errors import Interrupted, counted
 from mtl.files import locked, storing
 from mtl.ledger import Ledger, Record, failure, run_arguments
-from mtl.outcomes import cells_of, gather_outcomes, outcome_key, read_outcomes
+from mtl.outcomes import cells_of, gather_outcomes, outcome_key, read_outcomes, selected
 from mtl.stop import handling
 from mtl.study import Cell, Node, Study, read_study
 from mtl.summary import store_summary, summary_text
@@ -222,8 +222,7 @@ class _Scheduler:
         if cell is None or results is None:
             return ""
         metric = self.study.tasks[cell.task].metrics[0]
-        splits = results["last" if self.study.config.step == "last" else "tasks"][cell.task]
-        return f"  {metric} {splits[self.study.config.select][metric]:.4f}"
+        return f"  {metric} {selected(self.study, cell, results)[metric]:.4f}"
 
     def _drop(self) -> None:
         """Deletes the weights of finished runs from which no unfinished cell of any arm starts."""

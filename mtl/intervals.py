@@ -17,7 +17,7 @@ Legend: n rows, U units resampled (rows or queries), R resamples, B resamples co
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -156,20 +156,32 @@ def _gather(functions: dict[str, Callable[[Ints], Floats]], blocks: Iterator[Int
     return {name: np.concatenate(values) for name, values in found.items()}
 
 
+def _of_counts(
+    functions: Mapping[str, Callable[[Floats], Floats]], cell: Ints, shape: tuple[int, ...], number: int
+) -> dict[str, Floats]:
+    """Metrics of a table of counts, from the cell of each row in it, (n,)."""
+    found: dict[str, list[Floats]] = {name: [] for name in functions}
+    cells = math.prod(shape)
+    for block in resamples(len(cell), number, cells=cells):
+        counts = _counts(cell[block], cells).reshape(-1, *shape).astype(np.float64)
+        for name, function in functions.items():
+            found[name].append(function(counts))
+    return {name: np.concatenate(values) for name, values in found.items()}
+
+
+def _counts(values: Ints, kinds: int) -> Ints:
+    """How often each of the integers below `kinds` occurs in each row of values, (B, n) → (B, kinds)."""
+    numbered = values + kinds * np.arange(len(values))[:, None]
+    return np.bincount(numbered.ravel(), minlength=kinds * len(values)).reshape(-1, kinds)
+
+
 # Classification: metrics are computed from the confusion matrix of each resample, [true, predicted], (B, C, C).
 
 
 def _of_classes(names: Sequence[str], predictions: Ints, labels: Ints, number: int) -> dict[str, Floats]:
     classes = int(max(predictions.max(), labels.max())) + 1
-    cells = classes * classes
-    cell = labels * classes + predictions  # (n,)
-    found: dict[str, list[Floats]] = {name: [] for name in names}
-    for block in resamples(len(labels), number, cells=cells):
-        numbered = cell[block] + cells * np.arange(len(block))[:, None]
-        counts = np.bincount(numbered.ravel(), minlength=cells * len(block)).reshape(-1, classes, classes)
-        for name in names:
-            found[name].append(CLASSIFICATION[name](counts.astype(np.float64)))
-    return {name: np.concatenate(values) for name, values in found.items()}
+    functions = {name: CLASSIFICATION[name] for name in names}
+    return _of_counts(functions, labels * classes + predictions, (classes, classes), number)
 
 
 def _hits(counts: Floats) -> Floats:
@@ -216,36 +228,30 @@ CLASSIFICATION: dict[str, Callable[[Floats], Floats]] = {
 }
 
 
-# Threshold-free metrics of two classes: numbers of positive and of all rows at each of S distinct scores, in ascending
-# order, in each resample, each (B, S).
+# Threshold-free metrics of two classes are computed from the numbers of negative and positive rows at each of S
+# distinct scores, in ascending order, in each resample, (B, S, 2).
 
 
 def _of_scores(names: Sequence[str], scores: Floats, labels: Ints, number: int) -> dict[str, Floats]:
     kinds, kind = np.unique(scores, return_inverse=True)  # (S,), (n,)
-    cells = 2 * len(kinds)
-    cell = 2 * kind + labels  # (n,)
-    found: dict[str, list[Floats]] = {name: [] for name in names}
-    for block in resamples(len(labels), number, cells=cells):
-        numbered = cell[block] + cells * np.arange(len(block))[:, None]
-        counts = np.bincount(numbered.ravel(), minlength=cells * len(block)).reshape(-1, len(kinds), 2)
-        for name in names:
-            found[name].append(SCORES[name](counts[..., 1].astype(np.float64), counts.sum(axis=2, dtype=np.float64)))
-    return {name: np.concatenate(values) for name, values in found.items()}
+    functions = {name: SCORES[name] for name in names}
+    return _of_counts(functions, 2 * kind + labels, (len(kinds), 2), number)
 
 
-def _roc_auc(positive: Floats, rows: Floats) -> Floats:
-    negative = rows - positive
+def _roc_auc(counts: Floats) -> Floats:
+    negative, positive = counts[..., 0], counts[..., 1]
     below = np.cumsum(negative, axis=1) - negative / 2  # ties count half
     pairs = positive.sum(axis=1) * negative.sum(axis=1)
     return np.where(pairs > 0, ratios((positive * below).sum(axis=1), pairs), 0.5)
 
 
-def _average_precision(positive: Floats, rows: Floats) -> Floats:
+def _average_precision(counts: Floats) -> Floats:
+    positive, rows = counts[..., 1], counts.sum(axis=2)
     hits, taken = (np.cumsum(side[:, ::-1], axis=1) for side in (positive, rows))  # from the highest score
     return ratios((positive[:, ::-1] * ratios(hits, taken)).sum(axis=1), hits[:, -1])
 
 
-SCORES: dict[str, Callable[[Floats, Floats], Floats]] = {"roc_auc": _roc_auc, "average_precision": _average_precision}
+SCORES: dict[str, Callable[[Floats], Floats]] = {"roc_auc": _roc_auc, "average_precision": _average_precision}
 
 
 # Regression and ranking: means of per-row or per-query values, and correlations, over the units drawn.
@@ -283,9 +289,7 @@ def _spearman(predictions: Floats, labels: Floats) -> Callable[[Ints], Floats]:
 
 def _mean_ranks(values: Ints) -> Floats:
     """Ranks within each row, from 1, ties sharing their mean rank; values are dense ranks, (B, n)."""
-    kinds = int(values.max()) + 1
-    numbered = values + kinds * np.arange(len(values))[:, None]
-    counts = np.bincount(numbered.ravel(), minlength=kinds * len(values)).reshape(-1, kinds)
+    counts = _counts(values, int(values.max()) + 1)
     ranks = np.cumsum(counts, axis=1) - (counts - 1) / 2  # (B, kinds)
     return np.take_along_axis(ranks, values, axis=1)
 

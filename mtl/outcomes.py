@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -74,14 +75,20 @@ def read_outcomes(path: Path, study: Study) -> dict[str, Outcome]:
     return found
 
 
+def selected(study: Study, cell: Cell, results: Mapping[str, Any]) -> Mapping[str, float]:
+    """The metrics of a cell's task in `results.json`, at the step and on the rows that the study names."""
+    step = "last" if study.config.step == "last" else "tasks"
+    values: Mapping[str, float] = results[step][cell.task][study.config.select]
+    return values
+
+
 def gather_outcomes(study: Study, ledger: Ledger, earlier: Outcomes) -> dict[str, Outcome]:
     """Outcomes of all finished cells, from the ledger or else from `earlier`, then the other earlier outcomes."""
-    step = "last" if study.config.step == "last" else "tasks"
     found = {}
     for cell in study.cells:
         key, results = outcome_key(cell), ledger.results(cell.node)
         if results is not None:
-            values = results[step][cell.task][study.config.select]
+            values = selected(study, cell, results)
             *shared, own = [record.seconds if (record := ledger.record(n)) else 0.0 for n in cell.node.chain()]
             found[key] = Outcome(
                 metrics={metric: values[metric] for metric in study.tasks[cell.task].metrics},

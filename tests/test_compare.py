@@ -196,7 +196,7 @@ def test_a_study_goes_on_elsewhere_from_its_summary(
     assert json.loads(kept.read_text())["runs"] == there["runs"] and not json.loads(kept.read_text())["processors"]
 
     before = kept.read_bytes()
-    path.write_text(path.read_text() + "select: holdout\nstep: best\n", encoding="utf-8")
+    path.write_text(path.read_text() + "select: holdout\nholdout_rows: 9\nstep: best\n", encoding="utf-8")
     assert main([*words, "--output", str(tmp_path / "held"), "--summary-only"]) == 2
     told = "has select: validation, the study select: holdout and step: last, the study step: best"
     assert told in capsys.readouterr().err and kept.read_bytes() == before

@@ -102,7 +102,7 @@ def test_fingerprints_follow_what_decides(text: str, tmp_path: Path) -> None:
     assert {key[0] for key in before if before[key] != changed[key]} == {"shared"}, "the beginning decides too"
     epochs = prints(text.replace("epochs: 1", "epochs: 3"))
     assert all(before[key] != epochs[key] for key in before)
-    held = prints(text + "select: holdout\n")
+    held = prints(text + "select: holdout\nholdout_rows: 9\n")
     assert all(before[key] != held[key] for key in before)
 
 
