@@ -220,7 +220,7 @@ def _arms(
         rows = dict.fromkeys(f"{found['counts']['n']:,}" for found in of_tasks if found)
         told += f" (of which there are {listed(list(rows))})"
     seeds = " to ".join(map(str, sorted({min(counts), max(counts)}))) if counts else "no"
-    more = "In parentheses: the difference from the first line, paired by seed, and its 95 % t interval."
+    more = "In parentheses: the difference from the first line, paired by seed, and its 95 % t interval over seeds."
     return "\n".join([*lines, "", f"{told}; mean of {seeds} seeds. {more}", ""])
 
 
