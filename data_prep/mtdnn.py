@@ -21,10 +21,9 @@ from typing import Any
 import yaml
 
 from data_prep.mtdnn_tsv import Found, Task, is_uniform, read_tsv
-from mtl.config import dump_yaml
 from mtl.definitions import select
 from mtl.errors import Problem, UserError, listed, nearest
-from mtl.plain_data import read_yaml, scalar
+from mtl.plain_data import dump_yaml, read_yaml, scalar
 from mtl.settings import KeyPath, Sourced
 from mtl.taskdef import DEFAULT_METRICS, DIVERGENCES_OF, LOSSES_OF, NAME, DivergenceName, LossName
 

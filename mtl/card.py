@@ -14,13 +14,13 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
-from mtl.config import dump_yaml
 from mtl.encoder import HUB_ID, PACKAGE
 from mtl.errors import counted, listed, printable
 from mtl.facts import Facts
 from mtl.heads import stored_head
 from mtl.leaks import KINDS, Leak
 from mtl.origin import Licence, Origin
+from mtl.plain_data import dump_yaml
 from mtl.report import interval
 from mtl.runrecord import Provenance
 from mtl.taskdef import NAME, TaskDef

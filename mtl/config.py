@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field
 
 from mtl.definitions import complete, select
 from mtl.errors import Problem, UserError, listed, nearest
-from mtl.plain_data import parse_yaml, plain, read_yaml, scalar
+from mtl.plain_data import Flow, dump_yaml, parse_yaml, plain, read_yaml
 from mtl.precedence import PER_TASK, contradictions, inherited, layered, of_a_task, without_rivals
 from mtl.settings import Settings, Sourced, check, dotted
 from mtl.taskdef import Count, Defaults, Fraction, NonNegative, Positive, TaskDef
@@ -353,30 +352,6 @@ def resolve(
     return config, tasks, list(dict.fromkeys(problems))
 
 
-class _Dumper(yaml.SafeDumper):
-    """Quotes text that would not be read back unchanged, by `scalar` or due to line folding, where PyYAML does not."""
-
-    def represent_text(self, text: str) -> yaml.ScalarNode:
-        plain = scalar(text) == text and text.isprintable()
-        return self.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else '"')
-
-    def represent_flow(self, mapping: _Flow) -> yaml.MappingNode:
-        return self.represent_mapping("tag:yaml.org,2002:map", mapping, flow_style=True)
-
-
-class _Flow(dict[str, Any]):
-    """A mapping that is written in flow style, within braces."""
-
-
-_Dumper.add_representer(str, _Dumper.represent_text)
-_Dumper.add_representer(_Flow, _Dumper.represent_flow)
-
-
-def dump_yaml(data: Any) -> str:
-    """YAML text that `read_yaml` reads back equal."""
-    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
-
-
 def dump_tasks(tasks: Mapping[str, TaskDef]) -> str:
     """YAML text of task definitions, as `read_task_defs` reads it."""
     return dump_yaml({name: task.model_dump(exclude_none=True) for name, task in tasks.items()})
@@ -395,4 +370,4 @@ def dump_run(run: Run) -> str:
             tokens = run.tasks[name].batch_tokens if "batch_size" in own else None
             data["tasks"][name] = own if tokens is None else {**own, "batch_tokens": tokens}
     told = "# Values in the task definitions that come from defaults or settings; to change one, set it above.\n"
-    return dump_yaml(data) + told + dump_yaml({"inherited": {name: _Flow(values) for name, values in inherits.items()}})
+    return dump_yaml(data) + told + dump_yaml({"inherited": {name: Flow(values) for name, values in inherits.items()}})

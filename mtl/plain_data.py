@@ -1,4 +1,4 @@
-"""Plain data (mappings, lists, scalars) from YAML text or Python values, with the line of every value.
+"""Plain data (mappings, lists, scalars) from YAML text or Python values, with the line of every value, and back.
 
 Scalars follow YAML 1.2: `no` is a string and `1e-5` a number. Merge keys (`<<: *name`) are resolved, duplicate keys are
 errors. Nothing in a file can run code; size, depth and alias expansion are bounded.
@@ -216,3 +216,27 @@ class _Builder:
         if self.nodes > MAX_NODES or depth > MAX_DEPTH:
             limits = f"more than {MAX_NODES:,} values or {MAX_DEPTH} levels (aliases count each time)"
             raise UserError.of(f"{self.name}:{node.start_mark.line + 1}", limits)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that would not be read back unchanged, by `scalar` or due to line folding, where PyYAML does not."""
+
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        plain = scalar(text) == text and text.isprintable()
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else '"')
+
+    def represent_flow(self, mapping: Flow) -> yaml.MappingNode:
+        return self.represent_mapping("tag:yaml.org,2002:map", mapping, flow_style=True)
+
+
+class Flow(dict[str, Any]):
+    """A mapping that is written in flow style, within braces."""
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
+_Dumper.add_representer(Flow, _Dumper.represent_flow)
+
+
+def dump_yaml(data: Any) -> str:
+    """YAML text that `read_yaml` reads back equal."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)

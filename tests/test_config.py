@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mtl.config import Run, RunConfig, command_line, dump_run, dump_tasks, dump_yaml, read_run_config, resolve
+from mtl.config import Run, RunConfig, command_line, dump_run, dump_tasks, read_run_config, resolve
 from mtl.definitions import complete, read_task_defs
 from mtl.errors import UserError
-from mtl.plain_data import parse_yaml
+from mtl.plain_data import dump_yaml, parse_yaml
 from mtl.presets import PRESETS
 from mtl.settings import Sourced, check
 from mtl.taskdef import TaskDef

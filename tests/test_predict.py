@@ -18,12 +18,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mtl.batch import Batch
 from mtl.cli import main
-from mtl.config import dump_yaml
 from mtl.data import SCHEMA, Examples
 from mtl.evaluate import BATCH_TOKENS, split_outputs
 from mtl.export import Loaded
 from mtl.inference import outputs_of
 from mtl.model import build_model
+from mtl.plain_data import dump_yaml
 from mtl.precision import autocast
 from mtl.taskdef import TaskDef
 
