@@ -22,6 +22,7 @@ from mtl.summary import size_words
 FOLDERS = (Path(__file__).parent / "figures", Path(__file__).parent / "studies")
 README = Path(__file__).parent.parent / "README.md"
 END = "<!-- end of figures -->\n"
+WITH_TYPOS = " with typos"
 # Rows of the table of speed and memory: description, file, path of the value in the file, unit, target.
 ROWS: tuple[tuple[str, str, tuple[str, ...], str, str], ...] = (
     ("time of a plain step / bare PyTorch loop", "steps", ("over_bare", "bare loop"), "×", "≤ 1.02"),
@@ -210,15 +211,16 @@ def _arms(
         if any(map(_is_told, found)):
             lines.append(f"| {words} | " + " | ".join(_mean(f) if _is_told(f) else "" for f in found) + " |")
             counts |= {facts["n"] for facts in found if _is_told(facts)}
-    of_tasks = [chance.get(group.get("task", "")) for group in groups.values()]
-    if any(of_tasks):
-        guesses = (
-            f"{100 * found['metrics'][group['metric']]:.1f}" if found else ""
-            for found, group in zip(of_tasks, groups.values(), strict=True)
-        )
-        lines.append(f"| always the majority class or mean label | {' | '.join(guesses)} |")
-        rows = dict.fromkeys(f"{found['counts']['n']:,}" for found in of_tasks if found)
-        told += f" (of which there are {listed(list(rows))})"
+    of_tasks = [chance.get(group.get("task", ""), {"metrics": {}}) for group in groups.values()]
+    guesses = [
+        found["metrics"].get(group.get("metric", "").removesuffix(WITH_TYPOS))
+        for found, group in zip(of_tasks, groups.values(), strict=True)
+    ]
+    if any(guess is not None for guess in guesses):
+        cells = ("" if guess is None else f"{100 * guess:.1f}" for guess in guesses)
+        lines.append(f"| always the majority class or mean label | {' | '.join(cells)} |")
+        rows = dict.fromkeys(f"{found['counts']['n']:,}" for found in of_tasks if "counts" in found)
+        told = f"{told}, of which there are {listed(list(rows))}"
     seeds = " to ".join(map(str, sorted({min(counts), max(counts)}))) if counts else "no"
     more = "In parentheses: the difference from the first line, paired by seed, and its 95 % t interval over seeds."
     return "\n".join([*lines, "", f"{told}; mean of {seeds} seeds. {more}", ""])
@@ -274,11 +276,12 @@ def robustness(files: Mapping[str, Any]) -> str:
     found = {
         f"{group['task']}, {group['metric']}": group
         for group in files["a_ablation_1000.robustness"]["robustness"]
-        if group["metric"].endswith("with typos") or group["metric"] == "calibration error"
+        if group["metric"].endswith(WITH_TYPOS) or group["metric"] == "calibration error"
     }
     arms = {arm: words for arm, (words, _) in REGULARIZERS.items()}
-    told = f"The same models; one word in {1 / files['a_ablation_1000.robustness']['share']:.0f} misspelt; in percent"
-    return _arms("regularizers", arms, found, told)
+    one_in = f"{1 / files['a_ablation_1000.robustness']['share']:.0f}"
+    told = f"The same models, in percent; one word in {one_in} misspelt in the validation rows"
+    return _arms("regularizers", arms, found, told, files["chance"]["tasks"])
 
 
 # Marker in README.md → function that generates the text between the marker and END.
