@@ -64,7 +64,10 @@ def make_accelerator(precision: PrecisionName, trackers: Sequence[str] = ()) -> 
             log_with=list(trackers) or None,
             project_config=ProjectConfiguration(logging_dir="."),  # Aim keeps all runs there; others choose theirs
         )
-    except ValueError as error:  # a precision that Accelerate knows the device not to support
+    except ValueError as error:
+        if precision == "fp32":
+            raise
+        # Accelerate knows that the device does not support the precision.
         raise UserError.of("--precision", f"{precision}: {first_line(error)}") from error
     if problems := precision_problems(precision, accelerator.device):
         raise UserError(problems)

@@ -363,6 +363,8 @@ def test_a_precision_that_accelerate_refuses_is_wrong_input(monkeypatch: pytest.
     monkeypatch.setattr("mtl.processes.Accelerator", refuse)
     with pytest.raises(UserError, match=r"--precision.*fp16: Grad Scaler with MPS .* >= 2\.8\.0$"):
         make_accelerator("fp16")
+    with pytest.raises(ValueError, match="Grad Scaler"):
+        make_accelerator("fp32")
 
 
 def test_adapt_with_two_processes(corpus: Path, still_encoder: Path, tmp_path: Path) -> None:
