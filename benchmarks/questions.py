@@ -199,7 +199,7 @@ NOTHING_TO_KEEP = (
     "preserve; on STS-B, D alone scores like both terms, and R_s alone like neither (a_ablation_1000); larger radii "
     "did harm (d_sensitivity)"
 )
-BOTH_PHASES = "it is reached where SMART is on in every step of both phases, on the rows of b_multitask_1000 only"
+BOTH_PHASES = "SMART gains most where it is on in every step of both phases (b_multitask_1000)"
 FEW_SEEDS = "a ratio of standard deviations over so few seeds is uncertain"
 TOGETHER = Comparison(*MULTITASK, "mt-dnn-smart", "mt-dnn", tasks=TARGETED)
 AIMS = (

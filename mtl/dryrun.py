@@ -12,7 +12,7 @@ import torch
 
 from mtl.batch import BatchStream, micro_batches
 from mtl.data import Ints
-from mtl.errors import UserError
+from mtl.errors import NonFiniteError, UserError, first_line
 from mtl.machine import peak_memory
 from mtl.preflight import Checked
 from mtl.processes import Processes
@@ -84,14 +84,17 @@ def try_steps(checked: Checked) -> tuple[dict[str, Any], list[str]]:
     for step, (row, (name, stream)) in enumerate(zip(plan.rows, largest.items(), strict=True)):
         for _ in range(1 + on_accelerator):  # an accelerator's first step also loads its kernels
             start = time.perf_counter()
-            records = trainer.step(step)
+            try:
+                records = trainer.step(step)
+            except NonFiniteError as error:
+                raise UserError.of(name, first_line(error)) from None
             if on_accelerator:
                 torch.accelerator.synchronize()
             took = time.perf_counter() - start
         (record,) = trainer.numbers(records)
         terms = {key: record[key] for key in TERM_NAMES if key in record}
         for key, value in terms.items():
-            if not math.isfinite(value):
+            if not math.isfinite(value) and not (key == "gradient_norm" and accelerator.scaler is not None):
                 raise UserError.of(name, f"the {TERM_NAMES[key]} of a first step is {value}")
         mean = row["tokens"] / max(1, row["steps"])
         cost = mean_relative_cost(objective.tasks[name], row["steps"]) / objective.cost(name, 0)

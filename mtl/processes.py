@@ -65,9 +65,8 @@ def make_accelerator(precision: PrecisionName, trackers: Sequence[str] = ()) -> 
             project_config=ProjectConfiguration(logging_dir="."),  # Aim keeps all runs there; others choose theirs
         )
     except ValueError as error:
-        if precision == "fp32":
+        if precision == "fp32" or not any(word in str(error).lower() for word in ("precision", "scaler", precision)):
             raise
-        # Accelerate knows that the device does not support the precision.
         raise UserError.of("--precision", f"{precision}: {first_line(error)}") from error
     if problems := precision_problems(precision, accelerator.device):
         raise UserError(problems)

@@ -31,7 +31,7 @@ LABEL_NAMES = """label labels gold_label label_id label_name label_text gold sta
 PAIR_NAMES = """premise/hypothesis question/passage question/context question/paragraph question/answer
     question/sentence question/document question/reply question/candidate query/passage query/document query/doc
     query/candidate query/answer query/response query/paragraph query/title query/sentence query/text claim/evidence
-    context/response"""
+    context/response text_a/text_b"""
 TWINS = (("1", "2"), ("a", "b"), ("left", "right"))
 SINGLE = re.compile(r"(.+_)?(text|sentence|review|tweet|comment|content|document|message|utterance|post|body|headline)")
 IDENTIFIER = re.compile(r"(.+_)?(ids?|idx|index|uuid|guid|key|url|hash|date|time|timestamp|lang|language|split|user)")
@@ -169,8 +169,8 @@ def _guess(table: Table) -> tuple[str, dict[str, Column]]:
     few = [c for c in others if c.may_be_label and 2 <= c.distinct <= min(FEW_VALUES, c.filled / 2)]
     fractions = [c for c in table.columns.values() if not all(map(float.is_integer, c.numbers().values()))]
     candidates = [*sorted(few, key=lambda column: column.distinct), *(c for c in fractions if c in others)]
-    if not label and not candidates:
-        raise _no_label(table)
+    if not label:
+        _check_candidates(table, others, candidates)
     label = label or candidates[0]
     for place, name in [(column.gap, column.name) for column in texts if column.gap]:
         raise UserError.of(place, f"column {name!r} holds no text here; give such rows a text or remove them")
@@ -184,16 +184,17 @@ def _guess(table: Table) -> tuple[str, dict[str, Column]]:
     return kind, dict(zip(roles, [*texts, label, *([group] if group else [])], strict=False))
 
 
-def _no_label(table: Table) -> UserError:
-    """Explain why no column can be the label: the one that is meant to be has lists, or numbers spelled otherwise."""
+def _check_candidates(table: Table, others: list[Column], candidates: list[Column]) -> None:
+    """Where no column with a name of labels can be the label, check whether one was meant, and whether others can."""
     for column in table.ordinary:
         if column.canonical in LABEL_NAMES.split() and column.nested:
             told = "holds lists or objects: write one label in each row (ranking: one candidate with the query's id)"
-            return UserError.of(str(table.path), f"column {column.name!r} {told}")
-    for column in table.ordinary:
-        if fault := _other_numbers(column):
-            return UserError.of(str(table.path), f"{fault} (found in column {column.name!r})")
-    return table.lacks("can be the label", "label")
+            raise UserError.of(str(table.path), f"column {column.name!r} {told}")
+    if not candidates:
+        for column in others if len(others) == 1 else ():
+            if fault := _other_numbers(column):
+                raise UserError.of(str(table.path), f"{fault} (found in column {column.name!r})")
+        raise table.lacks("can be the label", "label")
 
 
 def _other_numbers(column: Column) -> str:
@@ -201,7 +202,7 @@ def _other_numbers(column: Column) -> str:
     other = [value for value in column.values if OTHER_NUMBER.fullmatch(value)]
     if len(other) <= MAJORITY * len(column.values.keys() - column.missing.keys()):
         return ""
-    return f"has numbers such as {other[0]!r}: write them with a decimal point and without a percent sign"
+    return f"has numbers such as {other[0]!r}: write them as in 1234.5, without a comma or a percent sign"
 
 
 def _texts(table: Table, label: Column | None) -> list[Column]:
@@ -212,7 +213,10 @@ def _texts(table: Table, label: Column | None) -> list[Column]:
     ]
     named = {column.canonical: column for column in reversed(texts)}
     twins = [(n, n.removesuffix(one) + two) for one, two in TWINS for n in reversed(named) if n.endswith(one)]
-    for one, two in [*twins, *(pair.split("/") for pair in PAIR_NAMES.split())]:
+    pairs = [(named[one], named[two]) for one, two in twins if two in named]
+    if pairs:
+        return list(max(pairs, key=lambda pair: sum(column.characters for column in pair)))
+    for one, two in (pair.split("/") for pair in PAIR_NAMES.split()):
         if one in named and two in named:
             return [named[one], named[two]]
     single = [column for column in texts if SINGLE.fullmatch(column.canonical)]
@@ -225,14 +229,14 @@ def _texts(table: Table, label: Column | None) -> list[Column]:
 
 
 def _is_named_text(table: Table, column: Column) -> bool:
-    """Whether a column is called as texts are, and is neither numeric nor, like a category, of few different values."""
-    name, all_names = column.canonical, {other.canonical for other in table.columns.values()}
+    """Whether a column is called as texts are, or like another one that reads as text, and is neither numeric nor, like
+    a category, of few different values.
+    """
+    name = column.canonical
+    ends = [end for pair in TWINS for end in (pair, pair[::-1]) if name.endswith(end[0])]
+    twins = {name.removesuffix(one) + two for one, two in ends}
     named = SINGLE.fullmatch(name) or name in re.split(r"[/\s]+", PAIR_NAMES)
-    named = named or any(
-        name.endswith(one) and name.removesuffix(one) + two in all_names
-        for pair in TWINS
-        for one, two in (pair, pair[::-1])
-    )
+    named = named or any(c.canonical in twins and 2 * c.sentences > c.filled > 0 for c in table.ordinary)
     return bool(named) and not column.numbers() and 2 * column.distinct > table.rows
 
 

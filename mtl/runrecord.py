@@ -95,7 +95,7 @@ class RunRecord:
 
     Attributes:
         path: The directory.
-        results: `results.json`, checked by `report.read_results`.
+        results: `results.json`, checked by `run_files.read_results`.
         run: Configuration and tasks, None if their files are missing.
         provenance: Where the run comes from, empty if its file is missing.
         log: Steps and evaluations, empty if the file is missing.

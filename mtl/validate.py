@@ -98,7 +98,7 @@ def validate(request: Request, *, dry_run: bool) -> Findings:
     for name, summaries in data.summaries.items():
         findings.tasks[name] = {split: s.facts for split, s in summaries.items() if not s.problems}
     findings.leaks = data.leaks.leaks()
-    findings.warnings += training_data_itself(tasks, data) if search else []
+    findings.warnings += training_data_itself(tasks, data)
     encoder = None if run is None or run.config.encoder == NO_ENCODER else run.config.encoder
     if encoder is None:
         if dry_run:

@@ -504,6 +504,9 @@ def test_rows_that_are_evaluated_or_not_are_told(
     words = ["--encoder", str(encoder_dir), "--max-steps", "1", "--no-smart", "--no-proximal", "--leaks", "ignore"]
     held = ["--set", "train.holdout=0.2"]
     told, left = "warning: t/validation is the training data itself", "note: t/validation: not evaluated by this run"
+    for policy in ("warn", "ignore"):
+        assert main(["validate", str(same), "--leaks", policy]) == 0
+        assert "t/validation is the training data itself" in capsys.readouterr().out
     for number, (path, more, expected) in enumerate(
         [
             (same, [], (True, False)),

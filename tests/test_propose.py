@@ -559,17 +559,22 @@ ERRORS: dict[str, tuple[str, str, str]] = {
     "decimal commas": (
         "rows.csv",
         "text,label\n" + "".join(f'it is good,"{n},5"\n' for n in range(10)),
-        "numbers such as '0,5': write them with a decimal point",
+        "numbers such as '0,5': write them as in 1234.5",
     ),
     "decimal commas in another column": (
         "rows.csv",
         "text;note\n" + "".join(f"it is good {n} times;{n},5\n" for n in range(60)),
-        r"numbers such as '0,5': write them with a decimal point .*\(found in column 'note'\)",
+        r"numbers such as '0,5': write them as in 1234\.5, .*\(found in column 'note'\)",
     ),
     "several labels in a row": (
         "rows.jsonl",
         "".join(f'{{"text": "it is good {n} times", "labels": ["a", "b"]}}\n' for n in range(9)),
         "column 'labels' holds lists or objects: write one label in each row",
+    ),
+    "several labels in a row beside another column": (
+        "rows.jsonl",
+        "".join(f'{{"text": "it is good {n} times", "labels": [0], "who": "{"ab"[n % 2]}"}}\n' for n in range(9)),
+        "column 'labels' holds lists or objects",
     ),
     "numbers of a programming language": (
         "rows.csv",
@@ -608,6 +613,43 @@ def test_twins_by_name_are_texts(tmp_path: Path) -> None:
     ]
     proposed = yaml.safe_load(propose(write_jsonl(tmp_path / "rows.jsonl", rows)))
     assert proposed["rows"]["data"]["columns"] == {"text_a": "text_a", "text_b": "text_b", "label": "label"}
+
+
+TWINS = {
+    "ids and texts": (
+        {"id_1": "a{n}", "id_2": "b{n}", "text_1": "it is {n}", "text_2": "it was {n}"},
+        ["text_1", "text_2"],
+    ),
+    "ids of questions": (
+        {"qid1": "q{n}", "qid2": "p{n}", "question1": "who is {n}", "question2": "what is {n}"},
+        ["question1", "question2"],
+    ),
+    "the longer pair": (
+        {
+            "address_a": "road {n}",
+            "address_b": "lane no {n}",
+            "body_a": "it is {n} again",
+            "body_b": "it was {n} before",
+        },
+        ["body_a", "body_b"],
+    ),
+    "ids and a text": ({"id_a": "a{n}", "id_b": "b{n}", "review": "it is {n}"}, ["review"]),
+    "dates and a text": ({"date_1": "2026-01-{n}", "date_2": "2025-01-{n}", "text": "it is {n}"}, ["text"]),
+    "addresses and a text": ({"url1": "a.org/{n}", "url2": "b.org/{n}", "text": "it is {n}"}, ["text"]),
+    "one beside a sentence": (
+        {"left_text": "w{n}", "text_a": "it is {n}", "text_b": "Antwort{n}"},
+        ["text_a", "text_b"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TWINS)
+def test_twins_are_texts_if_one_of_them_reads_so(case: str, tmp_path: Path) -> None:
+    columns, expected = TWINS[case]
+    rows = [{name: text.format(n=n) for name, text in columns.items()} | {"label": "ab"[n % 2]} for n in range(40)]
+    proposed = yaml.safe_load(propose(write_jsonl(tmp_path / "rows.jsonl", rows)))
+    found = proposed["rows"]["data"]["columns"]
+    assert [found[role] for role in ("text_a", "text_b") if role in found] == expected
 
 
 @pytest.mark.parametrize("case", ERRORS)
