@@ -45,7 +45,9 @@ Every mean is over all seeds that were run (n in the tables). Differences are pa
 the t distribution and, with five seeds or more, from a bootstrap of the pairs. The intervals are over seeds, on the
 same evaluated rows: another sample of rows would give other differences. There are many comparisons here: without any
 effect, one interval in twenty is expected to exclude 0. Seeds were added over several sittings, and interim results
-were seen in between. Epochs, batch sizes and learning rates are the studies' own, not the toolkit's built-in ones.
+were seen in between. A spread ratio is an arm's standard deviation over seeds relative to the base arm's; of a mean of
+tasks, the root of the tasks' summed variances, not the standard deviation of the mean. In the tables of a study, the
+base arm is the first one, or the arm after "over". Epochs, batch sizes and learning rates are the studies' own, not the toolkit's built-in ones.
 """
 
 
