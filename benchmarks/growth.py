@@ -33,16 +33,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.timing import Spread, parser, store
+from mtl.cost import forward_passes
 from mtl.report import table
-from mtl.smart import passes
 
 SIZES = {"110 M": (12, 768), "1 B": (24, 1792)}  # layers and width of an encoder with BERT's vocabulary
 VOCABULARY = 30_522
 WORLDS = (8, 64, 512)
 VARIANTS = {"plain": ("train.smart=false", "train.proximal=false"), "full": ()}
 FORWARDS = {
-    "plain": passes(1, smart=False, perturbed=False, proximal=False),
-    "full": passes(1, smart=True, perturbed=True, proximal=True),
+    "plain": forward_passes(1, smart=False, perturbed=False, proximal=False),
+    "full": forward_passes(1, smart=True, perturbed=True, proximal=True),
 }
 BACKWARD = 2  # cost of the last backward pass, in forward passes
 BUCKET = 25 * 2**20  # size of DDP's buckets in bytes

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from mtl.batch import BatchStream, micro_batches
+from mtl.cost import mean_relative_cost
 from mtl.data import Ints
 from mtl.errors import NonFiniteError, UserError, first_line
 from mtl.machine import peak_memory
@@ -18,7 +19,6 @@ from mtl.preflight import Checked
 from mtl.processes import Processes
 from mtl.run_setup import check_model, longest_input, prepare_splits, set_up
 from mtl.runlog import NoLog
-from mtl.smart import mean_relative_cost
 from mtl.tokenizer import load_tokenizer
 from mtl.trainer import TERM_NAMES, Hooks
 

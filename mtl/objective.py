@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from mtl.batch import Batch, send
+from mtl.cost import relative_cost
 from mtl.data import Examples, Ints
 from mtl.losses import DIVERGENCES, LOSSES, Loss, cross_entropy
 from mtl.model import MultiTaskModel
 from mtl.random_state import RandomState, random_state, replayed, seeded_state
 from mtl.sampling import derive_seed
-from mtl.smart import Ball, Distance, Perturbation, draw_noise, perturbation, relative_cost
+from mtl.smart import STEP_POWERS, Ball, Distance, Perturbation, draw_noise, perturbation
 from mtl.taskdef import TaskDef
 
 DROPOUT_EVERY = 10  # turns of a task between two measurements of the divergence due to dropout alone
@@ -130,7 +131,7 @@ class Objective(nn.Module):
         return relative_cost(self.tasks[task], smooths=self.smooths(task, turn))
 
     def unit(self, task: str) -> float:
-        """Factor of the task's radius, noise and step size: the RMS of the word embeddings, or 1 for absolute ones."""
+        """Unit of the task's radius, noise and step size (see `STEP_POWERS`): the RMS of the word embeddings, or 1."""
         return self.embedding_rms if self.tasks[task].smart.unit == "embedding_rms" else 1.0
 
     def task_loss(self, definition: TaskDef, batch: Batch, outputs: Tensor) -> Tensor:
@@ -145,8 +146,9 @@ class Objective(nn.Module):
 
         Gradient flows through both arguments of R_s, none through δ. Telemetry: `smart_noise` is the mean ℓ_s at the
         noise from which the ascent starts, `smart_length` the mean ‖δ‖ in units of ε, `smart_boundary` the fraction at
-        the boundary. With independent masks, `smart_dropout` is the mean ℓ_s between the two masks at δ = 0, from an
-        extra forward pass in every `DROPOUT_EVERY`-th turn (with shared masks it is 0).
+        the boundary; micro-batches and processes are averaged by examples. With independent masks, `smart_dropout` is
+        the mean ℓ_s between the two masks at δ = 0, from an extra forward pass in every `DROPOUT_EVERY`-th turn (with
+        shared masks it is 0).
         """
         settings = self.tasks[task].smart
         distance = self._distance(settings.divergence, batch)
@@ -187,7 +189,7 @@ class Objective(nn.Module):
             distance,
             Ball(settings.norm, settings.epsilon * unit, settings.scope),
             noise_std=settings.noise_std * unit,
-            step_size=settings.step_size * unit,
+            step_size=settings.step_size * unit ** STEP_POWERS[settings.ascent],
             steps=settings.steps,
             ascent=settings.ascent,
         )

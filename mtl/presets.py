@@ -34,9 +34,10 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "ascent": "normalized",
             "dropout": "independent",
         },
-        # arXiv 2008.03156, section 3.
+        # arXiv 2008.03156, section 3; but noise beyond one standard deviation is clipped to it.
         "r3f": {"epsilon": 1e-5, "noise_std": 1e-5, "unit": "absolute", "steps": 0, "dropout": "independent"},
-        # arXiv 2106.14448, equation 3, with α = 1; the factor ½ of its two KL terms is in the weight.
+        # arXiv 2106.14448: α/2 times the two KL terms, beside the sum of two cross entropies. Here there is one, so
+        # this is α = 2; in a regression, where the authors' code has one loss and α times the squared distance, α = ½.
         "rdrop": {"epsilon": 0.0, "noise_std": 0.0, "steps": 0, "dropout": "independent", "weight": 0.5},
     },
     "proximal": {

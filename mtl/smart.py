@@ -26,7 +26,6 @@ from torch import Tensor
 
 from mtl.losses import full_precision
 from mtl.sampling import derive_seed
-from mtl.taskdef import TaskDef
 
 Outputs: TypeAlias = Callable[[Tensor], Tensor]  # δ (B, T, D) -> outputs
 Distance: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # (perturbed, clean) -> (N,)
@@ -159,7 +158,7 @@ def perturbation(
         distance: ℓ_s, per example.
         ball: Π_ε and ‖·‖.
         noise_std: σ, in the units of the word embeddings.
-        step_size: η, in the same units.
+        step_size: η, in the same units, or with `normalized` in their square.
         steps: K.
         ascent: A name in `ASCENTS`.
     """
@@ -208,37 +207,12 @@ def normalized_step(delta: Tensor, gradient: Tensor, step_size: float, ball: Bal
     return ball.radius * ball.direction(delta + step_size * gradient)
 
 
-PLAIN = 3  # cost of a plain step: one forward and one full backward pass
-
-
-def passes(steps: int, *, smart: bool, perturbed: bool, proximal: bool) -> int:
-    """Cost of a step in forward passes: a forward counts 1, a full backward 2, a backward to δ alone 1.
-
-    Args:
-        steps: K.
-        smart: Whether R_s is on.
-        perturbed: Whether its radius is above 0 (otherwise there is no ascent).
-        proximal: Whether D is on.
-    """
-    return PLAIN + (3 + 2 * steps * perturbed if smart else 0) + proximal
-
-
-def relative_cost(task: TaskDef, *, smooths: bool) -> float:
-    """Cost of a task's step, with or without R_s, relative to a plain one; what only telemetry computes is left out."""
-    perturbed, proximal = task.smart.epsilon > 0, task.proximal.weight > 0
-    return passes(task.smart.steps, smart=smooths, perturbed=perturbed, proximal=proximal) / PLAIN
-
-
-def mean_relative_cost(task: TaskDef, turns: int | None = None) -> float:
-    """Mean of `relative_cost` over so many first turns of a task, but at most, and by default, `smart.every`."""
-    cycle = min(task.smart.every, turns or task.smart.every)
-    first, others = (relative_cost(task, smooths=on) for on in (task.smart.weight > 0, False))
-    return (first + (cycle - 1) * others) / cycle
-
-
 ASCENTS: dict[str, Callable[[Tensor, Tensor, float, Ball], Tensor]] = {
     "projected": projected_step,
     "normalized": normalized_step,
 }
+
+# The unit of a step size η, as a power of that of length: a normalized step multiplies a gradient, which is per length.
+STEP_POWERS = {"projected": 1, "normalized": 2}
 
 NORMS: dict[str, Callable[[Tensor, tuple[int, ...]], Tensor]] = {"linf": norm_linf, "l2": norm_l2}

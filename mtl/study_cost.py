@@ -1,7 +1,7 @@
 """The cost of a study, computed from its plans before anything runs.
 
 The unit is one token of plain training, that is, a forward and a backward pass. A token of regularized training counts
-by its forward-pass equivalents (`smart.relative_cost`); an evaluated token, one forward pass, counts a third.
+by its forward-pass equivalents (`cost.relative_cost`); an evaluated token, one forward pass, counts a third.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mtl.cost import PLAIN, mean_relative_cost
 from mtl.encoder import find_encoder
 from mtl.errors import counted
 from mtl.ledger import Ledger
@@ -20,7 +21,6 @@ from mtl.preflight import Checked
 from mtl.reading import check_data
 from mtl.report import table
 from mtl.run_setup import longest_input, make_streams, prepare_splits
-from mtl.smart import PLAIN, mean_relative_cost
 from mtl.study import Cell, Node, Study, read_study
 from mtl.tokenizer import load_tokenizer
 

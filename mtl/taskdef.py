@@ -48,9 +48,9 @@ class SmartSettings(Settings):
         epsilon: ε, radius of the perturbation ball; with `norm: l2` all T·D coordinates share it, so that the default,
             made for `linf`, is too small by about √(T·D).
         noise_std: σ, standard deviation of the initial noise.
-        step_size: η, length of one ascent step.
+        step_size: η, length of one ascent step; with `ascent: normalized`, factor of the gradient.
         unit: Unit of epsilon, noise_std and step_size: `absolute`, or `embedding_rms`, the root mean square of the
-            pretrained encoder's word embeddings.
+            pretrained encoder's word embeddings (its square for the step size of `ascent: normalized`).
         steps: K, number of ascent steps; 0 gives R3F (arXiv 2008.03156).
         norm: Norm of the ball and of the gradient's normalisation.
         scope: `example` for one ball around all tokens of an input, `token` for one around each token.

@@ -21,12 +21,12 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 import mtl
 from mtl.cli import main
+from mtl.cost import forward_passes
 from mtl.files import locked
 from mtl.intervals import intervals
 from mtl.machine import processor
 from mtl.report import compare_runs
 from mtl.run_files import read_run
-from mtl.smart import passes
 from mtl.trainer import Trainer
 
 TASKS = ("mood", "strength", "answer")
@@ -444,7 +444,7 @@ def test_validate_dry_run_takes_the_settings_of_the_run(
     row, whole = dry_run()
     assert (row["batch"][0], row["parts"]) == (8, 1) and whole == pytest.approx(1.0)
     _, seldom = dry_run("--set", "defaults.smart.every=10")
-    full, without = (passes(1, smart=on, perturbed=True, proximal=True) for on in (True, False))
+    full, without = (forward_passes(1, smart=on, perturbed=True, proximal=True) for on in (True, False))
     assert seldom == pytest.approx((full + 9 * without) / 10 / full)
     cut, _ = dry_run("--set", "train.accumulation=3")
     assert (cut["batch"], cut["parts"]) == (row["batch"], 3)

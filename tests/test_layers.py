@@ -40,7 +40,7 @@ LAYERS = (
         "preflight",
     ),
     ("tokenizer", "data", "subsets", "batch", "plan", "scale"),
-    ("losses", "smart", "proximal", "optimizer"),
+    ("losses", "smart", "proximal", "cost", "optimizer"),
     (
         "dropout",
         "native_head",

@@ -402,14 +402,21 @@ def test_presets_train(encoder: Path, preset: str) -> None:
         torch.testing.assert_close(float(terms["smart_length"]), 1.0)
 
 
-def test_radius_can_be_relative_to_the_embeddings(encoder: Path) -> None:
+@pytest.mark.parametrize(("ascent", "power"), [("projected", 1), ("normalized", 2)])
+def test_radius_can_be_relative_to_the_embeddings(encoder: Path, ascent: str, power: int) -> None:
     """ε in units of the root mean square: the same step as with the product given in absolute units."""
     batch = batch_of("regression")
-    relative = {name: value / 0.25 for name, value in STRONG.items()}
+    relative: dict[str, Any] = {name: value / 0.25 for name, value in STRONG.items()}
+    relative |= {"ascent": ascent, "scope": "token"}
     objective = objective_of(encoder, {"d": task("regression", smart=1.0, unit="embedding_rms", **relative)}).eval()
     table = objective.model.word_embeddings.weight.detach().double()
     assert objective.embedding_rms == pytest.approx(float((table**2).mean()) ** 0.5)
-    absolute = {name: value * objective.embedding_rms for name, value in relative.items()}
+    rms = objective.embedding_rms
+    absolute = relative | {
+        "epsilon": relative["epsilon"] * rms,
+        "noise_std": relative["noise_std"] * rms,
+        "step_size": relative["step_size"] * rms**power,
+    }
     other = objective_of(encoder, {"d": task("regression", smart=1.0, **absolute)}).eval()
     assert run(objective, "d", batch)[1]["smart"] == pytest.approx(float(run(other, "d", batch)[1]["smart"]), rel=1e-4)
     before = objective.unit("d")

@@ -12,8 +12,9 @@ from reference import smart as reference
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mtl.cost import forward_passes
 from mtl.losses import DIVERGENCES
-from mtl.smart import ASCENTS, NORMS, Ball, Perturbation, draw_noise, passes, perturbation
+from mtl.smart import ASCENTS, NORMS, STEP_POWERS, Ball, Perturbation, draw_noise, perturbation
 
 CPU = torch.device("cpu")
 
@@ -190,6 +191,32 @@ def test_public_code_rescales_every_token_to_the_radius() -> None:
     assert set(ASCENTS) == {"projected", "normalized"}
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("ascent", ASCENTS)
+def test_perturbation_has_the_unit_of_the_embeddings(ascent: str, norm: str) -> None:
+    """Embeddings s times as large: f(δ) becomes f(δ/s), and with ε, σ and η in their unit δ becomes s·δ."""
+    w, s, noise = randn(3, 4, 5, seed=1), 0.05, randn(2, 3, 4)
+
+    def f(delta: Tensor) -> Tensor:
+        return torch.tanh(torch.einsum("btd,tdc->bc", delta, w))
+
+    plain, scaled = (
+        attack(
+            lambda delta, unit=unit: f(delta / unit),
+            noise,
+            "sym_kl",
+            norm=norm,
+            ascent=ascent,
+            epsilon=0.5 * unit,
+            noise_std=0.1 * unit,
+            step_size=0.3 * unit ** STEP_POWERS[ascent],
+            steps=2,
+        )
+        for unit in (1.0, s)
+    )
+    torch.testing.assert_close(scaled, s * plain, rtol=1e-9, atol=0)
+
+
 @pytest.mark.parametrize("steps", [1, 2])
 def test_telemetry_of_a_known_perturbation(steps: int) -> None:
     """Linear f: ℓ_s at the noise is (wᵀδ₀)²; after a long step every coordinate is at the boundary."""
@@ -234,8 +261,8 @@ def test_cost_in_forward_passes() -> None:
     table = {(0, False): 3, (0, True): 6, (1, True): 8, (3, True): 12}
     for (steps, smart), expected in table.items():
         for proximal in (False, True):
-            assert passes(steps, smart=smart, perturbed=True, proximal=proximal) == expected + proximal
-    assert passes(1, smart=True, perturbed=False, proximal=False) == 6
+            assert forward_passes(steps, smart=smart, perturbed=True, proximal=proximal) == expected + proximal
+    assert forward_passes(1, smart=True, perturbed=False, proximal=False) == 6
 
 
 @pytest.mark.parametrize("reads_padding", [False, True])

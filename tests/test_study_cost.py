@@ -10,9 +10,9 @@ import pytest
 
 from mtl.cli import main
 from mtl.config import Run, RunConfig
+from mtl.cost import forward_passes, mean_relative_cost
 from mtl.ledger import Ledger
 from mtl.outcomes import Outcome, outcome_key
-from mtl.smart import mean_relative_cost, passes
 from mtl.study import Node, read_study
 from mtl.study_cost import Cost, study_costs
 from mtl.summary import store_summary
@@ -22,7 +22,7 @@ OFF = {"weight": 0}
 
 
 def step(*, steps: int = 1, smart: bool = False, perturbed: bool = True, proximal: bool = False) -> int:
-    return passes(steps, smart=smart, perturbed=perturbed, proximal=proximal)
+    return forward_passes(steps, smart=smart, perturbed=perturbed, proximal=proximal)
 
 
 # Settings of R_s and of D, and the forward passes of as many steps as it takes until they repeat.
