@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 STUDIES = ROOT / "benchmarks" / "studies"
 CHANCE = ROOT / "benchmarks" / "figures" / "chance.json"
 PICTURES = "benchmarks/studies"  # path of the charts, relative to RESULTS.md
+ENOUGH = 3  # seeds of a difference that is listed under "What did not help"
 EQUAL = ("g_precision",)  # studies whose arms were not meant to gain
 INTRODUCTION = """\
 # Results
@@ -39,7 +40,8 @@ Written by `python -m benchmarks.results` from the studies in [`benchmarks/studi
 already trained it on sentence pairs. Tasks on pairs therefore start better than from a masked language model, and
 pre-fine-tuning has less to add. The data contains only a part of MNLI, QQP, SNLI and SciTail. Published figures are
 given for orientation: they are from another encoder and are not means over seeds (those of the paper's Table 2 are
-[the best of three runs](https://github.com/namisan/mt-dnn/issues/126), according to an author).
+[the best of three runs](https://github.com/namisan/mt-dnn/issues/126), according to an author). They are those of its
+Table 5; Tables 3 and 4 are from all training rows, some of them of other tasks, and nothing here is comparable yet.
 
 Every mean is over all seeds that were run (n in the tables). Differences are paired by seed, with 95 % intervals from
 the t distribution and, with five seeds or more, from a bootstrap of the pairs. The intervals are over seeds, on the
@@ -47,7 +49,8 @@ same evaluated rows: another sample of rows would give other differences. There 
 effect, one interval in twenty is expected to exclude 0. Seeds were added over several sittings, and interim results
 were seen in between. A spread ratio is an arm's standard deviation over seeds relative to the base arm's; of a mean of
 tasks, the root of the tasks' summed variances, not the standard deviation of the mean. In the tables of a study, the
-base arm is the first one, or the arm after "over". Epochs, batch sizes and learning rates are the studies' own, not the toolkit's built-in ones.
+base arm is the first one, or the arm after "over". Epochs, batch sizes and learning rates are the studies' own, not
+the toolkit's built-in ones.
 """
 
 
@@ -70,10 +73,17 @@ class Gathered(NamedTuple):
 def document(gathered: Gathered) -> str:
     """The contents of RESULTS.md."""
     summaries = gathered.summaries
-    lines = [INTRODUCTION, *_answers(summaries), *_aims(summaries)]
+    lines = [INTRODUCTION, _budget(summaries), "", *_answers(summaries), *_aims(summaries)]
     for name, summary in summaries.items():
         lines += list(_robustness(summary) if "robustness" in summary else _section(name, summary, gathered))
-    lines += ["## What did not help", "", "By the t intervals above.", "", *_no_help(summaries), ""]
+    lines += [
+        "## What did not help",
+        "",
+        f"By the t intervals above, of {ENOUGH} seeds or more.",
+        "",
+        *_no_help(summaries),
+        "",
+    ]
     if gathered.not_run:
         lines += ["## Not run yet", "", *(f"- `{name}`: {gathered.notes[name]}" for name in gathered.not_run), ""]
     return "\n".join(lines)
@@ -208,7 +218,6 @@ def _evaluated(chance: Mapping[str, Any], metric: str) -> str:
 
 def _design(summary: Mapping[str, Any]) -> str:
     arms = [arm for group in summary["groups"] if group["first"] for arm in group["arms"].items()]
-    seconds = {key.rpartition("/")[0]: run["seconds"] for key, run in summary["runs"].items()}  # once if for many tasks
     most, planned = max((facts["n"] for _, facts in arms), default=0), len(summary["seeds"])
     seeds = f"{planned} seeds" if most >= planned else f"{most} of {planned} seeds"
     done = f"{summary['finished']:,} of {summary['cells']:,} cells"
@@ -218,9 +227,31 @@ def _design(summary: Mapping[str, Any]) -> str:
     machine, revision = summary["machine"], (summary["git_revision"] or "unknown")[:12]
     return (
         f"{done}, {seeds}, {counted_rows(summary)}; encoder `{summary['encoder']}`; "
-        f"{math.fsum(seconds.values()) / 3600:.1f} h without pre-fine-tuning, "
+        f"{_hours(summary)}, "
         f"on {machine['cores']} cores ({', '.join(summary['processors'])}), torch {summary['versions']['torch']}, "
         f"summarized at revision {revision}."
+    )
+
+
+def _seconds(summary: Mapping[str, Any]) -> tuple[float, float]:
+    """Duration of a study's runs, and of the pre-fine-tuning that several of them start from."""
+    runs = {key.rpartition("/")[0]: run["seconds"] for key, run in summary["runs"].items()}  # once if for many tasks
+    shared = {run["shared_seconds"] for run in summary["runs"].values()}  # told by every run that starts from it
+    return math.fsum(runs.values()), math.fsum(shared)
+
+
+def _hours(summary: Mapping[str, Any]) -> str:
+    own, shared = (seconds / 3600 for seconds in _seconds(summary))
+    return f"{own:.1f} h" + (f" and {shared:.1f} h of pre-fine-tuning" if shared else "")
+
+
+def _budget(summaries: Mapping[str, Mapping[str, Any]]) -> str:
+    """The computing time of all studies, which is why some are not finished."""
+    hours = math.fsum(sum(_seconds(summary)) for summary in summaries.values() if "runs" in summary) / 3600
+    return (
+        f"**Budget.** The runs below took {hours:,.0f} hours, mostly of one core each (pre-fine-tuning counts in every "
+        "study that starts from it). Computing time is why some studies have fewer seeds or arms than planned, and "
+        "some were not run."
     )
 
 
@@ -264,6 +295,8 @@ def _no_help(summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
             continue
         for group in _main_groups(summary):
             for arm, base, difference in _differences(group):
+                if difference["n"] < ENOUGH:
+                    continue
                 low, high = difference["t"]
                 if not group.get("higher_is_better", True):
                     low, high = -high, -low

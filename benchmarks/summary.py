@@ -17,6 +17,7 @@ from typing import Any
 
 from benchmarks.growth import markdown as predicted
 from mtl.errors import listed
+from mtl.paired import FEWEST
 from mtl.summary import size_words
 
 FOLDERS = (Path(__file__).parent / "figures", Path(__file__).parent / "studies")
@@ -201,16 +202,16 @@ def _arms(
 ) -> str:
     """Table of means over seeds and paired differences to the first arm.
 
-    It has a row for each arm that in some group has at least two seeds, also in common with the first arm; and, of the
-    tasks in `chance`, the number of rows and the metric of an answer that ignores the text.
+    It has a row for each arm that in some group has at least `FEWEST` seeds, also in common with the first arm; and, of
+    the tasks in `chance`, the number of rows and the metric of an answer that ignores the text.
     """
     lines = [f"| {what} | {' | '.join(groups)} |", "|---" * (1 + len(groups)) + "|"]
     counts: set[int] = set()
     for arm, words in arms.items():
         found = [group["arms"].get(arm, {"n": 0}) for group in groups.values()]
-        if any(map(_is_told, found)):
-            lines.append(f"| {words} | " + " | ".join(_mean(f) if _is_told(f) else "" for f in found) + " |")
-            counts |= {facts["n"] for facts in found if _is_told(facts)}
+        if any(map(_has_enough_seeds, found)):
+            lines.append(f"| {words} | " + " | ".join(_mean(f) if _has_enough_seeds(f) else "" for f in found) + " |")
+            counts |= {facts["n"] for facts in found if _has_enough_seeds(facts)}
     of_tasks = [chance.get(group.get("task", ""), {"metrics": {}}) for group in groups.values()]
     guesses = [
         found["metrics"].get(group.get("metric", "").removesuffix(WITH_TYPOS))
@@ -226,9 +227,9 @@ def _arms(
     return "\n".join([*lines, "", f"{told}; mean of {seeds} seeds. {more}", ""])
 
 
-def _is_told(facts: Mapping[str, Any]) -> bool:
-    """Whether an arm has at least two seeds, and at least two in common with the first arm."""
-    return facts["n"] > 1 and facts.get("difference", {"n": facts["n"]})["n"] > 1
+def _has_enough_seeds(facts: Mapping[str, Any]) -> bool:
+    """Whether an arm has enough seeds, also in common with the first arm."""
+    return min(facts["n"], facts.get("difference", facts)["n"]) >= FEWEST
 
 
 def _mean(facts: Mapping[str, Any]) -> str:
@@ -256,7 +257,7 @@ def effects(files: Mapping[str, Any]) -> str:
     lines = ["| regularizers | cost of a step | mean of tasks (difference: 95 %) | spread ratio |", "|---" * 4 + "|"]
     for arm, (words, path) in REGULARIZERS.items():
         facts = group["arms"][arm]
-        if _is_told(facts):
+        if _has_enough_seeds(facts):
             cost = files["steps"][path[0]][path[1]] if path else 1.0
             cost = cost["median"] if isinstance(cost, dict) else cost
             ratio = facts.get("spread_ratio")

@@ -17,7 +17,7 @@ from mtl.intervals import LEVEL
 from mtl.sampling import derive_seed
 
 RESAMPLES = 10_000
-FEWEST = 5  # seeds for a bootstrap: that of two excludes 0 wherever both differences have the same sign
+FEWEST = 5  # seeds for a bootstrap (that of two excludes 0 wherever both differences have the same sign) or a spread
 Interval = list[float]
 
 
@@ -73,9 +73,9 @@ def compare_pairs(values: Sequence[float], base: Sequence[float], *, higher_is_b
 def spread_ratio(values: Sequence[Sequence[float]], base: Sequence[Sequence[float]]) -> float | None:
     """Ratio of the standard deviations of two arms over seeds: √(Σ_t s_t² / Σ_t s̃_t²) over tasks t; for one task, s/s̃.
 
-    None if an arm has fewer than two seeds, or if the base arm's variance is 0.
+    None if an arm has fewer seeds than `FEWEST`, or if the base arm's variance is 0.
     """
-    if any(len(part) < 2 for part in (*values, *base)) or not values:
+    if any(len(part) < FEWEST for part in (*values, *base)) or not values:
         return None
     ours, theirs = (math.fsum(float(np.var(part, ddof=1)) for part in parts) for parts in (values, base))
     return math.sqrt(ours / theirs) if theirs > 0 else None

@@ -78,9 +78,9 @@ def test_pairs_have_to_be_pairs() -> None:
 
 
 def test_spreads_by_hand() -> None:
-    wide, narrow = [0.0, 2.0], [1.0, 2.0]  # variances 2 and ½
+    wide, narrow = [0.0, 0.0, 1.0, 2.0, 2.0], [0.5, 0.5, 1.0, 1.5, 1.5]  # variances 1 and ¼
     assert spread_ratio([narrow], [wide]) == pytest.approx(0.5)
-    assert spread_ratio([narrow, wide], [wide, wide]) == pytest.approx(math.sqrt(2.5 / 4))
-    assert spread_ratio([wide], [[1.0, 1.0]]) is None
-    assert spread_ratio([[1.0]], [wide]) is None
+    assert spread_ratio([narrow, wide], [wide, wide]) == pytest.approx(math.sqrt(1.25 / 2))
+    assert spread_ratio([wide], [[1.0] * 5]) is None
+    assert spread_ratio([narrow[1:]], [wide]) is spread_ratio([wide], [narrow[1:]]) is None, "too few seeds"
     assert spread_ratio([], []) is None

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from benchmarks import chance, questions, results, robustness, summary
 from benchmarks.robustness import calibration_error, with_typos
+from mtl import paired
 from mtl.cli import main
 
 
@@ -151,7 +152,7 @@ def test_one_seed_alone_is_told_nothing_of() -> None:
     assert "mean of no seeds" in summary.few_examples(files)
 
 
-def test_a_comparison_is_of_its_arms_and_tasks() -> None:
+def test_a_comparison_is_of_its_arms_and_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Differences 0.1, 0.2 and 0.3 of seeds that both arms have: 0.2 ± t(0.975, 2) · 0.1/√3; spreads 0.2 and 0.1."""
     values = {
         "first": {"1": 9.0, "2": 9.0, "3": 9.0},
@@ -168,6 +169,9 @@ def test_a_comparison_is_of_its_arms_and_tasks() -> None:
     ]
     summaries = {"s": {"groups": groups}}
     asked = questions.Comparison("s", 10, "other", "base", tasks=("a",))
+    few = questions.look_up(summaries, asked)
+    assert few is not None and few.spread is None, "three seeds"
+    monkeypatch.setattr(paired, "FEWEST", 3)
     found = questions.look_up(summaries, asked)
     assert found is not None
     assert found.of == "a, f1" and found.size == "10 rows" and found.spread == pytest.approx(2.0)
@@ -214,7 +218,10 @@ def test_figures_stand_beside_the_papers() -> None:
                 "mt-dnn-smart": arm(0.49, [-0.2, 0.1]),
                 "later": NOT_RUN,
             },
-            "contrasts": [{"arm": "mt-dnn-smart", "base": "mt-dnn", **arm(-0.21, [-0.3, -0.1])}],
+            "contrasts": [
+                {"arm": "mt-dnn-smart", "base": "mt-dnn", **arm(-0.21, [-0.3, -0.1])},
+                {"arm": "mt-dnn", "base": "too-few", **arm(-0.2, [-0.3, -0.1], n=2)},
+            ],
         }
     ]
     summary = {
@@ -232,7 +239,7 @@ def test_figures_stand_beside_the_papers() -> None:
         "machine": {"cores": 2},
         "processors": ["p"],
         # The first run was evaluated on two tasks, but took its time once.
-        "runs": {key: {"seconds": 3600.0} for key in ("0a/scitail", "0a/rte", "1b/scitail")},
+        "runs": {key: {"seconds": 3600.0, "shared_seconds": 1800.0} for key in ("0a/scitail", "0a/rte", "1b/scitail")},
     }
     for group in groups:  # what a summary of an arm that is the first holds
         del group["arms"]["single"]["difference"]  # type: ignore[index]
@@ -244,10 +251,11 @@ def test_figures_stand_beside_the_papers() -> None:
     assert "- `single`: train\n- `mt-dnn`: train on rte, mrpc, `{sampling: {strategy: sqrt}}`; then adapt\n" in text
     assert "| `single` | 5 | 0.5000 |" in text and text.count("| 0.512 |") == 1 and "| 0.823 |" in text
     assert "3 of 4 cells (**unfinished**: fewer seeds of `later`), 5 of 8 seeds, validation rows" in text
-    assert "2.0 h" in text and "| `later`" not in text, "an arm that was not run has no line"
+    assert "2.0 h and 0.5 h of pre-fine-tuning" in text and "took 2 hours" in text  # 2.5 to the even number
+    assert "| `later`" not in text, "an arm that was not run has no line"
     less = {**summary, "seeds": [*range(5)]}
     assert "`later`), 5 seeds, " in results.document(results.Gathered({"c_scitail": less}))
     assert "not clearly better than `single`: `mt-dnn-smart`" in text
-    assert "worse than `mt-dnn`: `mt-dnn-smart`" in text
+    assert "worse than `mt-dnn`: `mt-dnn-smart`" in text and "than `too-few`" not in text
     assert "| `mt-dnn-smart` over `mt-dnn` | 5 |  |  | -0.2100 | -0.3000 to -0.1000 |" in text
     assert "Not run" not in results.document(results.Gathered({"c_scitail": summary}))

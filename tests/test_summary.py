@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
 from dataclasses import replace
 from math import sqrt
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from mtl import paired
 from mtl.outcomes import Outcome, outcome_key
 from mtl.study import Study, read_study
 from mtl.summary import chart, summarize, summary_text
@@ -47,7 +49,8 @@ def study(encoder_dir: Path, corpus: Path, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(scope="module")
-def summary(study: Study) -> dict[str, Any]:
+def summary(study: Study) -> Iterator[dict[str, Any]]:
+    """With ratios of spreads although there are only three seeds."""
     outcomes = {}
     for cell in study.cells:
         at = study.config.seeds.index(cell.seed)
@@ -58,7 +61,9 @@ def summary(study: Study) -> dict[str, Any]:
             outcomes[outcome_key(cell)] = Outcome(
                 metrics={first: value, second: -value}, seconds=seconds, shared_seconds=shared, processor=f"p{at}"
             )
-    return summarize(study, outcomes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paired, "FEWEST", 2)
+        yield summarize(study, outcomes)
 
 
 def group(summary: dict[str, Any], task: str, metric: str) -> dict[str, Any]:
