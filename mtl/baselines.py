@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mtl.baseline_comparison import BASELINES, HEADER, compare_with_baselines
+from mtl.baseline_comparison import BASELINES, HEADER, BaselineComparison, compare_with_baselines
 from mtl.config import Run
 from mtl.display import Display
 from mtl.error_analysis import join_labels
@@ -24,7 +24,7 @@ from mtl.preflight import Checked
 from mtl.processes import Processes
 from mtl.reading import Data
 from mtl.report import table
-from mtl.run_files import RESULTS_FILE, RUN_FILE
+from mtl.run_files import RESULTS_FILE, RUN_FILE, read_results
 from mtl.run_setup import longest_input
 from mtl.runrecord import read_record
 from mtl.tokenizer import load_tokenizer
@@ -47,7 +47,8 @@ def train_baselines(
         display: Shows the progress of the baselines.
 
     Returns:
-        The results with `single`: task → split → metrics of the baseline at its best step.
+        The results with `single`, task → split → metrics of the baseline at its best step, and `over_single`, task →
+        split → metric → difference from it, with the paired interval where there is one.
 
     Raises:
         UserError: A baseline's directory holds something that cannot be continued.
@@ -69,22 +70,31 @@ def train_baselines(
                 alone, folder, resume=name in begun, command=command, display=display, quiet_data=True
             )
             single[name] = results_alone["tasks"][name]
-        outcome = {**results, "single": single}
         trust = checked.run.config.trust_remote_code
         limit = longest_input(checked, load_tokenizer(checked.encoder, trust_remote_code=trust))
 
         def store() -> None:
+            write_file(output / RESULTS_FILE, json.dumps({**results, "single": single}, indent=1))
+            record = read_record(output)
+            rows = compare_with_baselines(record, join_labels(record))
+            outcome = {**record.results, "over_single": _differences(rows)}
             write_file(output / RESULTS_FILE, json.dumps(outcome, indent=1))
+            display.say("\n" + table(HEADER, [row.cells() for row in rows]), "quiet")
             for name in single:
                 facts = read_facts(name, output, checked.run, outcome)
                 renew_card(output / "best" / name, name, checked.run.tasks[name], facts, limit)
 
         processes.in_main(store)
-    if processes.is_main:
-        record = read_record(output)
-        rows = [row.cells() for row in compare_with_baselines(record, join_labels(record))]
-        display.say("\n" + table(HEADER, rows), "quiet")
-    return outcome
+    return read_results(output)
+
+
+def _differences(rows: Sequence[BaselineComparison]) -> dict[str, dict[str, dict[str, Any]]]:
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        bounds = [row.paired.low, row.paired.high] if row.paired else None
+        of_split = found.setdefault(row.task, {}).setdefault(row.split, {})
+        of_split[row.metric] = {"difference": row.together - row.alone, "interval": bounds}
+    return found
 
 
 def _hold(held: contextlib.ExitStack, output: Path) -> None:

@@ -2,19 +2,18 @@
 
 A card contains only what its run recorded; anything else is omitted, and nothing is looked up or guessed. Because a
 card may be published, texts from users (labels, columns, files) appear only in code spans, never in tables or metadata,
-and paths are reduced to their last component. Metadata follows the Hugging Face hub's model cards and is written by a
-YAML dumper.
+and paths are reduced to their last component. Metadata is written by a YAML dumper.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
-from mtl.encoder import HUB_ID, PACKAGE
+from mtl.card_metadata import is_number, metadata
+from mtl.encoder import PACKAGE
 from mtl.errors import counted, listed, printable
 from mtl.facts import Facts
 from mtl.heads import stored_head
@@ -27,7 +26,6 @@ from mtl.taskdef import NAME, TaskDef
 
 CARD_FILE = "README.md"
 LABELS_SHOWN = 100
-CONFIG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")  # names of data set configurations allowed in metadata
 DIGEST = re.compile(r"[A-Za-z0-9]{8,128}")
 PLACE = "path/to/this/directory"  # path in the usage example
 
@@ -66,75 +64,6 @@ def code_span(text: str) -> str:
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
     pad = " " if text[:1] in ("`", " ", "") or text[-1:] in ("`", " ") else ""
     return f"{fence}{pad}{text}{pad}{fence}"
-
-
-# Metadata: https://github.com/huggingface/hub-docs/blob/main/modelcard.md
-
-# Metric → its name on the hub, where the names differ.
-HUB_METRICS = {"mcc": "matthews_correlation", "macro_f1": "f1", "pearson": "pearsonr", "spearman": "spearmanr"}
-
-
-def metadata(name: str, task: TaskDef, facts: Facts) -> dict[str, Any]:
-    """The card's metadata; keys without a known value are omitted."""
-    crossed, tasks = task.is_cross_encoder, facts.run.tasks if facts.run else {name: task}
-    origin, results = facts.origin, _model_index(name, task, facts)
-    licence = origin.licence if origin else None
-    together = len(tasks) > 1 or bool(origin and any(len(phase.tasks) > 1 for phase in origin.phases))
-    pipeline = _pipeline(task)
-    values = {
-        "license": licence.id if licence else None,
-        "license_name": licence.name if licence else None,
-        "license_link": licence.link if licence else None,
-        "base_model": origin.hub_id if origin else None,
-        "base_model_relation": "finetune" if origin and origin.hub_id else None,
-        "datasets": list(dict.fromkeys(found for t in tasks.values() if (found := _data_set(t)))),
-        "metrics": list(dict.fromkeys(HUB_METRICS.get(metric, metric) for metric in task.metrics)),
-        "pipeline_tag": pipeline,
-        "library_name": "sentence-transformers" if crossed else "transformers",
-        "tags": [
-            "mtl-toolkit",
-            *(["multi-task-learning"] if together else []),
-            *(["cross-encoder", "reranker"] if crossed else []),
-            *(["regression"] if task.type == "regression" else []),
-        ],
-        "model-index": [{"name": name, "results": results}] if results else None,
-    }
-    return {key: value for key, value in values.items() if value}
-
-
-def _pipeline(task: TaskDef) -> str:
-    return "text-ranking" if task.is_cross_encoder else "text-classification"
-
-
-def _data_set(task: TaskDef) -> str | None:
-    """The task's data set on the hub, if it has one."""
-    hub = task.data.hub
-    return hub if hub and HUB_ID.fullmatch(hub) else None
-
-
-def _model_index(name: str, task: TaskDef, facts: Facts) -> list[dict[str, Any]]:
-    found, data = [], task.data
-    for split, values in facts.metrics.items():
-        metrics: list[dict[str, Any]] = [
-            {
-                "type": HUB_METRICS.get(metric, metric),
-                "value": values[metric],
-                "name": metric,
-                **({"args": {"average": "macro"}} if metric == "macro_f1" else {}),
-            }
-            for metric in task.metrics
-            if _is_number(values.get(metric))
-        ]
-        target = data.splits.get(split, split)
-        if metrics and NAME.fullmatch(split):
-            data_set = {
-                "name": name,
-                "type": _data_set(task) or "unknown",
-                **({"config": data.config} if _data_set(task) and CONFIG.fullmatch(data.config or "") else {}),
-                "split": target if NAME.fullmatch(target) else split,
-            }
-            found.append({"task": {"type": _pipeline(task), "name": name}, "dataset": data_set, "metrics": metrics})
-    return found
 
 
 # Sections
@@ -198,6 +127,7 @@ def _results(task: TaskDef, facts: Facts) -> list[str]:
         *([f"intervals are bootstraps over {unit}"] if facts.intervals else []),
         *(["the baseline ignores the text"] if facts.metrics and facts.baselines else []),
         *(["“trained alone” is the same encoder on this task only, for as many steps"] if facts.single else []),
+        *(["the gain is the difference from it, with a paired 95 % interval"] if facts.over_single else []),
     ]
     text = "; ".join(columns)
     return [*lines, f"{text[:1].upper()}{text[1:]}."] if columns else lines[:-1]
@@ -210,13 +140,15 @@ def _deciding(facts: Facts) -> str:
 
 def _table(task: TaskDef, split: str, values: Mapping[str, Any], facts: Facts) -> list[str]:
     """Table of one split's metrics, with a column for each kind of value that is known."""
-    spread, guess, alone = (part.get(split, {}) for part in (facts.intervals, facts.baselines, facts.single))
+    spread = facts.intervals.get(split, {})
+    guess, alone, gain = (part.get(split, {}) for part in (facts.baselines, facts.single, facts.over_single))
     columns = {
         f"metric on `{split}`": [f"`{metric}`" for metric in task.metrics],
         "value": [_value(values.get(metric)) for metric in task.metrics],
         "95 % interval": [interval(spread.get(metric)) for metric in task.metrics] if spread else [],
         "baseline": [_value(guess.get(metric)) for metric in task.metrics] if guess else [],
         "trained alone": [_value(alone.get(metric)) for metric in task.metrics] if alone else [],
+        "gain": [_gain(gain.get(metric)) for metric in task.metrics] if gain else [],
     }
     shown = {title: cells for title, cells in columns.items() if cells}
     rows = [list(shown), ["---"] * len(shown), *zip(*shown.values(), strict=True)]
@@ -228,7 +160,7 @@ def _table(task: TaskDef, split: str, values: Mapping[str, Any], facts: Facts) -
             ("queries", "query", "queries"),
             ("queries_without_relevant", "query without a relevant candidate", "queries without a relevant candidate"),
         )
-        if _is_number(values.get(key)) and (values[key] or key == "n")
+        if is_number(values.get(key)) and (values[key] or key == "n")
     ]
     return [f"On `{split}`: {', '.join(counts)}.", "", *lines] if counts else lines
 
@@ -309,7 +241,7 @@ def _data(name: str, task: TaskDef, facts: Facts) -> list[str]:
         known = [
             f"{int(counts[key]):,} {words}"
             for key, words in DATA_COUNTS.items()
-            if _is_number(counts.get(key)) and (counts[key] or key == "rows")
+            if is_number(counts.get(key)) and (counts[key] or key == "rows")
         ]
         digest = facts.provenance.contents.get(f"{name}/{split}", "")
         known += [f"fingerprint `{digest}`"] if DIGEST.fullmatch(digest) else []
@@ -391,9 +323,12 @@ def _versions(provenance: Provenance) -> list[str]:
     return [f"- {title} {code_span(version)}" for title, version in shown.items()]
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def _gain(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return "–"
+    bounds = found["interval"]
+    return f"{found['difference']:+.4f}" + (f" [{bounds[0]:+.4f}, {bounds[1]:+.4f}]" if bounds else "")
 
 
 def _value(value: Any) -> str:
-    return f"{value:.4f}" if _is_number(value) else "–"
+    return f"{value:.4f}" if is_number(value) else "–"

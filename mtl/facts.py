@@ -29,6 +29,7 @@ class Facts:
         intervals: Split → metric → bounds of the 95 % interval.
         baselines: Split → metric → value of a baseline that ignores the text.
         single: Split → metric → value of the task trained alone.
+        over_single: Split → metric → the difference from it, and its interval.
         data: Split → row counts.
         run: Configuration and tasks of the run.
         provenance: Encoder, data and versions.
@@ -42,6 +43,7 @@ class Facts:
     intervals: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
     baselines: BySplit = field(default_factory=dict)
     single: BySplit = field(default_factory=dict)
+    over_single: BySplit = field(default_factory=dict)
     data: BySplit = field(default_factory=dict)
     run: Run | None = None
     provenance: Provenance = field(default_factory=Provenance)
@@ -78,6 +80,7 @@ def read_facts(name: str, run_dir: Path, run: Run, results: Mapping[str, Any], w
         intervals=own("intervals") if best else {},
         baselines=own("baselines"),
         single=own("single") if best else {},
+        over_single=own("over_single") if best else {},
         data=own("data"),
         run=run,
         provenance=read_provenance(run_dir) or Provenance(),

@@ -175,7 +175,7 @@ class RunHooks(Hooks):
         except UserError:  # there is none yet
             return {}
         same = before.get("finished") and before["steps"] == state.step
-        return {"single": before["single"]} if same and "single" in before else {}
+        return {key: before[key] for key in ("single", "over_single") if same and key in before}
 
     def renew_cards(self, results: Mapping[str, Any]) -> None:
         """Add what is known at the end, intervals and the length of the run, to the model cards of the best steps."""

@@ -129,6 +129,7 @@ def read_results(run_dir: Path) -> dict[str, Any]:
 
 
 _BySplit = dict[str, dict[str, dict[str, float | None]]]
+_Bounds = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
 class _PlanRow(BaseModel, strict=True):
@@ -141,14 +142,20 @@ class _PlanRow(BaseModel, strict=True):
     tokens: int
 
 
+class _Gain(BaseModel, strict=True):
+    difference: float
+    interval: _Bounds | None
+
+
 class _Results(BaseModel, strict=True):
     """The fields of `results.json` that readers rely on."""
 
     tasks: _BySplit
-    intervals: dict[str, dict[str, dict[str, Annotated[list[float], Field(min_length=2, max_length=2)]]]] = {}
+    intervals: dict[str, dict[str, dict[str, _Bounds]]] = {}
     best_steps: dict[str, int] = {}
     task_steps: dict[str, int] = {}
     single: _BySplit = {}
+    over_single: dict[str, dict[str, dict[str, _Gain]]] = {}
     last: _BySplit = {}
     baselines: _BySplit = {}
     data: dict[str, dict[str, dict[str, int]]] = {}

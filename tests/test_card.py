@@ -234,6 +234,8 @@ def test_a_damaged_provenance_is_told(run_dir: Path, tmp_path: Path, capsys: pyt
         {"task_steps": {"mood": "x"}},
         {"single": []},
         {"single": {"mood": {"test": 1}}},
+        {"over_single": {"mood": {"test": {"accuracy": 0.1}}}},
+        {"over_single": {"mood": {"test": {"accuracy": {"difference": 0.1, "interval": [0.1]}}}}},
         *({"intervals": {"mood": {"validation": {"accuracy": [0.5] * bounds}}}} for bounds in (1, 3)),
     ],
 )

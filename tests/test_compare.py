@@ -319,7 +319,10 @@ def test_baselines(corpus: Path, encoder_dir: Path, tmp_path: Path, capsys: pyte
         assert results["single"][task] == alone["tasks"][task]
         evaluation = read_run(output / "baselines" / task).config.evaluation
         assert evaluation.every == 2 and evaluation.patience is None, "as many steps, whatever they come to"
-        assert "trained alone" in (output / "best" / task / "README.md").read_text()
+        card = (output / "best" / task / "README.md").read_text()
+        assert "trained alone" in card
+        for metric, gain in results["over_single"][task]["validation"].items():
+            assert f"{gain['difference']:+.4f} [{gain['interval'][0]:+.4f}, {gain['interval'][1]:+.4f}]" in card, metric
     assert printed.count("warning: mood/validation: 17 rows occur in") == 1, "told of the first run, not of each again"
     together, alone = ((folder / "metrics.jsonl").read_text() for folder in (output, output / "baselines" / "mood"))
     looks = [
@@ -341,6 +344,8 @@ def test_baselines(corpus: Path, encoder_dir: Path, tmp_path: Path, capsys: pyte
         assert row.alone == results["single"][row.task]["validation"][row.metric]
         assert row.paired is not None and row.paired.value == pytest.approx(row.together - row.alone, abs=1e-6)
         assert row.paired.low <= row.paired.high
+        gain = {"difference": row.together - row.alone, "interval": [row.paired.low, row.paired.high]}
+        assert results["over_single"][row.task]["validation"][row.metric] == gain
         assert "  ".join(row.cells()[3:6]) in " ".join(printed.split("\n")).replace("   ", "  ")
     assert main(["report", str(output)]) == 0
     page = (output / "report.html").read_text(encoding="utf-8")

@@ -56,7 +56,7 @@ LAYERS = (
     ("machine", "evaluate", "best_backup", "checkpoint", "state", "report", "display"),
     ("runrecord", "rundir", "error_analysis", "baseline_comparison"),
     ("markup", "drawing", "charts", "heat_map", "pictures", "html_task", "html_interaction", "html_report"),
-    ("runlog", "facts", "card", "push", "trained_tasks", "export", "inference", "trainer"),
+    ("runlog", "facts", "card_metadata", "card", "push", "trained_tasks", "export", "inference", "trainer"),
     ("run_setup", "remarks", "hooks", "phases", "dryrun"),
     ("describe", "text_encoding", "propose", "validate", "baselines", "predictor", "api"),
     ("paired", "study_config", "study", "ledger", "outcomes", "study_chart", "summary", "study_cost", "compare"),
