@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -59,6 +60,18 @@ class CommandParser(Parser):
         return f"; it is a flag of: {listed(others)}" if others else nearest(flag, self.flags())
 
 
+class _Version(argparse.Action):
+    """Prints the installed version, which only then is looked up."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from importlib.metadata import PackageNotFoundError, version
+
+        with contextlib.suppress(PackageNotFoundError):
+            print(f"mtl-toolkit {version('mtl-toolkit')}")
+            parser.exit()
+        parser.exit(WRONG_INPUT, "error: --version: the package is not installed; use pip install -e .\n")
+
+
 def _one_each(words: Sequence[str]) -> list[str]:
     """Words in which `--set A=1 B=2` is written as `--set A=1 --set B=2`."""
     found: list[str] = []
@@ -76,6 +89,7 @@ def make_parser(program: str = "run_mtl.py") -> Parser:
     """Create the parser of all commands."""
     description = "Multi-task learning: one shared encoder, one standalone model per task."
     parser = Parser(prog=program, description=description, epilog=f"{program} COMMAND --help lists its flags.")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=CommandParser)
     for name, (add_arguments, help_text) in ARGUMENTS.items():
         command = commands.add_parser(name, help=help_text, description=help_text, allow_abbrev=False)
@@ -213,6 +227,10 @@ def _count(text: str) -> int:
 
 def _init_arguments(parser: Parser) -> None:
     parser.add_argument("file", metavar="FILE", type=Path, help="csv, tsv, jsonl or parquet")
+    parser.add_argument("--label", metavar="COLUMN", help="column of the label (default: guessed)")
+    parser.add_argument(
+        "--text", action="append", default=[], metavar="COLUMN", help="column of the text; twice for a pair"
+    )
 
 
 def _add_run_options(parser: Parser) -> None:

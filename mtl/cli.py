@@ -40,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser(Path(program).name)
     if not words:
         parser.error(f"no command given; available: {listed(list(COMMANDS), 40)}")
+    if words[0].startswith("-") and words[0] not in ("-h", "--help", "--version"):
+        parser.error(f"{words[0]}: the command comes first, then its flags")
     arguments, unknown = parser.parse_known_args(words)
     if unknown:
         arguments.parser.error(f"{unknown[0]}: unexpected argument")
@@ -260,7 +262,7 @@ def _compare(arguments: argparse.Namespace) -> int:
 def _init(arguments: argparse.Namespace) -> None:
     from mtl.propose import propose
 
-    print(propose(arguments.file), end="")
+    print(propose(arguments.file, arguments.label, arguments.text), end="")
 
 
 def _tasks(arguments: argparse.Namespace) -> None:

@@ -6,136 +6,38 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from numbers import Number
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-import yaml
-
+from mtl.columns import MISSING_NUMBERS, Column, Table, as_numbers, word
 from mtl.describe import schema_comment
 from mtl.errors import UserError, counted, listed
-from mtl.source import Source, read_rows, type_fault
-from mtl.taskdef import NUMBER
-from mtl.text_encoding import guessed_encoding
+from mtl.source import type_fault
 
-LIMIT = 20_000  # rows read from a file
 FEW_INTEGERS, FEW_VALUES = 20, 50  # maximum distinct integers, or values of an unnamed column, to be taken for classes
-LONGEST_LABEL, HIGHEST_GRADE = 200, 10  # characters of a label; relevance grade
-MOST_LATE = 100  # columns up to which keys that only later rows of JSON lines have are added
+HIGHEST_GRADE = 10  # highest relevance grade
 MAJORITY, COUNTED_LABELS = 0.7, 10  # share of one label above which accuracy misleads; labels shown with their counts
 
 LABEL_NAMES = """label labels gold_label label_id label_name label_text gold stance target class category sentiment
-    emotion intent polarity stars rating score similarity similarity_score relatedness_score relevance relevance_score
-    relevancy is_relevant rel grade is_duplicate topic y"""
+    emotion intent polarity priority severity urgency stars rating score similarity similarity_score relatedness_score
+    relevance relevance_score relevancy is_relevant rel grade is_duplicate topic y"""
 PAIR_NAMES = """premise/hypothesis question/passage question/context question/paragraph question/answer
     question/sentence question/document question/reply question/candidate query/passage query/document query/doc
     query/candidate query/answer query/response query/paragraph query/title query/sentence query/text claim/evidence
     context/response text_a/text_b"""
 TWINS = (("1", "2"), ("a", "b"), ("left", "right"))
 SINGLE = re.compile(r"(.+_)?(text|sentence|review|tweet|comment|content|document|message|utterance|post|body|headline)")
-IDENTIFIER = re.compile(r"(.+_)?(ids?|idx|index|uuid|guid|key|url|hash|date|time|timestamp|lang|language|split|user)")
 GROUP = re.compile(r"(q|query|question|group|topic|search|prompt|claim)_?(id|idx|index|number)|group|query|question")
 TRAIN = re.compile(r"(?i)(?<![a-z0-9])(training|train)(?![a-z0-9])")
 HELD_OUT = ("validation", "valid", "val", "dev", "test")
-SENTENCE = re.compile(r"[^\W\d_]\S*\s+\S*[^\W\d_]|[^\x00-\x7f]{4}")  # two words, or a script without spaces
-MISSING_NUMBERS = ("na", "n/a", "nan", "null", "none", "?")  # in columns of numbers only
 OTHER_NUMBER = re.compile(r"[-+]?[0-9]+(,[0-9]+ ?%?|[.,]?[0-9]* ?%)")
-PLAIN = re.compile(r"[A-Za-z_/][A-Za-z0-9_./-]*")
 METRICS_OF = {"classification": "accuracy, macro_f1", "regression": "pearson, spearman", "ranking": "map, mrr, ndcg@10"}
 
 
-class Column:
-    """Statistics of one column.
-
-    `keys` has a hash of each row's value, or None for an empty cell. `values` counts values as a definition spells them
-    (except nested and very long ones), `missing` the spellings of "no value" (None for null). `gap` is the first place
-    without text.
-    """
-
-    def __init__(self, name: str) -> None:
-        self.name, self.gap = name, ""
-        self.canonical = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|\W+", "_", name).strip("_").lower()
-        self.keys: list[int | None] = []
-        self.values, self.missing = Counter[str](), Counter[str | None]()
-        self.filled = self.characters = self.sentences = self.words = self.nested = 0
-
-    def add(self, place: str, value: Any) -> None:
-        text = str(value).lower() if isinstance(value, bool) else str(value)
-        empty = value is None or not text.strip() or (isinstance(value, float) and math.isnan(value))
-        self.keys.append(None if empty else hash(text))
-        self.filled += not empty
-        self.nested += isinstance(value, (list, dict))
-        if empty:
-            self.missing[None if value is None else text] += 1
-        elif isinstance(value, (str, Number)) and len(text) <= LONGEST_LABEL:
-            self.values[text] += 1
-        if isinstance(value, str):
-            self.characters += len(value)
-            self.sentences += SENTENCE.search(value[:500]) is not None
-            self.words += value.isalpha()
-        else:
-            self.gap = self.gap or place
-
-    def settle(self) -> None:
-        """After the last row, take "-" for "no value" unless there is "+" too, and "None" if there is null too."""
-        dashes = {text for text in self.values if text.strip() == "-"} if "+" not in self.values else set[str]()
-        absent = dashes | ({"None"} & self.values.keys() if None in self.missing else set[str]())
-        keys = {hash(text) for text in absent}
-        self.keys = [None if key in keys else key for key in self.keys] if keys else self.keys
-        for text in absent:
-            self.missing[text] = self.values.pop(text)
-            self.filled -= self.missing[text]
-
-    @property
-    def distinct(self) -> int:
-        return len(set(self.keys) - {None})
-
-    @property
-    def may_be_label(self) -> bool:
-        return 0 < self.filled == self.values.total()
-
-    def numbers(self) -> dict[str, float]:
-        """Map each value to a number; empty if any value is not a number."""
-        return as_numbers(t for t in self.values if t.lower() not in MISSING_NUMBERS) if self.may_be_label else {}
-
-    def __str__(self) -> str:
-        what = "text" if self.sentences else "numbers" if self.numbers() else f"{self.distinct:,} different values"
-        return f"{word(self.name)} ({what if self.filled else 'empty'})"
-
-
-class Table:
-    """Statistics of the first `LIMIT` rows of a file; `more` tells whether there are further rows."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.rows, self.more = path, 0, False
-        self.encoding = None if path.suffix == ".parquet" else guessed_encoding(path)
-        self.columns: dict[str, Column] = {}
-        first = ""
-        for place, cells in read_rows(Source(path=path, encoding=self.encoding)):
-            self.more = self.rows == LIMIT
-            if self.more:
-                break
-            first = first or place
-            for name in cells if len(self.columns) < MOST_LATE or not self.rows else ():
-                if name not in self.columns:  # the first row has all columns, except in JSON lines
-                    self.columns[name] = Column(name)
-                    for _ in range(self.rows):
-                        self.columns[name].add(first, None)
-            for name, column in self.columns.items():
-                column.add(place, cells.get(name))
-            self.rows += 1
-        for column in self.columns.values():
-            column.settle()
-        self.ordinary = [c for c in self.columns.values() if not IDENTIFIER.fullmatch(c.canonical)]
-
-    def lacks(self, what: str, name: str) -> UserError:
-        columns = listed(list(self.columns.values()))
-        return UserError.of(str(self.path), f"has no column that {what}: {columns}; name the right one {name!r}")
-
-
-def propose(path: Path) -> str:
+def propose(path: Path, label: str | None = None, texts: Sequence[str] = ()) -> str:
     """Propose a task definition, as YAML that loads unchanged, from the first `LIMIT` rows of a data file.
+
+    What is not given is guessed:
 
     - Label: the column with the first of `LABEL_NAMES` that occurs; else the column without texts that has the fewest
       distinct values (2 to `FEW_VALUES`, each in at least two rows on average); else a column of fractions.
@@ -146,8 +48,13 @@ def propose(path: Path) -> str:
     - Validation: if the file's name has a word like `TRAIN`, the file next to it that has a word of `HELD_OUT` instead;
       else the file itself.
 
+    Args:
+        path: The data file.
+        label: Column of the label.
+        texts: Column of the text, or both columns of a pair.
+
     Raises:
-        UserError: The file cannot be read, or no texts or no labels can be identified.
+        UserError: The file cannot be read, it has no such column, or no texts or no labels can be identified.
     """
     path = path.absolute()  # not resolved: the name of a link may be more informative than that of its target
     if fault := type_fault(path):
@@ -157,14 +64,19 @@ def propose(path: Path) -> str:
     table = Table(path)
     if not table.rows:
         raise UserError.of(str(table.path), "holds no rows; expected one row for each example")
-    kind, columns = _guess(table)
-    return "\n".join(_lines(table, kind, columns, *_held_out(table, kind, columns))) + "\n"
+    given = None if label is None else table.column(label)
+    if given and not given.may_be_label:
+        raise UserError.of(str(path), f"column {label!r} holds no labels, but lists, long texts, or nothing in any row")
+    if label in texts or len(set(texts)) < len(texts) or len(texts) > 2:
+        raise UserError.of("--text", "name one column, or the two of a pair, other than the label's")
+    kind, columns = _guess(table, given, [table.column(name) for name in texts])
+    return "\n".join(_lines(table, kind, columns, *_held_out(table, kind, columns), given=given)) + "\n"
 
 
-def _guess(table: Table) -> tuple[str, dict[str, Column]]:
+def _guess(table: Table, label: Column | None, texts: list[Column]) -> tuple[str, dict[str, Column]]:
     named = {column.canonical: column for column in reversed(table.columns.values()) if column.may_be_label}
-    label = next((named[name] for name in LABEL_NAMES.split() if name in named), None)
-    texts = _texts(table, label)
+    label = label or next((c for n in LABEL_NAMES.split() if (c := named.get(n)) and c not in texts), None)
+    texts = texts or _texts(table, label)
     others = [column for column in table.ordinary if column not in texts]
     few = [c for c in others if c.may_be_label and 2 <= c.distinct <= min(FEW_VALUES, c.filled / 2)]
     fractions = [c for c in table.columns.values() if not all(map(float.is_integer, c.numbers().values()))]
@@ -191,14 +103,17 @@ def _check_candidates(table: Table, others: list[Column], candidates: list[Colum
             told = "holds lists or objects: write one label in each row (ranking: one candidate with the query's id)"
             raise UserError.of(str(table.path), f"column {column.name!r} {told}")
     if not candidates:
-        for column in others if len(others) == 1 else ():
-            if fault := _other_numbers(column):
-                raise UserError.of(str(table.path), f"{fault} (found in column {column.name!r})")
+        faults = [(column, fault) for column in others if (fault := _number_fault(column))]
+        for column, fault in faults if len(faults) == 1 else ():
+            raise UserError.of(str(table.path), f"{fault} (found in column {column.name!r})")
         raise table.lacks("can be the label", "label")
 
 
-def _other_numbers(column: Column) -> str:
-    """What is wrong with a column whose values are mostly numbers in another spelling; empty if they are not."""
+def _number_fault(column: Column) -> str:
+    """What is wrong with a column that seems to be of numbers, some of them misspelt; empty if nothing is."""
+    if mistakes := column.mistakes():
+        wrong = listed([f"{text!r} ({column.places[text]})" for text in mistakes])
+        return f"has numbers, except for {wrong}: write numbers such as 1234.5 there, or leave these cells empty"
     other = [value for value in column.values if OTHER_NUMBER.fullmatch(value)]
     if len(other) <= MAJORITY * len(column.values.keys() - column.missing.keys()):
         return ""
@@ -252,8 +167,8 @@ def _check_label(table: Table, label: Column) -> None:
             f"has only the label {next(iter(numbers or label.values))!r} in {rows}: add others, or shuffle sorted rows"
         )
     elif not numbers and number > max(label.filled / 2, 3):
-        many = f"has {number:,} different labels in {rows}, too many to learn: name the column of classes 'label'"
-        fault = _other_numbers(label) or many
+        many = f"has {number:,} different labels in {rows}, too many to learn: name the column of classes with --label"
+        fault = _number_fault(label) or many
     else:
         return
     raise UserError.of(str(table.path), f"{fault} (found in column {label.name!r})")
@@ -314,7 +229,9 @@ def _spelled_alike(column: Column, other: Column) -> Counter[str]:
     return Counter({spelling.get(numbers.get(text, math.nan), text): count for text, count in column.values.items()})
 
 
-def _lines(table: Table, kind: str, columns: dict[str, Column], held_out: Table, remark: str) -> Iterator[str]:
+def _lines(
+    table: Table, kind: str, columns: dict[str, Column], held_out: Table, remark: str, *, given: Column | None
+) -> Iterator[str]:
     if comment := schema_comment():
         yield comment
     path, label, numbers = table.path, columns["label"], columns["label"].numbers()
@@ -333,10 +250,12 @@ def _lines(table: Table, kind: str, columns: dict[str, Column], held_out: Table,
     name = re.sub(r"[^A-Za-z0-9]+", "_", stem)[:64].strip("_") or "my_task"
     yield f"{word(name)}:\n  type: {kind} # {why}\n  data:\n    files:\n      train: {word(str(path))}"
     yield f"      validation: {word(str(held_out.path))} # {remark}"
+    guessed = given is None and label.canonical not in LABEL_NAMES.split()
     unused = listed([str(column) for column in table.columns.values() if column not in columns.values()])
     yield "    columns:" + (f" # not used: {unused}" if unused else "")
     for role, column in columns.items():
         length = f"{column.characters / table.rows:.0f} characters on average, " if role.startswith("text") else ""
+        length = "guessed (--label names another); " if role == "label" and guessed else length
         yield f"      {role}: {word(column.name)} # {length}{column.distinct:,} different values"
     if table.encoding:
         yield f"    encoding: {word(table.encoding)} # guessed, since it is not UTF-8: look at letters beyond A to Z"
@@ -370,15 +289,3 @@ def _labels(counts: Counter[str]) -> Iterator[str]:
     yield f"  labels: # {len(names):,} values; {remark}"
     for name in names:
         yield f"    - {word(name)}" + (f" # {counted(counts[name], 'row')}" if len(names) <= COUNTED_LABELS else "")
-
-
-def as_numbers(texts: Iterable[str]) -> dict[str, float]:
-    """Map each text to a finite number, as a cell of a label is read; empty if any text is not one."""
-    numbers = {text: float(text) if NUMBER.fullmatch(text.strip()) else math.nan for text in texts}
-    return numbers if all(map(math.isfinite, numbers.values())) else {}
-
-
-def word(text: str) -> str:
-    """Format a text for YAML of any version, quoted if necessary, and safe within a comment."""
-    plain = PLAIN.fullmatch(text) and yaml.safe_load(text) == text
-    return text if plain else yaml.safe_dump(text, default_style='"', allow_unicode=True, width=math.inf).strip()

@@ -410,6 +410,8 @@ sys.exit(status)
 # Words, status, what is said.
 LIGHT: list[tuple[list[str], int, str]] = [
     (["--help"], 0, "COMMAND"),
+    (["--version"], 0, "mtl-toolkit "),
+    (["--encoder", "e", "train", "two.yml"], 2, "--encoder: the command comes first, then its flags"),
     *([([command, "--help"], 0, "--debug") for command in ("train", "adapt", "evaluate", "predict", "export")]),
     *([([command, "--help"], 0, "--debug") for command in ("validate", "prepare", "report", "init")]),
     ([], 2, "error: no command given; available: train, adapt, "),

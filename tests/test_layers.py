@@ -58,7 +58,7 @@ LAYERS = (
     ("markup", "drawing", "charts", "heat_map", "pictures", "html_task", "html_interaction", "html_report"),
     ("runlog", "facts", "card_metadata", "card", "push", "trained_tasks", "export", "inference", "trainer"),
     ("run_setup", "remarks", "hooks", "phases", "dryrun"),
-    ("describe", "text_encoding", "propose", "validate", "baselines", "predictor", "api"),
+    ("describe", "text_encoding", "columns", "propose", "validate", "baselines", "predictor", "api"),
     ("paired", "study_config", "study", "ledger", "outcomes", "study_chart", "summary", "study_cost", "compare"),
     ("completion", "arguments", "cli"),
     ("__main__",),

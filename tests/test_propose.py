@@ -16,7 +16,8 @@ from conftest import write_jsonl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtl import propose as module
+from mtl import columns as module
+from mtl.cli import main
 from mtl.config import resolve
 from mtl.definitions import read_task_defs
 from mtl.errors import UserError
@@ -537,16 +538,16 @@ def test_many_classes(tmp_path: Path) -> None:
 ERRORS: dict[str, tuple[str, str, str]] = {
     "no rows": ("rows.csv", "text,label\n", "holds no rows; expected one row for each example"),
     "empty": ("rows.csv", "", "is empty; expected a first line"),
-    "no text": ("rows.csv", "id,n,label\na1,3,x\nb2,4,y\n", "no column that reads as text: id .*, n .*'text'"),
+    "no text": ("rows.csv", "id,n,label\na1,3,x\nb2,4,y\n", "no column that reads as text: id .*, n .*--text"),
     "no label": (
         "rows.csv",
         "text,id\nit is good,1\nit is bad,2\n",
-        "no column that can be the label: .*; name the right one 'label'",
+        "no column that can be the label: .*; name the right one with --label",
     ),
     "empty label": (
         "rows.csv",
         "text,label\nit is good,\nit is bad,\n",
-        r"label \(empty\); name the right one 'label'",
+        r"label \(empty\); name the right one with --label",
     ),
     "lists": ("rows.jsonl", '{"text": "it is good", "tags": ["a"]}\n', "no column that can be the label"),
     "one label": ("rows.csv", "text,label\nit is good,a\nit is bad,a\n", "only the label 'a' in 2 rows: add others"),
@@ -660,6 +661,60 @@ def test_error(case: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message) as raised:
         propose(path)
     assert str(raised.value).startswith(str(path))
+
+
+TICKETS = "".join(f"{n % 3},the case of {n} is here,product {n % 4},{n / 7:.2f}\n" for n in range(40))
+
+
+def test_columns_that_are_named_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "tickets.csv"
+    path.write_text("queue,body,product,hours\n" + TICKETS)
+    proposed = propose(path)
+    assert yaml.safe_load(proposed)["tickets"]["data"]["columns"] == {"text_a": "body", "label": "queue"}
+    assert "label: queue # guessed (--label names another); 3 different values" in proposed
+    assert main(["init", str(path), "--label", "hours", "--text", "product", "--text", "body"]) == 0
+    proposed = capsys.readouterr().out
+    task = yaml.safe_load(proposed)["tickets"]
+    assert task["type"] == "regression"
+    assert task["data"]["columns"] == {"text_a": "product", "text_b": "body", "label": "hours"}
+    assert "guessed (" not in proposed
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--label", "hour"], "has no column 'hour'; it has: queue, body, product, hours; did you mean 'hours'?"),
+        (["--text", "Body"], "tickets.csv: has no column 'Body'; it has: queue"),
+        (
+            ["--label", "body", "--text", "body"],
+            "--text: name one column, or the two of a pair, other than the label's",
+        ),
+        (["--text", "queue", "--text", "queue"], "--text: name one column"),
+        (["--text", "queue", "--text", "body", "--text", "product"], "--text: name one column"),
+        (["--label", "body", "--text", "product"], "has 40 different labels in 40 rows, too many to learn"),
+    ],
+)
+def test_columns_that_are_named_exist(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "tickets.csv"
+    path.write_text("queue,body,product,hours\n" + TICKETS)
+    assert main(["init", str(path), *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("label", ["hours", "score"])
+def test_a_stray_text_among_numbers_is_told(label: str, tmp_path: Path) -> None:
+    path = tmp_path / "tickets.csv"
+    rows = [f"the case of {n} is here,{n / 7:.2f}" for n in range(40)]
+    rows[6] = "the seventh case is here,seven"
+    path.write_text("\n".join([f"body,{label}", *rows]))
+    message = r"has numbers, except for 'seven' \(.*tickets.csv:8\): write numbers such as 1234.5 there"
+    with pytest.raises(UserError, match=message):
+        propose(path)
+    lists = [{"body": f"it is {n}", "tags": [n]} for n in range(9)]
+    with pytest.raises(UserError, match="column 'tags' holds no labels, but lists"):
+        propose(write_jsonl(tmp_path / "rows.jsonl", lists), "tags")
 
 
 def test_missing_file(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import results, summary
 from data_prep import quickstart
+from mtl.arguments import ARGUMENTS
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -37,6 +38,12 @@ def test_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pyt
     assert "'rank': 1" in advice
     assert shape == "(2, 384)"
     assert (tmp_path / "runs" / "few" / "best" / "intent" / "model.safetensors").is_file()
+
+
+def test_commands_are_those_of_the_command_line() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = [f"| `{name}` | {what} |" for name, (_, what) in ARGUMENTS.items()]
+    assert "\n".join(["|---|---|", *rows, "", ""]) in text
 
 
 @pytest.mark.parametrize("begin", summary.SECTIONS)
