@@ -233,7 +233,7 @@ def _data(name: str, task: TaskDef, facts: Facts) -> list[str]:
     config = f", configuration {code_span(data.config)}" if data.config else ""
     source = f"The data set {code_span(data.hub)} of the hub{config}" if data.hub else "Local files"
     used = [columns.text_a, columns.text_b, columns.label, columns.group]
-    lines = [f"{source}; columns {', '.join(code_span(column) for column in used if column)}.", ""]
+    lines = [f"{source}; columns {', '.join(code_span(column) for column in dict.fromkeys(filter(None, used)))}.", ""]
     for split in dict.fromkeys([*data.splits, *filter(NAME.fullmatch, facts.data)]):
         target = data.splits.get(split)
         place = PurePath((data.files or {}).get(target, target)).name if target else "out of the training data"

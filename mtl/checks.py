@@ -277,10 +277,11 @@ class SplitSummary:
 
 
 class Tally:
-    """Statistics of a split, accumulated in 16 bytes per row."""
+    """Statistics of a split, accumulated in 16 bytes per row, and those of rankings in one entry per query."""
 
     def __init__(self) -> None:
         self.empty = 0
+        self._queries: dict[str, bool] = {}  # whether a query has a relevant candidate
         self._texts = array("q")  # a hash of each row's texts
         self._labels = array("d")
 
@@ -288,6 +289,8 @@ class Tally:
         self.empty += not row.text_a.strip() or (row.text_b is not None and not row.text_b.strip())
         self._texts.append(hash((row.text_a, row.text_b)))
         self._labels.append(math.nan if row.label is None else row.label)
+        if row.group is not None:
+            self._queries[row.group] = self._queries.get(row.group, False) or bool(row.label and row.label > 0)
 
     def facts(self, task: TaskDef) -> dict[str, Any]:
         """Statistics of the rows added.
@@ -295,7 +298,8 @@ class Tally:
         Returns:
             empty: Number of rows with an empty text. duplicates: Number of rows with the same texts as an earlier row.
             conflicts: Number of those whose label is not that of the first such row. labels: For classification, label
-            to number of rows; otherwise minimum, maximum and mean of the labels.
+            to number of rows; otherwise minimum, maximum and mean of the labels; for rankings also `queries` and
+            `queries_without_relevant`, their numbers.
         """
         import numpy as np  # only here, since most errors are found without it
 
@@ -308,6 +312,9 @@ class Tally:
         if task.type == "classification":
             numbers = Counter(labels.tolist())
             return facts | {"labels": {label: numbers[index] for index, label in enumerate(task.labels)}}
+        if task.type == "ranking":
+            without = sum(not relevant for relevant in self._queries.values())
+            facts |= {"queries": len(self._queries), "queries_without_relevant": without}
         return facts | {"minimum": labels.min().item(), "maximum": labels.max().item(), "mean": labels.mean().item()}
 
 

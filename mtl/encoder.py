@@ -103,6 +103,8 @@ def _look_up_on_hub(spec: str) -> None:
     )
 
     near = nearest(Path(spec).name, _siblings(Path(spec)), cutoff=0.8)
+    if spec.partition("/")[0] in _packages():
+        near = f"; did you mean '{PACKAGE}{spec}'?"
     try:
         hf_hub_download(spec, "config.json")
     except HFValidationError as error:

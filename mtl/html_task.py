@@ -255,6 +255,7 @@ def _examples(labelled: LabelledPredictions, kind: str, place: Place) -> Html | 
     rows = texts(labelled, {row for example in found for row in example.rows})
     return group(
         place.heading(f"The {len(found)} hardest {kind} examples", below=1),
+        element("p", "Rows are counted from 0, as in the predictions.", class_="muted"),
         element("ol", [element("li", _example(example, rows, labelled)) for example in found], class_="hard"),
     )
 
@@ -263,7 +264,7 @@ def _example(example: HardExample, rows: Mapping[int, Row], labelled: LabelledPr
     facts = element(
         "p",
         [group(element("span", f"{key}: "), element("bdi", value), " ") for key, value in example.facts],
-        element("span", f"(row {', '.join(f'{row + 1:,}' for row in dict.fromkeys(example.rows))})", class_="muted"),
+        element("span", f"(row {', '.join(f'{row:,}' for row in dict.fromkeys(example.rows))})", class_="muted"),
         class_="facts",
     )
     columns = labelled.task.data.columns

@@ -22,6 +22,7 @@ from mtl.subsets import count_units, repeated
 from mtl.taskdef import task_notes
 
 UNTRAINED = "gets no training step"
+FEW = 10  # evaluated rows, or queries, below which their metrics and intervals say little
 WIDE, MANY_TOKENS = 4, 4096  # ratio to the median, and number of tokens, above which a task's largest batch is told
 
 
@@ -76,9 +77,11 @@ def _remarks(run: Run, splits: Splits, limit: int) -> list[str]:
             if absent := _absent(run, name, split, examples):
                 lines.append(f"{name}/{split}: none of the {counted(len(examples), 'row')} drawn has {absent}")
             asked = run.config.train.task_sizes.get(name, run.config.train.train_size) if split == "train" else None
-            if asked is not None and asked > (there := count_units(run.tasks[name], examples)):
-                unit = "queries" if run.tasks[name].type == "ranking" else "rows"
-                lines.append(f"{name}/train: {there:,} {unit} in all, although {asked:,} were asked for")
+            units, nouns = count_units(run.tasks[name], examples), _UNITS[run.tasks[name].type]
+            if asked is not None and asked > units:
+                lines.append(f"{name}/train: {units:,} {nouns[1]} in all, although {asked:,} were asked for")
+            if split != "train" and units < FEW:
+                lines.append(f"{name}/{split}: {counted(units, *nouns)} only, too few for its metrics to say much")
             if examples.unlabelled:
                 lines.append(f"{name}/{split}: {counted(examples.unlabelled, 'row')} without a label left out")
             if examples.dropped:
@@ -92,6 +95,9 @@ def _remarks(run: Run, splits: Splits, limit: int) -> list[str]:
                 what = counted(without, "query", "queries")
                 lines.append(f"{name}/{split}: {what} without a relevant candidate: {effect}")
     return lines
+
+
+_UNITS = dict.fromkeys(("classification", "regression"), ("row", "rows")) | {"ranking": ("query", "queries")}
 
 
 def _absent(run: Run, name: str, split: str, examples: Examples) -> str:

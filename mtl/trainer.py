@@ -279,9 +279,9 @@ class Trainer:
         told = []
         for record, key in terms[:1] or ([] if scaled else found):
             name = record["task"]
-            rows = np.sort(self._examples(name).rows[self._batch(name, record["turn"])]) + 1
+            rows = np.sort(self._examples(name).rows[self._batch(name, record["turn"])])
             what = f"task {name!r}, step {record['step']:,}: the {TERM_NAMES.get(key, key)} is {record[key]}"
-            told.append(f"{what}; training rows {listed(rows.tolist())}")
+            told.append(f"{what}; training rows, counted from 0: {listed(rows.tolist())}")
         return "; ".join(told) or None
 
     def numbers(self, records: list[dict[str, Any]]) -> list[dict[str, Any]]:

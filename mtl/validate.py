@@ -69,13 +69,17 @@ class Findings:
 
 def _labels(facts: Mapping[str, Any]) -> str:
     if "labels" not in facts:
-        return f"{facts['minimum']:g} to {facts['maximum']:g}, mean {facts['mean']:.2f}"
+        text = f"{facts['minimum']:g} to {facts['maximum']:g}, mean {facts['mean']:.2f}"
+        if without := facts.get("queries_without_relevant"):
+            text += f"; {without:,} of {counted(facts['queries'], 'query', 'queries')} without a relevant candidate"
+        return text
     shown = [f"{name} {number:,}" for name, number in list(facts["labels"].items())[:LABELS_SHOWN]]
     return ", ".join([*shown, "…"] if len(shown) < len(facts["labels"]) else shown)
 
 
 _CELLS = {
     "rows": lambda facts: f"{facts['rows']:,}",
+    "unlabelled": lambda facts: f"{facts['unlabelled']:,}",
     "duplicates": lambda facts: f"{facts['duplicates']:,}",
     "conflicts": lambda facts: f"{facts['conflicts']:,}",
     "truncated": lambda facts: f"{facts['truncated']:,}" if "truncated" in facts else "–",

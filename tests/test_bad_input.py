@@ -298,6 +298,8 @@ def test_a_hub_repository_without_a_configuration(
     case.encoder = "owner/weights-only"
     message = "--encoder: 'owner/weights-only' on the hub has no config.json, so it is not a Transformers model"
     assert told(case, capsys) == [message]
+    case.encoder = "torch/model"  # which is a package here
+    assert told(case, capsys)[0].endswith("; did you mean 'pkg:torch/model'?")
 
 
 def test_the_hub_is_not_asked_where_something_else_is_wrong(

@@ -99,6 +99,8 @@ def test_queries_without_a_relevant_candidate(
     printed = "".join(capsys.readouterr())
     assert "answer/train: 1 query without a relevant candidate: no task loss" in printed
     assert f"answer/validation: 1 query without a relevant candidate: {told}" in printed
+    main(["validate", str(task)])
+    assert "; 1 of 20 queries without a relevant candidate" in capsys.readouterr().out
     values = json.loads((tmp_path / "run" / "results.json").read_text())["tasks"]["answer"]["validation"]
     assert values["queries_without_relevant"] == 1
     if metrics == "[mrr_answerable, mrr]":
@@ -777,7 +779,9 @@ def test_labels_that_are_all_the_same_number_are_told(
     assert json.loads(capsys.readouterr().out)["warnings"] == [told]
     words = ["train", str(tmp_path / "tasks.yml"), "--encoder", str(encoder_dir), "--max-steps", "1"]
     assert main([*words, "--output", str(tmp_path / "run")]) == 0
-    assert f"note: {told}\n" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"note: {told}\n" in printed
+    assert "note: t/validation: 2 rows only, too few for its metrics to say much\n" in printed
 
 
 def test_of_all_tasks_those_are_evaluated_that_have_the_split(

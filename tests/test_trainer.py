@@ -213,6 +213,16 @@ def test_resume_tells_of_other_tasks_in_one_line(
         )
 
 
+def test_resume_with_other_settings_does_not_blame_the_data(
+    corpus: Path, encoder_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = arguments(corpus, encoder_dir, tmp_path / "run", "--tasks", "mood", "--max-steps", "1")
+    assert main(words) == 0
+    assert main([*words, "--train-size", "20", "--max-length", "9", "--resume"]) == 2
+    error = capsys.readouterr().err
+    assert "train.train_size is 20" in error and "max_length is 9" in error and "data" not in error
+
+
 def test_finished_run_resumes_to_nothing(corpus: Path, encoder_dir: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     assert main(arguments(corpus, encoder_dir, output)) == 0
@@ -340,7 +350,10 @@ def test_bad_number_stops_the_run_with_its_task_step_and_term(
     assert main(arguments(corpus, encoder_dir, output)) == 1
     error = capsys.readouterr().err
     assert "task 'strength', step 8: the " in error
-    assert f"training rows {rows_of_step(output, 'strength', 2)}; the checkpoints written before are intact" in error
+    assert (
+        f"training rows, counted from 0: {rows_of_step(output, 'strength', 2)}; the checkpoints written before are"
+        in error
+    )
     assert {"loss": "task loss", "smart": "R_s", "proximal": "term D"}[term] in error
     checkpoint, damaged = load_newest(output / "checkpoints")
     assert checkpoint is not None and checkpoint.step == 6 and damaged == []
@@ -360,7 +373,7 @@ def rows_of_step(output: Path, task: str, turn: int) -> str:
     source, tokenizer = Source(path=Path(definition.data.files["train"])), load_tokenizer(str(output / "best" / task))
     examples = prepare(task, definition, source, tokenizer, definition.max_length)
     stream = BatchStream(examples, definition.batch_size, 42, task, ranking=False)
-    return ", ".join(str(row + 1) for row in sorted(examples.rows[stream[turn]].tolist()))
+    return ", ".join(str(row) for row in sorted(examples.rows[stream[turn]].tolist()))
 
 
 @pytest.mark.parametrize(("allowed", "status"), [(2, 0), (1, 1)])
