@@ -32,8 +32,8 @@ from mtl.optimizer import learning_rate_factor
 from mtl.preflight import Request, check_train
 from mtl.processes import Processes
 from mtl.report import table
+from mtl.run_log import Log
 from mtl.run_setup import set_up
-from mtl.runlog import NoLog
 from mtl.trainer import Hooks, Trainer
 
 TASKS = {"glue.yml": ("mrpc", "stsb", "rte", "cola"), "quickstart.yml": ("intent", "paraphrase", "advice")}
@@ -127,9 +127,9 @@ def make_trainer(
         tasks, settings = tasks or TASKS[definitions.name], ("train.max_steps=400", *settings)
     flags = {"encoder": ("--encoder", encoder), "leaks": ("--leaks", "ignore")}
     flags |= {"data_root": ("--data-root", data_root)} if data_root else {}
-    typed = command_line(flags, settings)
-    checked = check_train(Request(Path("unused"), [str(definitions)], typed=typed, tasks=tasks or ()))
-    return set_up(checked, Processes.current()).trainer(NoLog(), Hooks())
+    overrides = command_line(flags, settings)
+    checked = check_train(Request(Path("unused"), [str(definitions)], overrides=overrides, tasks=tasks or ()))
+    return set_up(checked, Processes.current()).trainer(Log(), Hooks())
 
 
 @cache

@@ -90,8 +90,10 @@ def train(
         StorageError: A file could not be written.
     """
     with words_of(command):
-        typed = _typed(settings, encoder=encoder, data_root=data_root, trust_remote_code=trust_remote_code or None)
-        request = _request(task_defs, output, typed, config, resume=resume, overwrite=overwrite, tasks=names_of(tasks))
+        overrides = _typed(settings, encoder=encoder, data_root=data_root, trust_remote_code=trust_remote_code or None)
+        request = _request(
+            task_defs, output, overrides, config, resume=resume, overwrite=overwrite, tasks=names_of(tasks)
+        )
         shown = display or _display(verbose)
         return _run(lambda: check_train(request), request, shown, command, baselines=baselines)
 
@@ -139,8 +141,10 @@ def adapt(
         UserError: Invalid input; training did not start. Other errors are as for `train`.
     """
     with words_of(command):
-        typed = _typed(settings, head=head, data_root=data_root, trust_remote_code=trust_remote_code or None)
-        request = _request(task_defs, output, typed, config, resume=resume, overwrite=overwrite, run_dir=Path(run_dir))
+        overrides = _typed(settings, head=head, data_root=data_root, trust_remote_code=trust_remote_code or None)
+        request = _request(
+            task_defs, output, overrides, config, resume=resume, overwrite=overwrite, run_dir=Path(run_dir)
+        )
         return _run(lambda: check_adapt(request, task), request, display or _display(verbose), command)
 
 
@@ -152,9 +156,9 @@ def _typed(settings: Mapping[str, Any] | Sourced | None, **named: Any) -> Source
     return Sourced(own, {(key,): key for key in own}).over(base)
 
 
-def _request(task_defs: Definitions, output: Folder, typed: Sourced, config: Folder | None, **more: Any) -> Request:
+def _request(task_defs: Definitions, output: Folder, overrides: Sourced, config: Folder | None, **more: Any) -> Request:
     named = [task_defs] if isinstance(task_defs, (str, os.PathLike, Mapping)) else list(task_defs)
-    return Request(Path(output), named, None if config is None else os.fspath(config), typed, **more)
+    return Request(Path(output), named, None if config is None else os.fspath(config), overrides, **more)
 
 
 def _run(

@@ -9,7 +9,7 @@ from mtl.errors import UserError
 from mtl.intervals import Difference
 from mtl.metrics import METRICS
 from mtl.report import number
-from mtl.runrecord import RunRecord, read_record
+from mtl.run_record import RunRecord, read_record
 
 BASELINES = "baselines"  # folder of a run that contains a run of each task alone
 HEADER = ("task", "split", "metric", "together", "alone", "difference", "95% interval", "conclusion")

@@ -25,8 +25,8 @@ from mtl.processes import Processes
 from mtl.reading import Data
 from mtl.report import table
 from mtl.run_files import RESULTS_FILE, RUN_FILE, read_results
+from mtl.run_record import read_record
 from mtl.run_setup import longest_input
-from mtl.runrecord import read_record
 from mtl.tokenizer import load_tokenizer
 
 

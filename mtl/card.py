@@ -21,7 +21,7 @@ from mtl.leaks import KINDS, Leak
 from mtl.origin import Licence, Origin
 from mtl.plain_data import dump_yaml
 from mtl.report import interval
-from mtl.runrecord import Provenance
+from mtl.run_record import Provenance
 from mtl.taskdef import NAME, TaskDef
 
 CARD_FILE = "README.md"
@@ -134,7 +134,7 @@ def _results(task: TaskDef, facts: Facts) -> list[str]:
 
 
 def _deciding(facts: Facts) -> str:
-    held_out = facts.run is not None and facts.run.deciding == "holdout"
+    held_out = facts.run is not None and facts.run.selection_split == "holdout"
     return "rows held out of the training data" if held_out else "`validation`"
 
 

@@ -18,7 +18,7 @@ from mtl.files import locked, storing
 from mtl.ledger import Ledger, Record, failure, run_arguments
 from mtl.outcomes import cells_of, gather_outcomes, outcome_key, read_outcomes, selected
 from mtl.stop import handling
-from mtl.study import Cell, Node, Study, read_study
+from mtl.study import Cell, Study, StudyRun, read_study
 from mtl.summary import store_summary, summary_text
 
 Say = Callable[[str], None]
@@ -100,7 +100,7 @@ class _Job:
         before: Seconds that earlier executions of the run took.
     """
 
-    node: Node
+    node: StudyRun
     process: subprocess.Popen[bytes]
     log: IO[bytes]
     logged: int
@@ -135,10 +135,10 @@ class _Scheduler:
         self.total, self.ended = len(self.waiting), 0
         self.received: int | None = None
 
-    def _needed(self) -> list[Node]:
+    def _needed(self) -> list[StudyRun]:
         return list({node.fingerprint: node for cell in self.left for node in self.ledger.to_do(cell.node)}.values())
 
-    def _is_ready(self, node: Node) -> bool:
+    def _is_ready(self, node: StudyRun) -> bool:
         return node.fingerprint in self.finished and self.ledger.has_model(node)
 
     def run(self) -> dict[str, str]:
@@ -159,7 +159,7 @@ class _Scheduler:
             raise Interrupted(number, f"stopped by signal {number}; the same command continues the study")
         return self.failures
 
-    def _next(self) -> Node | None:
+    def _next(self) -> StudyRun | None:
         """The first waiting run that can start, or None; runs whose preceding run failed are marked as failed."""
         for node in list(self.waiting):
             parent = node.parent
@@ -171,7 +171,7 @@ class _Scheduler:
                 self._fail(node, f"starts from {parent.name}, which failed")
         return None
 
-    def _start(self, node: Node) -> None:
+    def _start(self, node: StudyRun) -> None:
         resume = self.ledger.start(node)
         folder = self.ledger.run_dir(node)
         parent = self.ledger.run_dir(node.parent) if node.parent else None
@@ -212,12 +212,12 @@ class _Scheduler:
             self.ledger.store(node, record.model_copy(update={"message": message}))
             self._fail(node, message)
 
-    def _fail(self, node: Node, message: str) -> None:
+    def _fail(self, node: StudyRun, message: str) -> None:
         self.ended += 1
         self.failures[node.name] = message
         self.say(f"[{self.ended}/{self.total}] {node.label}  FAILED: {message}")
 
-    def _score(self, node: Node) -> str:
+    def _score(self, node: StudyRun) -> str:
         cell, results = self.cells.get(node.fingerprint), self.ledger.results(node)
         if cell is None or results is None:
             return ""

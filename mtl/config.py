@@ -214,7 +214,7 @@ class Run:
     tasks: dict[str, TaskDef]
 
     @property
-    def deciding(self) -> str:
+    def selection_split(self) -> str:
         """The split that selects each task's best step: `holdout` if training rows are held out, else `validation`."""
         return "validation" if self.config.train.holdout is None else "holdout"
 
@@ -308,7 +308,7 @@ def read_run_config(path: str | Path) -> tuple[Sourced, list[Problem]]:
 def resolve(
     definitions: Mapping[str, Sourced],
     file: Sourced,
-    typed: Sourced,
+    overrides: Sourced,
     names: Sequence[str] = (),
     settled: Sourced | None = None,
 ) -> tuple[RunConfig | None, dict[str, TaskDef], list[Problem]]:
@@ -317,14 +317,16 @@ def resolve(
     Args:
         definitions: Partial definition per task.
         file: Settings of `--config`.
-        typed: Settings of flags and `--set`.
+        overrides: Settings of flags and `--set`.
         names: Tasks to select, in order; all when empty.
         settled: By task name, the values of the definitions that are `inherited`.
 
     Returns:
         The configuration (None if invalid), the valid tasks, and every problem.
     """
-    merged = typed.over(without_rivals(file, typed, keep="epochs"))  # harmless: max_steps takes precedence over epochs
+    merged = overrides.over(
+        without_rivals(file, overrides, keep="epochs")
+    )  # harmless: max_steps takes precedence over epochs
     config, found = check(RunConfig, merged)
     problems = [*map(of_a_task, found), *check(Defaults, merged.child("defaults"), ("defaults",))[1]]
     told = {problem.where for problem in problems}  # not reported again for each task
@@ -342,7 +344,7 @@ def resolve(
     settled, inherits = settled or Sourced(), dict[str, dict[str, Any]]()
     adapting = merged.data.get("phase", "train") == "adapt"
     for name, own in chosen.items():
-        settings, named = layered(name, own, settled.child(name), file, typed, adapting=adapting)
+        settings, named = layered(name, own, settled.child(name), file, overrides, adapting=adapting)
         task, found = complete(name, settings)
         problems += [problem for problem in found if problem.where not in told]
         if task is not None:

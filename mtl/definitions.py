@@ -11,7 +11,7 @@ from mtl.errors import Problem, UserError, closest, counted, listed, nearest
 from mtl.metrics import METRICS
 from mtl.plain_data import read_plain, read_yaml
 from mtl.settings import KeyPath, Sourced, check, kind
-from mtl.taskdef import DEFAULT_METRICS, DIVERGENCES_OF, LOSSES_OF, NAME, TaskDef, TrainingSettings
+from mtl.taskdef import DEFAULT_METRICS, DIVERGENCES_OF, LOSSES_OF, NAME, TaskDef, TaskSettings
 
 # A definition file, or its content: task name to definition.
 TaskDefs: TypeAlias = "str | os.PathLike[str] | Mapping[str, Any]"
@@ -90,7 +90,7 @@ def complete(name: str, source: Sourced) -> tuple[TaskDef | None, list[Problem]]
     task, problems = check(TaskDef, source, (name,), vital=("type", "data", "labels"))
     adapt = source.child("adapt")
     if isinstance(adapt.data, dict):
-        problems += check(TrainingSettings, adapt, (name, "adapt"))[1]
+        problems += check(TaskSettings, adapt, (name, "adapt"))[1]
     if task is None:
         meant = closest(source.data.get("type"), LOSSES_OF)
         if meant in (None, source.data.get("type")):

@@ -29,13 +29,13 @@ from mtl.taskdef import (
     ProximalSettings,
     SmartSettings,
     TaskDef,
-    TrainingSettings,
+    TaskSettings,
 )
 
 SCHEMA_FILE = "task_defs.schema.json"
 SECTIONS: tuple[type[BaseModel], ...] = (
     TaskDef,
-    TrainingSettings,
+    TaskSettings,
     DataSource,
     Columns,
     SmartSettings,
@@ -106,9 +106,9 @@ def task_schema() -> dict[str, Any]:
     whole = TaskDef.model_json_schema(ref_template="#/$defs/{model}")
     sections = whole.pop("$defs")
     task = {**whole, "allOf": list(_by_type())}
-    partial = copy.deepcopy(TrainingSettings.model_json_schema(ref_template="#/$defs/{model}"))
+    partial = copy.deepcopy(TaskSettings.model_json_schema(ref_template="#/$defs/{model}"))
     partial.pop("$defs")
-    sections |= {"TaskDef": task, "TrainingSettings": partial}
+    sections |= {"TaskDef": task, "TaskSettings": partial}
     for section in SECTIONS:
         said = sections[section.__name__]["description"]
         sections[section.__name__]["description"] = said.partition("\n\nAttributes:")[0]
@@ -116,7 +116,7 @@ def task_schema() -> dict[str, Any]:
             if name in sections[section.__name__]["properties"]:
                 sections[section.__name__]["properties"][name]["description"] = text
     properties = task["properties"]
-    properties["adapt"] |= {"$ref": "#/$defs/TrainingSettings", "default": {}}
+    properties["adapt"] |= {"$ref": "#/$defs/TaskSettings", "default": {}}
     properties["adapt"] = {key: properties["adapt"][key] for key in ("$ref", "default", "description")}
     properties["labels"]["items"] = {"type": ["string", "integer", "number", "boolean"]}
     return {

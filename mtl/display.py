@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
+from mtl.best import Best
 from mtl.report import number
 from mtl.taskdef import TaskDef
 
@@ -100,7 +101,7 @@ class Display:
         self._before = last
 
     def evaluation(
-        self, step: int, steps: int, metrics: Mapping[str, Any], best: Mapping[str, Any], tasks: Mapping[str, TaskDef]
+        self, step: int, steps: int, metrics: Mapping[str, Any], best: Mapping[str, Best], tasks: Mapping[str, TaskDef]
     ) -> None:
         """Print an evaluation; see `evaluation_lines`."""
         for line in evaluation_lines(step, steps, metrics, best, self._before, tasks):
@@ -112,7 +113,7 @@ def evaluation_lines(
     step: int,
     steps: int,
     metrics: Mapping[str, Any],
-    best: Mapping[str, Any],
+    best: Mapping[str, Best],
     before: Mapping[str, Any],
     tasks: Mapping[str, TaskDef],
 ) -> list[str]:
@@ -125,13 +126,13 @@ def evaluation_lines(
         step: Steps done.
         steps: Steps of the run.
         metrics: Task to split to metrics.
-        best: Task to its best step and the metrics by split at that step.
+        best: Task to its best step.
         before: The same as `metrics`, of the previous evaluation; empty at the first one.
         tasks: The tasks.
     """
     lines, width = [], max(map(len, metrics))
     for name, splits in metrics.items():
-        metric, starred = tasks[name].metrics[0], best[name]["step"] == step
+        metric, starred = tasks[name].metrics[0], best[name].step == step
         deciding = next(iter(splits))  # `holdout`, if rows are held out of the training data
         others = ", ".join(f"{split} {number(splits[split][metric])}" for split in splits if split != deciding)
         value = f"{metric} {number(splits[deciding][metric])}{'*' if starred else ''}"
@@ -139,6 +140,6 @@ def evaluation_lines(
         if name in before:
             parts.append(f"{splits[deciding][metric] - before[name][deciding][metric]:+.4f}")
         if not starred:
-            parts.append(f"best {number(best[name]['splits'][deciding][metric])} at step {best[name]['step']:,}")
+            parts.append(f"best {number(best[name].splits[deciding][metric])} at step {best[name].step:,}")
         lines.append("  ".join(parts))
     return lines

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,8 @@ from mtl.errors import NonFiniteError, UserError, first_line
 from mtl.machine import peak_memory
 from mtl.preflight import Checked
 from mtl.processes import Processes
+from mtl.run_log import Log
 from mtl.run_setup import check_model, longest_input, prepare_splits, set_up
-from mtl.runlog import NoLog
 from mtl.tokenizer import load_tokenizer
 from mtl.trainer import TERM_NAMES, Hooks
 
@@ -65,7 +65,7 @@ def try_steps(checked: Checked) -> tuple[dict[str, Any], list[str]]:
     """Take one training step of every task on its largest batch, with all its terms on.
 
     Returns:
-        The facts: rows of the `plan` (see `make_plan`), its `steps` and `epoch_steps`; for each of the `tasks` the
+        The facts: the `plan` (each task's `TaskPlan`), its `steps` and `epoch_steps`; for each of the `tasks` the
         shape of its `batch`, the number of `parts` it is split into, task `loss`, `terms` and `seconds`; an estimate
         of the run's `seconds`, and the `peak_memory` so far, in bytes. Then the warnings that a run would show.
 
@@ -79,9 +79,9 @@ def try_steps(checked: Checked) -> tuple[dict[str, Any], list[str]]:
     streams: dict[str, Any] = {**largest}  # the trainer reads only their examples and batches
     once = np.arange(len(largest))[:, None]  # (S, 1)
     tried = replace(setup, streams=streams, plan=replace(plan, sequence=once, turns=np.zeros_like(once)))
-    trainer = tried.trainer(NoLog(), Hooks())
+    trainer = tried.trainer(Log(), Hooks())
     rows, seconds, on_accelerator = [], 0.0, accelerator.device.type != "cpu"
-    for step, (row, (name, stream)) in enumerate(zip(plan.rows, largest.items(), strict=True)):
+    for step, (task, (name, stream)) in enumerate(zip(plan.tasks, largest.items(), strict=True)):
         for _ in range(1 + on_accelerator):  # an accelerator's first step also loads its kernels
             start = time.perf_counter()
             try:
@@ -96,9 +96,9 @@ def try_steps(checked: Checked) -> tuple[dict[str, Any], list[str]]:
         for key, value in terms.items():
             if not math.isfinite(value) and not (key == "gradient_norm" and accelerator.scaler is not None):
                 raise UserError.of(name, f"the {TERM_NAMES[key]} of a first step is {value}")
-        mean = row["tokens"] / max(1, row["steps"])
-        cost = mean_relative_cost(objective.tasks[name], row["steps"]) / objective.cost(name, 0)
-        seconds += row["steps"] * took * min(1.0, mean / math.prod(stream.shape)) * cost
+        mean = task.tokens / max(1, task.steps)
+        cost = mean_relative_cost(objective.tasks[name], task.steps) / objective.cost(name, 0)
+        seconds += task.steps * took * min(1.0, mean / math.prod(stream.shape)) * cost
         parts = micro_batches(
             stream.examples, stream[0], run.config.train.accumulation, ranking=run.tasks[name].type == "ranking"
         )
@@ -113,7 +113,7 @@ def try_steps(checked: Checked) -> tuple[dict[str, Any], list[str]]:
             }
         )
     facts = {
-        "plan": plan.rows,
+        "plan": [asdict(task) for task in plan.tasks],
         "steps": plan.steps,
         "epoch_steps": plan.epoch_steps,
         "tasks": rows,

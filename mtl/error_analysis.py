@@ -17,7 +17,7 @@ from mtl.errors import UserError
 from mtl.intervals import Difference, differences, intervals
 from mtl.predictions import Predictions, predictions_file, read_predictions
 from mtl.ranking_metrics import candidate_ranks, first_relevant_rank
-from mtl.runrecord import RunRecord
+from mtl.run_record import RunRecord
 from mtl.source import Source, locate, read_rows
 from mtl.taskdef import TaskDef
 

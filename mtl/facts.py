@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from mtl.config import Run
 from mtl.origin import Origin
-from mtl.runrecord import Provenance, read_provenance
+from mtl.run_record import Provenance, read_provenance
 
 BySplit: TypeAlias = Mapping[str, Mapping[str, Any]]
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from mtl.best_backup import back_up, discard, restore
+from mtl.best import Best, back_up, discard, restore
 from mtl.checkpoint import Checkpoint, save_checkpoint
 from mtl.display import Display
 from mtl.errors import UserError
@@ -26,8 +27,8 @@ from mtl.facts import Facts, read_facts
 from mtl.files import write_file
 from mtl.predictions import predictions_file, read_predictions
 from mtl.run_files import RESULTS_FILE, read_results
+from mtl.run_record import Provenance, read_provenance
 from mtl.run_setup import RunSetup
-from mtl.runrecord import Provenance, read_provenance
 from mtl.state import TrainState
 from mtl.trainer import Hooks
 
@@ -70,20 +71,20 @@ class RunHooks(Hooks):
                 results[name][split] = score(task, outputs, examples)
         return results
 
-    def keep_best(self, task: str, best: Mapping[str, Any], before: Mapping[str, Any] | None) -> None:
+    def keep_best(self, task: str, best: Best, before: Best | None) -> None:
         whole = self._whole(self.model)
         if whole is None:
             return
-        if before is not None and before["step"] <= self._saved:
-            back_up(self._best(task), before["step"], self._predictions(task))
+        if before is not None and before.step <= self._saved:
+            back_up(self._best(task), before.step, self._predictions(task))
         for split, outputs in self._outputs[task].items():
             records = prediction_records(self.run.tasks[task], outputs, self.splits[task][split])
             write_predictions(predictions_file(self.output, task, split), records)
         facts = Facts(
             weights="best",
-            step=best["step"],
-            steps=best["step"],  # until the run is finished
-            metrics=best["splits"],
+            step=best.step,
+            steps=best.step,  # until the run is finished
+            metrics=best.splits,
             baselines=self._baselines[task],
             data=self._data_facts(task),
             run=self.run,
@@ -96,7 +97,8 @@ class RunHooks(Hooks):
         """Restore the best steps of the checkpoint from which the run continues."""
         self._saved = state.step
         for name in self.run.tasks if self.processes.is_main else ():
-            restore(self._best(name), state.best.get(name), self._predictions(name))
+            best = state.best.get(name)
+            restore(self._best(name), None if best is None else best.step, self._predictions(name))
 
     def checkpoint(self, checkpoint: Checkpoint) -> None:
         if not self.processes.is_main:
@@ -147,13 +149,13 @@ class RunHooks(Hooks):
             intervals: Intervals of the metrics if the run is finished, else None.
         """
         results = {
-            "tasks": {name: best["splits"] for name, best in state.best.items()},
+            "tasks": {name: best.splits for name, best in state.best.items()},
             **({} if intervals is None else {"intervals": intervals}),
-            "best_steps": {name: best["step"] for name, best in state.best.items()},
+            "best_steps": {name: best.step for name, best in state.best.items()},
             "last": state.last,
             "baselines": self._baselines,
             "data": {name: self._data_facts(name) for name in self.run.tasks},
-            "plan": self.plan.rows,
+            "plan": [asdict(task) for task in self.plan.tasks],
             "task_steps": self.plan.task_steps(state.step),
             "steps": state.step,
             "planned_steps": self.plan.steps,

@@ -12,7 +12,7 @@ from mtl.drawing import Chart
 from mtl.heat_map import cell_text, heat_chart
 from mtl.html_task import Place, data_table, thinned
 from mtl.markup import Html, element, group
-from mtl.runrecord import Gradients, RunRecord
+from mtl.run_record import Gradients, RunRecord
 
 MOST_TASKS = 12  # with more tasks, the pairs are listed but not drawn
 MOST_PAIRS = 60  # maximum number of listed pairs

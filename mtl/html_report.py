@@ -24,7 +24,7 @@ from mtl.markup import Html, element, group, page, style_sheet
 from mtl.metrics import METRICS
 from mtl.pictures import write_png
 from mtl.report import interval, number
-from mtl.runrecord import RunRecord, file_problems, read_record
+from mtl.run_record import RunRecord, file_problems, read_record
 
 REPORT_FILE = "report.html"
 GENERATOR = "run-mtl report"
@@ -264,7 +264,7 @@ def _sampling(record: RunRecord, place: Place) -> Html:
 def _tasks(loaded: LoadedRun, place: Place) -> Html:
     parts = []
     for index, name in enumerate(loaded.record.tasks, 1):
-        found = loaded.labelled[name].get(loaded.record.deciding, "it was not evaluated")
+        found = loaded.labelled[name].get(loaded.record.selection_split, "it was not evaluated")
         own = Place(f"{place.id}-{index}", place.level + 1, [])
         parts.append(task_section(loaded.record, name, found, own))
         place.charts += [

@@ -15,7 +15,7 @@ from mtl.drawing import Chart, svg
 from mtl.error_analysis import HardExample, LabelledPredictions, confusion, first_ranks, hardest, texts
 from mtl.markup import Html, element, group
 from mtl.report import interval, number
-from mtl.runrecord import Points, RunRecord
+from mtl.run_record import Points, RunRecord
 
 MOST_CLASSES = 15  # with more classes, the most frequent confusions are listed instead of a matrix
 MOST_CONFUSIONS = 20
@@ -100,7 +100,7 @@ def task_section(record: RunRecord, name: str, labelled: LabelledPredictions | s
 
 def rows_of(record: RunRecord) -> str:
     """Name of the rows on which a run's best steps were chosen."""
-    return DECIDING.get(record.deciding, record.deciding)
+    return DECIDING.get(record.selection_split, record.selection_split)
 
 
 def thinned(points: Points) -> Points:
@@ -132,7 +132,7 @@ def _learning(record: RunRecord, name: str, place: Place) -> Html:
             Series(f"moving average of {window}", smoothed(loss, window), 0),
         ]
         charts.append(line_chart("loss", f"{name}: training loss", series, y_label="loss", steps=steps))
-    splits, deciding = record.log.metrics.get(name, {}), record.deciding
+    splits, deciding = record.log.metrics.get(name, {}), record.selection_split
     metric = _selecting(record, name, splits.get(deciding, {}))
     if metric is not None:
         series = [

@@ -27,7 +27,7 @@ from mtl.push import push
 from mtl.reading import Data
 from mtl.report import interval, number, table
 from mtl.run_files import read_results
-from mtl.runrecord import read_provenance
+from mtl.run_record import read_provenance
 from mtl.source import Source
 from mtl.taskdef import TaskDef
 from mtl.trained_tasks import TrainedTasks
@@ -303,7 +303,7 @@ def export(
     for name, item in loaded.items():
         facts = read_facts(name, path, run, results, trained.weights)
         save_export(item, name, output / name, facts, verify=True, trust_remote_code=trust_remote_code)
-        rows.append((name, *_headline(item.task, facts, run.deciding), str(output / name)))
+        rows.append((name, *_headline(item.task, facts, run.selection_split), str(output / name)))
     say(table(("task", "metric", "value", "baseline", "model"), rows))
     for name, repository in repositories.items():
         say(f"pushed: {push(output / name, repository, name)}")

@@ -22,7 +22,7 @@ from mtl.files import entries, remove, storing, write_file
 from mtl.precedence import leaves
 from mtl.run_files import RUN_FILE, read_results
 from mtl.settings import Settings
-from mtl.study import Node
+from mtl.study import StudyRun
 
 STUDY_FILE = "study.yml"
 RUNS = "runs"
@@ -69,12 +69,12 @@ class Ledger:
             )
         write_file(self.folder / STUDY_FILE, study_file.read_text(encoding="utf-8"))
 
-    def run_dir(self, node: Node) -> Path:
+    def run_dir(self, node: StudyRun) -> Path:
         """Directory of a node's run, found by fingerprint, because the label may have changed since it was started."""
         found = sorted((self.folder / RUNS).glob(f"*-{node.fingerprint[:12]}.json"))
         return found[0].with_suffix("") if found else self.folder / RUNS / node.name
 
-    def record(self, node: Node) -> Record | None:
+    def record(self, node: StudyRun) -> Record | None:
         """The node's record; None if it is missing or damaged."""
         try:
             stored = Record.model_validate_json(_beside(self.run_dir(node), ".json").read_text(encoding="utf-8"))
@@ -82,7 +82,7 @@ class Ledger:
             return None
         return stored if stored.fingerprint == node.fingerprint else None
 
-    def results(self, node: Node) -> dict[str, Any] | None:
+    def results(self, node: StudyRun) -> dict[str, Any] | None:
         """The results of a finished run; None if it is not finished."""
         stored = self.record(node)
         if stored is None or not stored.finished:
@@ -93,11 +93,11 @@ class Ledger:
             return None
         return results if results.get("finished") else None
 
-    def has_model(self, node: Node) -> bool:
+    def has_model(self, node: StudyRun) -> bool:
         """Whether the run's model still exists, so that an adaptation can start from it."""
         return (self.run_dir(node) / "model").is_dir()
 
-    def to_do(self, node: Node) -> list[Node]:
+    def to_do(self, node: StudyRun) -> list[StudyRun]:
         """Runs that a cell's result needs: none if it is there, else the cell's and those before without a model."""
         chain = node.chain()
         if self.results(node) is not None:
@@ -107,7 +107,7 @@ class Ledger:
             first -= 1
         return chain[first:]
 
-    def start(self, node: Node) -> bool:
+    def start(self, node: StudyRun) -> bool:
         """Prepares a run's directory: keeps an unfinished run, removes anything else.
 
         Returns:
@@ -121,14 +121,14 @@ class Ledger:
             self.store(node, Record(fingerprint=node.fingerprint))
         return resumable
 
-    def store(self, node: Node, record: Record) -> None:
+    def store(self, node: StudyRun, record: Record) -> None:
         write_file(_beside(self.run_dir(node), ".json"), record.model_dump_json(indent=1))
 
-    def log(self, node: Node) -> Path:
+    def log(self, node: StudyRun) -> Path:
         """The file that receives a run's output."""
         return _beside(self.run_dir(node), ".log")
 
-    def warnings(self, nodes: Iterable[Node]) -> Counter[str]:
+    def warnings(self, nodes: Iterable[StudyRun]) -> Counter[str]:
         """Warnings in the runs' logs, each with the number of runs that gave it."""
         found: Counter[str] = Counter()
         for node in nodes:
@@ -137,12 +137,12 @@ class Ledger:
                 found.update({line.removeprefix(WARNING) for line in lines if line.startswith(WARNING)})
         return found
 
-    def drop_weights(self, node: Node, keep: str) -> None:
+    def drop_weights(self, node: StudyRun, keep: str) -> None:
         """Deletes the directories of a finished run that the study does not keep."""
         for name in HEAVY[keep]:
             shutil.rmtree(self.run_dir(node) / name, ignore_errors=True)
 
-    def strangers(self, nodes: Iterable[Node]) -> list[Path]:
+    def strangers(self, nodes: Iterable[StudyRun]) -> list[Path]:
         """Runs that no cell needs, from earlier versions of the study."""
         wanted = {self.run_dir(node) for node in nodes}
         found = (path.with_suffix("") for path in (self.folder / RUNS).glob("*.json"))
@@ -153,16 +153,16 @@ def _beside(folder: Path, suffix: str) -> Path:
     return folder.with_name(folder.name + suffix)
 
 
-def run_arguments(node: Node, folder: Path, parent: Path | None, *, resume: bool) -> list[str]:
+def run_arguments(node: StudyRun, folder: Path, parent: Path | None, *, resume: bool) -> list[str]:
     """Command-line arguments of a run."""
-    typed = dict(node.typed.data)
+    overrides = dict(node.overrides.data)
     if parent is None:
-        words = ["train", *node.task_defs, "--tasks", ",".join(node.run.tasks), "--encoder", typed.pop("encoder")]
+        words = ["train", *node.task_defs, "--tasks", ",".join(node.run.tasks), "--encoder", overrides.pop("encoder")]
     else:
         words = ["adapt", str(parent), "--task", next(iter(node.run.tasks))]
         words += [word for file in node.task_defs for word in ("--task-defs", file)]
     words += ["--output", str(folder)]
-    words += [f"--set={key}={json.dumps(value, ensure_ascii=False)}" for key, value in leaves(typed)]
+    words += [f"--set={key}={json.dumps(value, ensure_ascii=False)}" for key, value in leaves(overrides)]
     return [*words, "--resume"] if resume else words
 
 

@@ -18,9 +18,9 @@ from mtl.preflight import Checked
 from mtl.processes import Processes
 from mtl.remarks import show_data_notes, show_plan, unlearned
 from mtl.report import results_table
+from mtl.run_log import Log, RunLog
 from mtl.run_setup import RunSetup, check_model, set_up
-from mtl.rundir import resume_command, start_directory
-from mtl.runlog import NoLog, RunLog
+from mtl.run_start import resume_command, start_directory
 from mtl.state import TrainState, separate_dropout
 from mtl.stop import StopSignal
 from mtl.trackers import Trackers, hyperparameters
@@ -132,10 +132,10 @@ def _train(
     return trainer.state
 
 
-def _log(setup: RunSetup, output: Path, state: TrainState) -> NoLog:
+def _log(setup: RunSetup, output: Path, state: TrainState) -> Log:
     """The log of this process; trackers are not started if nothing is left to train."""
     if not setup.processes.is_main:
-        return NoLog()
+        return Log()
     config, trackers = setup.run.config, None
     with contextlib.ExitStack() as failed:
         if config.telemetry.trackers and not state.is_done(setup.plan.steps, config.evaluation.patience):

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +15,31 @@ import numpy.typing as npt
 from mtl.batch import BatchStream
 from mtl.config import Run
 from mtl.sampling import task_sequence
+
+
+@dataclass(frozen=True)
+class TaskPlan:
+    """What a run does on one task; a row of the printed plan.
+
+    Attributes:
+        task: Name of the task.
+        type: Its type.
+        rows: Training rows.
+        batch: Rows per batch, or None if batches are limited by tokens.
+        batch_tokens: Tokens per batch, padding included, or None.
+        steps: Batches in the run.
+        passes: Passes over the rows.
+        tokens: Tokens in all these passes.
+    """
+
+    task: str
+    type: str
+    rows: int
+    batch: int | None
+    batch_tokens: int | None
+    steps: int
+    passes: float
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -27,14 +51,14 @@ class Plan:
         turns: Number of earlier batches of the same task, (S, K).
         epoch_steps: Steps per epoch.
         evaluate_every: Steps between evaluations.
-        rows: One row of the printed table per task.
+        tasks: What the run does on each task.
     """
 
     sequence: npt.NDArray[np.int64]
     turns: npt.NDArray[np.int64]
     epoch_steps: int
     evaluate_every: int
-    rows: list[dict[str, Any]]
+    tasks: tuple[TaskPlan, ...]
 
     @property
     def steps(self) -> int:
@@ -42,8 +66,8 @@ class Plan:
 
     def task_steps(self, done: int) -> dict[str, int]:
         """Batches of each task in the first `done` steps: the number of steps it would take if trained alone."""
-        counts = np.bincount(self.sequence[:done].ravel(), minlength=len(self.rows)).tolist()
-        return {row["task"]: count for row, count in zip(self.rows, counts, strict=True)}
+        counts = np.bincount(self.sequence[:done].ravel(), minlength=len(self.tasks)).tolist()
+        return {task.task: count for task, count in zip(self.tasks, counts, strict=True)}
 
 
 def make_plan(run: Run, streams: Mapping[str, BatchStream]) -> Plan:
@@ -62,23 +86,23 @@ def make_plan(run: Run, streams: Mapping[str, BatchStream]) -> Plan:
         temperature=sampling.temperature,
     )
     turns = np.empty_like(sequence)
-    rows = []
+    tasks = []
     for index, (name, stream) in enumerate(streams.items()):
         own = np.flatnonzero(sequence == index)
         turns[own] = np.arange(len(own))
         passes = stream.passes(len(own))
-        rows.append(
-            {
-                "task": name,
-                "type": run.tasks[name].type,
-                "rows": len(stream.examples),
-                "batch": stream.batch_size if stream.batch_tokens is None else None,
-                "batch_tokens": stream.batch_tokens,
-                "steps": len(own),
-                "passes": passes,
-                "tokens": int(passes * stream.pass_tokens),
-            }
+        tasks.append(
+            TaskPlan(
+                task=name,
+                type=run.tasks[name].type,
+                rows=len(stream.examples),
+                batch=stream.batch_size if stream.batch_tokens is None else None,
+                batch_tokens=stream.batch_tokens,
+                steps=len(own),
+                passes=passes,
+                tokens=int(passes * stream.pass_tokens),
+            )
         )
     every = run.config.evaluation.every or min(epoch_steps, steps)
     shape = (steps, together)
-    return Plan(sequence.reshape(shape), turns.reshape(shape), epoch_steps, every, rows)
+    return Plan(sequence.reshape(shape), turns.reshape(shape), epoch_steps, every, tuple(tasks))

@@ -31,9 +31,9 @@ def leaves(data: Mapping[str, Any], *path: str) -> Iterator[tuple[str, Any]]:
             yield dotted((*path, key)), value
 
 
-def contradictions(typed: Sourced) -> list[Problem]:
+def contradictions(overrides: Sourced) -> list[Problem]:
     """Report mutually exclusive settings that a user gave together; the file of a run may contain both."""
-    problems, train = list[Problem](), typed.child("train")
+    problems, train = list[Problem](), overrides.child("train")
     for one, other in EXCLUSIVE:
         if isinstance(train.data, dict) and train.data.get(one) is not None and train.data.get(other) is not None:
             here, there = train.place((one,)), train.place((other,))
@@ -70,7 +70,7 @@ def without_rivals(base: Sourced, top: Sourced, keep: str = "") -> Sourced:
 
 
 def layered(
-    name: str, own: Sourced, settled: Sourced, file: Sourced, typed: Sourced, *, adapting: bool
+    name: str, own: Sourced, settled: Sourced, file: Sourced, overrides: Sourced, *, adapting: bool
 ) -> tuple[Sourced, Any]:
     """Merge one task's settings from all layers, later layers over earlier ones.
 
@@ -81,7 +81,7 @@ def layered(
         own: Its definition.
         settled: The values of the definition that are inherited.
         file: Settings of `--config`.
-        typed: Settings of flags and `--set`.
+        overrides: Settings of flags and `--set`.
         adapting: Whether to apply the `adapt` sections.
 
     Returns:
@@ -97,7 +97,10 @@ def layered(
     defaults, task = with_presets(file.child("defaults")), with_presets(file.child("tasks", name))
     general = [settled, _shared(file), defaults, definition]
     written = with_adapt(*general, task)
-    words = [with_presets(layer) for layer in (_shared(typed), typed.child("defaults"), typed.child("tasks", name))]
+    words = [
+        with_presets(layer)
+        for layer in (_shared(overrides), overrides.child("defaults"), overrides.child("tasks", name))
+    ]
     result, named = Sourced({}, own.places), Sourced()
     for layer in written + with_adapt(*words):
         if isinstance(layer.data, dict) and layer.data:

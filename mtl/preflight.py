@@ -39,7 +39,7 @@ class Request:
         output: Directory of the run.
         task_defs: Definition files, or definitions as plain data.
         config: Run configuration file.
-        typed: Settings of flags and `--set`.
+        overrides: Settings of flags and `--set`.
         tasks: Tasks to select, in order; all when empty.
         resume: Whether to continue the run in `output`.
         overwrite: Whether the run in `output` may be replaced.
@@ -49,7 +49,7 @@ class Request:
     output: Path
     task_defs: Sequence[TaskDefs] = ()
     config: str | None = None
-    typed: Sourced = field(default_factory=Sourced)
+    overrides: Sourced = field(default_factory=Sourced)
     tasks: Sequence[str] = ()
     resume: bool = False
     overwrite: bool = False
@@ -118,20 +118,20 @@ def check_adapt(request: Request, task: str) -> Checked:
         message = f"there is no task {task!r}; the run has: {listed(list(known))}; define others with --task-defs FILE"
         problems.append(Problem("--task", message + nearest(task, definitions)))
         definitions = {}
-    head = str(request.typed.data.get("head") or file.data.get("head") or (REUSE if task in known else FRESH))
+    head = str(request.overrides.data.get("head") or file.data.get("head") or (REUSE if task in known else FRESH))
     fixed = {"phase": "adapt", "encoder": str((run_dir / "model").resolve()), "head": head}
     inherited = {key: first.data[key] for key in ("data_root", "leaks") if key in first.data}
     file = Sourced(fixed, {(): "adapt"}).over(file).over(Sourced(inherited, {(): str(own)}))
     wanted = [task] if task in definitions else []
-    _, resolved, _ = resolve(definitions, file, request.typed, wanted, settled) if wanted else (None, {}, [])
+    _, resolved, _ = resolve(definitions, file, request.overrides, wanted, settled) if wanted else (None, {}, [])
     definition = resolved[task].model_dump() if task in resolved else {}
     wrong_head = head_problem(head, task, definition, known) if definition else None
     problems += [Problem("--head", wrong_head)] if wrong_head else []
     checked = _finish(replace(request, tasks=wanted), definitions if wanted else {}, file, problems, settled)
     if note := head_note(head, task, definition, known):
         checked.data.notes.append(note)
-    checked.data.notes += _switched_on(first, file.over(request.typed), checked.run)
-    if checked.run.config.leaks == "ignore" == first.data.get("leaks") and "leaks" not in request.typed.data:
+    checked.data.notes += _switched_on(first, file.over(request.overrides), checked.run)
+    if checked.run.config.leaks == "ignore" == first.data.get("leaks") and "leaks" not in request.overrides.data:
         checked.data.notes.append(f"leaks are not searched for, as in {run_dir}: --leaks warn searches for them")
     return checked
 
@@ -212,9 +212,9 @@ def _finish(
     problems: list[Problem],
     settled: Sourced,
 ) -> Checked:
-    config, tasks, found = resolve(definitions, file, request.typed, request.tasks, settled)
+    config, tasks, found = resolve(definitions, file, request.overrides, request.tasks, settled)
     problems += found + check_output(request.output, resume=request.resume, overwrite=request.overwrite)
-    spec = request.typed.over(file).data.get("encoder")
+    spec = request.overrides.over(file).data.get("encoder")
     encoder = spec
     if spec is None:
         problems = [problem for problem in problems if problem.message != "the key 'encoder' is missing"]
@@ -227,11 +227,11 @@ def _finish(
             problems += error.problems
     if config is not None and config.phase == "train" and config.head != FRESH:
         message = f"head is for `adapt`: in `train` every head is new, so only {FRESH!r} is allowed"
-        problems.append(Problem(request.typed.over(file).place(("head",)), message))
+        problems.append(Problem(request.overrides.over(file).place(("head",)), message))
     if config is not None:
-        problems += trust_problems(config, file, request.typed) + telemetry_problems(config)
+        problems += trust_problems(config, file, request.overrides) + telemetry_problems(config)
         problems += [] if request.resume else idle_problems(Run(config, tasks))
-    data_root = directory(request.typed.over(file).data.get("data_root"))
+    data_root = directory(request.overrides.over(file).data.get("data_root"))
     search = config is not None and config.leaks != "ignore"
     held_out = config is not None and config.train.holdout is not None
     before: dict[str, Earlier] = {}
@@ -282,9 +282,9 @@ def idle_problems(run: Run) -> list[Problem]:
     return problems
 
 
-def trust_problems(config: RunConfig, file: Sourced, typed: Sourced) -> list[Problem]:
+def trust_problems(config: RunConfig, file: Sourced, overrides: Sourced) -> list[Problem]:
     """Report a file that enables `trust_remote_code`, which is allowed only on the command line."""
-    if not config.trust_remote_code or typed.data.get("trust_remote_code"):
+    if not config.trust_remote_code or overrides.data.get("trust_remote_code"):
         return []
     message = "trust_remote_code works only on the command line (--trust-remote-code): a file may be a stranger's"
     return [Problem(file.place(("trust_remote_code",)), message)]

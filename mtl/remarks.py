@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from mtl.metrics import ANSWERABLE, is_better
 from mtl.preflight import Checked
 from mtl.report import number, plan_table
 from mtl.run_setup import RunSetup
-from mtl.rundir import Splits
+from mtl.run_start import Splits
 from mtl.subsets import count_units, repeated
 from mtl.taskdef import task_notes
 
@@ -28,13 +29,13 @@ WIDE, MANY_TOKENS = 4, 4096  # ratio to the median, and number of tokens, above 
 
 def show_plan(setup: RunSetup, display: Display) -> None:
     """Show the plan, and what should be known of the data before the first step."""
-    display.say(plan_table(setup.plan.rows, setup.plan.steps, setup.plan.epoch_steps))
+    display.say(plan_table([asdict(task) for task in setup.plan.tasks], setup.plan.steps, setup.plan.epoch_steps))
     for leak in setup.seen:
         told = "on which the encoder was trained before; give both runs the same train.holdout and --seed"
         display.warn(f"{leak}, {told}")
-    for row in setup.plan.rows:
-        if row["steps"] == 0:
-            display.warn(f"{row['task']} {UNTRAINED}: take more --max-steps, or another --sampler")
+    for task in setup.plan.tasks:
+        if task.steps == 0:
+            display.warn(f"{task.task} {UNTRAINED}: take more --max-steps, or another --sampler")
     lines = _remarks(setup.run, setup.splits, setup.limit) + _cut_lists(setup.streams) + _wide_batches(setup.streams)
     for line in lines + _class_weights(setup):
         display.say(f"note: {line}")
@@ -151,7 +152,7 @@ def unlearned(results: Mapping[str, Any], run: Run) -> list[str]:
             lines.append(f"{name} {UNTRAINED}: its head is as it was initialized")
             continue
         metric = task.metrics[0]
-        value, guess = (results[key][name][run.deciding][metric] for key in ("tasks", "baselines"))
+        value, guess = (results[key][name][run.selection_split][metric] for key in ("tasks", "baselines"))
         if not is_better(metric, value, guess):
             lines.append(f"{name}: {metric} {number(value)} is no better than the baseline's {number(guess)}")
     return lines

@@ -31,8 +31,8 @@ from mtl.preflight import Checked
 from mtl.probe import Probe
 from mtl.processes import Processes, make_accelerator
 from mtl.run_files import earlier_runs
-from mtl.rundir import Splits, fingerprints
-from mtl.runlog import NoLog
+from mtl.run_log import Log
+from mtl.run_start import Splits, fingerprints
 from mtl.scale import Scale, scale_of
 from mtl.shards import gather, is_sharded, shard
 from mtl.subsets import few_shot, hold_out, repeated, without_leaks
@@ -88,7 +88,7 @@ class RunSetup:
         """Name of the main process's device, and number of processes."""
         return {"device": device_name(self.accelerator.device), "processes": self.processes.count}
 
-    def trainer(self, log: NoLog, hooks: Hooks) -> Trainer:
+    def trainer(self, log: Log, hooks: Hooks) -> Trainer:
         """Create the trainer, with its log and hooks."""
         probe = None
         if self.run.config.telemetry.gradient_cosine_every is not None and len(self.run.tasks) > 1:

@@ -11,6 +11,7 @@ import torch
 from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor
 
+from mtl.best import Best
 from mtl.checkpoint import Checkpoint
 from mtl.errors import UserError, counted, first_line
 from mtl.model import MultiTaskModel
@@ -28,7 +29,7 @@ class TrainState:
 
     Attributes:
         step: Optimizer steps done.
-        best: Task to its best step (`step`) and the metrics by split at that step (`splits`).
+        best: Task to its best step.
         last: Task to the metrics by split at the latest evaluation.
         stale: Evaluations since a task last improved.
         skipped: Steps that the loss scaler skipped because of an overflow.
@@ -37,7 +38,7 @@ class TrainState:
     """
 
     step: Number = 0
-    best: dict[str, dict[str, Any]] = field(default_factory=dict)
+    best: dict[str, Best] = field(default_factory=dict)
     last: dict[str, dict[str, Any]] = field(default_factory=dict)
     stale: Number = 0
     skipped: Number = 0

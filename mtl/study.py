@@ -34,14 +34,14 @@ UNTOLD = {"num_proc", "data_root", "task_defs", "telemetry", "defaults", "tasks"
 
 
 @dataclass(frozen=True)
-class Node:
+class StudyRun:
     """One run of a study.
 
     Attributes:
         label: Readable part of its directory name.
         fingerprint: Digest of its resolved configuration, its data and the run that it starts from.
         run: The resolved configuration and tasks.
-        typed: The run's settings, as on its command line; they override the task definitions.
+        overrides: The run's settings, as on its command line; they override the task definitions.
         parent: In adaptation, the run that it starts from.
         task_defs: Absolute paths of the definition files that it needs.
     """
@@ -49,8 +49,8 @@ class Node:
     label: str
     fingerprint: str
     run: Run
-    typed: Sourced
-    parent: Node | None
+    overrides: Sourced
+    parent: StudyRun | None
     task_defs: tuple[str, ...]
 
     @property
@@ -58,7 +58,7 @@ class Node:
         """Name of the run's directory."""
         return f"{self.label}-{self.fingerprint[:12]}"
 
-    def chain(self) -> list[Node]:
+    def chain(self) -> list[StudyRun]:
         """The runs that this one builds on, in order, followed by this one."""
         return [*(self.parent.chain() if self.parent else []), self]
 
@@ -71,7 +71,7 @@ class Cell:
     task: str
     size: int | None
     seed: int
-    node: Node
+    node: StudyRun
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Study:
     cells: list[Cell]
 
     @property
-    def nodes(self) -> list[Node]:
+    def nodes(self) -> list[StudyRun]:
         """All runs without duplicates, each after the run that it starts from."""
         return list({node.name: node for cell in self.cells for node in cell.node.chain()}.values())
 
@@ -214,11 +214,11 @@ class _Grid:
         self.problems: list[Problem] = []
         self._encoders: dict[str, str | None] = {}
         self._data: dict[str, dict[str, str]] = {}
-        self._nodes: dict[str, Node] = {}
+        self._nodes: dict[str, StudyRun] = {}
 
     def cell(self, arm: str, task: str, size: int | None, seed: int) -> Cell | None:
         """The cell, or None if a phase is invalid; problems are collected in `problems`."""
-        node: Node | None = None
+        node: StudyRun | None = None
         for index, phase in enumerate(self.config.arms[arm]):
             last = index + 1 == len(self.config.arms[arm])
             names = self._names(phase, task)
@@ -259,7 +259,7 @@ class _Grid:
         base = Sourced({"encoder": self.config.encoder}, {("encoder",): self.source.place(("encoder",))})
         return Sourced(given, {(): place}).over(own.over(without_rivals(shared, own).over(base)))
 
-    def _node(self, names: list[str], typed: Sourced, parent: Node | None) -> Node | None:
+    def _node(self, names: list[str], overrides: Sourced, parent: StudyRun | None) -> StudyRun | None:
         """The run of a phase, resolved exactly as `preflight` will resolve its command line."""
         known = parent.run.tasks if parent else {}
         definitions = {
@@ -267,18 +267,18 @@ class _Grid:
         }
         file = Sourced()
         if parent is not None:
-            typed = Sourced({k: v for k, v in typed.data.items() if k != "encoder"}, typed.places)
+            overrides = Sourced({k: v for k, v in overrides.data.items() if k != "encoder"}, overrides.places)
             head = REUSE if names[0] in known else FRESH
             file = Sourced({"phase": "adapt", "encoder": "", "head": head, "leaks": parent.run.config.leaks})
         settled = Sourced(parent.run.config.inherited) if parent else Sourced()
-        config, tasks, found = resolve(definitions, file, typed, names, settled)
+        config, tasks, found = resolve(definitions, file, overrides, names, settled)
         if config is not None and parent is not None:
             stored = {name: task.model_dump() for name, task in known.items()}
             for name, task in tasks.items():
                 message = head_problem(config.head, name, task.model_dump(), stored)
-                found += [Problem(typed.place(("head",)), message)] if message else []
+                found += [Problem(overrides.place(("head",)), message)] if message else []
         if config is not None and parent is None:
-            found += self._encoder_problems(config.encoder, typed.place(("encoder",)))
+            found += self._encoder_problems(config.encoder, overrides.place(("encoder",)))
         for name in tasks:
             found += self._read(name, tasks[name])
         run = Run(config, tasks) if config is not None else None
@@ -287,7 +287,7 @@ class _Grid:
         if found or run is None:
             return None
         files = () if names[0] in known else tuple(self.files)
-        return Node("", self._fingerprint(run, parent), run, typed, parent, files)
+        return StudyRun("", self._fingerprint(run, parent), run, overrides, parent, files)
 
     def _encoder_problems(self, spec: str, place: str) -> list[Problem]:
         if spec not in self._encoders:
@@ -319,7 +319,7 @@ class _Grid:
             told = f"holdout_rows: {config.holdout_rows:,} would be held out of the {rows:,} training rows of {name}"
             yield Problem(self.source.place(("holdout_rows",)), f"{told}; set a smaller number")
 
-    def _fingerprint(self, run: Run, parent: Node | None) -> str:
+    def _fingerprint(self, run: Run, parent: StudyRun | None) -> str:
         config = run.config.model_dump(exclude=UNTOLD, exclude_none=True)
         tasks = {name: task.model_dump(exclude_none=True) for name, task in run.tasks.items()}
         for task in tasks.values():

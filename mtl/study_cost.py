@@ -21,7 +21,7 @@ from mtl.preflight import Checked
 from mtl.reading import check_data
 from mtl.report import table
 from mtl.run_setup import longest_input, make_streams, prepare_splits
-from mtl.study import Cell, Node, Study, read_study
+from mtl.study import Cell, Study, StudyRun, read_study
 from mtl.tokenizer import load_tokenizer
 
 RATES = (1_000, 3_000, 30_000)  # tokens of plain training per second, for which durations are printed
@@ -52,7 +52,7 @@ class Cost:
         return Cost(self.runs * factor, self.steps * factor, self.tokens * factor, self.plain * factor)
 
 
-def study_costs(study: Study, cells: Sequence[Cell], to_do: Callable[[Node], list[Node]]) -> dict[str, Cost]:
+def study_costs(study: Study, cells: Sequence[Cell], to_do: Callable[[StudyRun], list[StudyRun]]) -> dict[str, Cost]:
     """Cost of each arm's own runs and, as `shared`, of the runs that several cells start from.
 
     Only the runs of the first seed are planned; their cost is multiplied by the number of seeds that need such a run.
@@ -79,7 +79,7 @@ def study_costs(study: Study, cells: Sequence[Cell], to_do: Callable[[Node], lis
     return costs
 
 
-def _cost(node: Node) -> Cost:
+def _cost(node: StudyRun) -> Cost:
     run = node.run
     encoder = find_encoder(node.chain()[0].run.config.encoder)
     search, held_out = run.config.leaks != "ignore", run.config.train.holdout is not None
@@ -88,10 +88,10 @@ def _cost(node: Node) -> Cost:
     tokenizer = load_tokenizer(encoder, trust_remote_code=run.config.trust_remote_code)
     splits = prepare_splits(checked, tokenizer, longest_input(checked, tokenizer))
     plan = make_plan(run, make_streams(run, splits))
-    plain = sum(row["tokens"] * mean_relative_cost(run.regularized(row["task"])) for row in plan.rows)
+    plain = sum(task.tokens * mean_relative_cost(run.regularized(task.task)) for task in plan.tasks)
     evaluations = math.ceil(plan.steps / plan.evaluate_every)
     evaluated = sum(int(p.lengths.sum()) for parts in splits.values() for s, p in parts.items() if s != "train")
-    tokens = sum(row["tokens"] for row in plan.rows)
+    tokens = sum(task.tokens for task in plan.tasks)
     return Cost(1, plan.steps, tokens, plain + evaluations * evaluated / PLAIN)
 
 

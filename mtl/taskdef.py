@@ -105,7 +105,7 @@ class ProximalSettings(Settings):
     divergence: DivergenceName | None = None
 
 
-class TrainingSettings(Settings):
+class TaskSettings(Settings):
     """How a task is trained: the keys of a definition that `defaults` and `adapt` accept too.
 
     Attributes:
@@ -134,7 +134,7 @@ class TrainingSettings(Settings):
     proximal: ProximalSettings = ProximalSettings()
 
 
-class Defaults(TrainingSettings):
+class Defaults(TaskSettings):
     """Section `defaults:` of a run configuration."""
 
     adapt: dict[str, Any] = {}
@@ -177,7 +177,7 @@ class DataSource(Settings):
         return None if path.suffix == ".jsonl" and ".jsonl" not in known else self.encoding
 
 
-class TaskDef(TrainingSettings):
+class TaskDef(TaskSettings):
     """One task, every default filled in.
 
     Attributes:
@@ -188,7 +188,7 @@ class TaskDef(TrainingSettings):
         standardize: Whether a regression is trained on standardized labels (mean 0, standard deviation 1). When null,
             it is if the labels' standard deviation is below 0.1 or above 10, or the magnitude of their mean is above
             10. Outputs are in the labels' original units either way.
-        adapt: Overrides for single-task adaptation, as a partial `TrainingSettings`.
+        adapt: Overrides for single-task adaptation, as a partial `TaskSettings`.
     """
 
     type: TaskType

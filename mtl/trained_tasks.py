@@ -11,7 +11,7 @@ from mtl.files import entries, refuse_links
 from mtl.push import check_push
 from mtl.reading import Data, check_data
 from mtl.run_files import RESULTS_FILE, RUN_FILE, TASK_FILE, no_run, read_run, read_task
-from mtl.runrecord import file_problems, output_problems
+from mtl.run_record import file_problems, output_problems
 from mtl.source import Source, is_missing, locate, type_fault
 from mtl.taskdef import NAME, TaskDef
 

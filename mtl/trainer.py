@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from mtl.batch import BatchStream, collate, micro_batches
+from mtl.best import Best
 from mtl.checkpoint import Checkpoint
 from mtl.config import Run
 from mtl.data import Examples, Ints
@@ -28,7 +29,7 @@ from mtl.plan import Plan
 from mtl.probe import Probe
 from mtl.processes import Processes
 from mtl.proximal import momentum, update_teacher
-from mtl.runlog import NoLog
+from mtl.run_log import Log
 from mtl.shards import is_sharded, own_piece, whole
 from mtl.state import Tensors, TrainState
 from mtl.stop import StopSignal
@@ -41,8 +42,8 @@ class Hooks:
         """Compute metrics by task and split, and hold the predictions for `keep_best`."""
         return {}
 
-    def keep_best(self, task: str, best: Mapping[str, Any], before: Mapping[str, Any] | None) -> None:
-        """Store a task's model and predictions as its best; `best` and `before` hold the `step` and its `splits`."""
+    def keep_best(self, task: str, best: Best, before: Best | None) -> None:
+        """Store a task's model and predictions as its best, in place of those of the best step before."""
 
     def checkpoint(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint."""
@@ -81,15 +82,14 @@ class Trainer:
         plan: Plan,
         pad_id: int,
         accelerator: Accelerator,
-        writer: NoLog,
+        writer: Log,
         hooks: Hooks,
         processes: Processes,
         probe: Probe | None = None,
     ) -> None:
-        self.run, self.plan, self.pad_id, self.accelerator, self.writer, self.hooks, self.processes = (
-            run, plan, pad_id, accelerator, writer, hooks, processes,
-        )  # fmt: skip
-        self.probe = probe
+        self.run, self.plan, self.pad_id = run, plan, pad_id
+        self.accelerator, self.processes = accelerator, processes
+        self.writer, self.hooks, self.probe = writer, hooks, probe
         self.names, self.streams = list(streams), streams
         self.state = TrainState()
         self.unwrapped, self.student, self.teacher = objective, objective.model, objective.teacher
@@ -323,16 +323,16 @@ class Trainer:
             metric = self.run.tasks[name].metrics[0]
             for split, metrics in splits.items():
                 self.writer.evaluation({"step": step, "task": name, "split": split, "metrics": metrics})
-            deciding = self.run.deciding
+            deciding = self.run.selection_split
             value = splits[deciding][metric]
             if not math.isfinite(value):
                 raise NonFiniteError(
                     f"task {name!r}, step {step:,}: the {metric} of {deciding} is {value}: outputs diverged; {ADVICE}"
                 )
             best = self.state.best.get(name)
-            improved[name] = is_better(metric, value, best["splits"][deciding][metric] if best else None)
+            improved[name] = is_better(metric, value, best.splits[deciding][metric] if best else None)
             if improved[name]:
-                self.state.best[name] = {"step": step, "splits": splits}
+                self.state.best[name] = Best(step, splits)
                 self.hooks.keep_best(name, self.state.best[name], best)
         self.state.last = {name: dict(splits) for name, splits in results.items()}
         self.state.stale = 0 if any(improved.values()) else self.state.stale + 1

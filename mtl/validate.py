@@ -126,10 +126,10 @@ def _resolved(request: Request) -> tuple[Run | None, dict[str, TaskDef], str | N
     definitions, problems = read_task_defs(request.task_defs)
     file, found = read_config(request.config)
     config, tasks, wrong = resolve(
-        definitions, file.over(Sourced({"encoder": NO_ENCODER})), request.typed, request.tasks
+        definitions, file.over(Sourced({"encoder": NO_ENCODER})), request.overrides, request.tasks
     )
-    data_root = directory(request.typed.over(file).data.get("data_root"))
-    wrong += trust_problems(config, file, request.typed) + idle_problems(Run(config, tasks)) if config else []
+    data_root = directory(request.overrides.over(file).data.get("data_root"))
+    wrong += trust_problems(config, file, request.overrides) + idle_problems(Run(config, tasks)) if config else []
     return Run(config, tasks) if config else None, tasks, data_root, problems + found + wrong
 
 
@@ -161,7 +161,7 @@ def prepare_all(request: Request) -> str:
     run, tasks, data_root, problems = _resolved(request)
     encoder = ""
     try:
-        encoder = find_encoder(request.typed.data["encoder"])
+        encoder = find_encoder(request.overrides.data["encoder"])
     except UserError as error:
         problems += error.problems
     data = check_data(tasks, data_root, held_out=run is not None and run.config.train.holdout is not None)

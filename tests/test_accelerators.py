@@ -125,10 +125,10 @@ def test_models_of_a_run_before_are_gone(
 def test_a_probe_needs_no_more_memory_than_checkpointed_training(
     corpus: Path, encoder_dir: Path, tmp_path: Path
 ) -> None:
-    typed = ["telemetry.gradient_cosine_every=1", "telemetry.probe_rows=16", "defaults.batch_size=8"]
+    overrides = ["telemetry.gradient_cosine_every=1", "telemetry.probe_rows=16", "defaults.batch_size=8"]
     longest = []
     for checkpointing in ("false", "true"):
-        setup = make_setup(corpus, encoder_dir, tmp_path, *typed, f"train.gradient_checkpointing={checkpointing}")
+        setup = make_setup(corpus, encoder_dir, tmp_path, *overrides, f"train.gradient_checkpointing={checkpointing}")
         probe = Probe(setup.run, setup.objective, setup.streams, setup.pad_id, setup.processes)
         longest.append(max(len(piece) for piece in probe._rows["mood"][1]))
     assert longest == [8, 8 / len(layers(setup.objective.model.encoder))]

@@ -25,7 +25,7 @@ from mtl.facts import Facts, read_facts
 from mtl.origin import Licence, Origin, Phase, find_origin, licence_of
 from mtl.predictor import _rows
 from mtl.run_files import read_run
-from mtl.runrecord import Provenance, read_provenance
+from mtl.run_record import Provenance, read_provenance
 from mtl.taskdef import TaskDef
 
 TASKS = ("mood", "strength", "answer", "alike", "size")

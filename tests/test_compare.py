@@ -33,8 +33,8 @@ from mtl.paired import compare_pairs, describe
 from mtl.preflight import Request, check_train
 from mtl.report import number
 from mtl.run_files import read_run
-from mtl.runrecord import read_record
-from mtl.study import Node, read_study
+from mtl.run_record import read_record
+from mtl.study import StudyRun, read_study
 
 STUDY = """\
 encoder: {encoder}
@@ -264,7 +264,7 @@ def test_a_study_that_fails_leaves_no_run_behind(
     started: list[subprocess.Popen[bytes]] = []
     start = _Scheduler._start
 
-    def full(scheduler: _Scheduler, node: Node) -> None:
+    def full(scheduler: _Scheduler, node: StudyRun) -> None:
         if scheduler.jobs:
             started.append(scheduler.jobs[0].process)
             raise StorageError("the disk is full")
@@ -380,8 +380,10 @@ def test_alone_a_task_is_not_evaluated_more_often(
     steps: int, of: int, every: int, looks: int, corpus: Path, encoder_dir: Path, tmp_path: Path
 ) -> None:
     """Else the best of many steps would be compared with the best of few."""
-    typed = command_line({"encoder": ("--encoder", str(encoder_dir))}, [])
-    alone = alone_of(check_train(Request(tmp_path / "run", [str(corpus)], typed=typed)), "mood", steps, of, every)
+    overrides = command_line({"encoder": ("--encoder", str(encoder_dir))}, [])
+    alone = alone_of(
+        check_train(Request(tmp_path / "run", [str(corpus)], overrides=overrides)), "mood", steps, of, every
+    )
     assert alone.run.config.train.max_steps == steps and alone.run.config.evaluation.every is not None
     assert math.ceil(steps / alone.run.config.evaluation.every) == looks
 

@@ -46,18 +46,18 @@ def layer(text: str) -> Sourced:
 
 
 def resolved(
-    defined: dict[str, Sourced], file: Sourced, typed: Sourced = NOTHING
+    defined: dict[str, Sourced], file: Sourced, overrides: Sourced = NOTHING
 ) -> tuple[RunConfig, dict[str, TaskDef]]:
-    config, tasks, problems = resolve(defined, file, typed)
+    config, tasks, problems = resolve(defined, file, overrides)
     assert problems == []
     assert config is not None
     return config, tasks
 
 
 def told(
-    defined: dict[str, Sourced], file: Sourced, typed: Sourced = NOTHING, names: tuple[str, ...] = ()
+    defined: dict[str, Sourced], file: Sourced, overrides: Sourced = NOTHING, names: tuple[str, ...] = ()
 ) -> list[str]:
-    return [str(problem) for problem in resolve(defined, file, typed, names)[2]]
+    return [str(problem) for problem in resolve(defined, file, overrides, names)[2]]
 
 
 # Each layer alone sets the batch size to its own number; the layers are listed from the weakest to the strongest.
@@ -66,9 +66,9 @@ LAYERS: list[tuple[str, str, int]] = [
     ("file", "defaults: {batch_size: 102}", 102),
     ("own", "batch_size: 103", 103),
     ("file", "tasks: {a: {batch_size: 104}}", 104),
-    ("typed", "train.batch_size=105", 105),
-    ("typed", "defaults.batch_size=106", 106),
-    ("typed", "tasks.a.batch_size=107", 107),
+    ("overrides", "train.batch_size=105", 105),
+    ("overrides", "defaults.batch_size=106", 106),
+    ("overrides", "tasks.a.batch_size=107", 107),
 ]
 
 
@@ -78,8 +78,8 @@ def test_the_strongest_layer_wins(strongest: int) -> None:
     own = "".join(f"  {text}\n" for where, text, _ in present if where == "own")
     file = layer("\n".join(text for where, text, _ in present if where == "file"))
     # Typed from the narrowest to the widest key: the order of words does not matter, only the key does.
-    typed = command_line({}, [text for where, text, _ in reversed(present) if where == "typed"])
-    _, tasks = resolved(definitions(a=own), file, typed)
+    overrides = command_line({}, [text for where, text, _ in reversed(present) if where == "overrides"])
+    _, tasks = resolved(definitions(a=own), file, overrides)
     assert tasks["a"].batch_size == LAYERS[strongest][2]
     # The other task is reached by the layers that are not of task a alone.
     general = [value for where, text, value in present if where != "own" and not text.startswith("tasks")]
@@ -107,8 +107,8 @@ def test_all_three_shared_keys_reach_the_tasks_from_flags() -> None:
 
 def test_sections_merge_key_by_key() -> None:
     file = layer("defaults: {smart: {weight: 2.0, norm: l2}}\ntasks: {a: {smart: {epsilon: 0.5}}}")
-    typed = command_line({}, ["defaults.smart.steps=3", "tasks.b.smart.weight=7"])
-    _, tasks = resolved(definitions(a="  smart: {weight: 5.0}\n"), file, typed)
+    overrides = command_line({}, ["defaults.smart.steps=3", "tasks.b.smart.weight=7"])
+    _, tasks = resolved(definitions(a="  smart: {weight: 5.0}\n"), file, overrides)
     a, b = tasks["a"].smart, tasks["b"].smart
     assert (a.weight, a.norm, a.epsilon, a.steps) == (5.0, "l2", 0.5, 3)
     assert (b.weight, b.norm, b.epsilon, b.steps) == (7.0, "l2", 0.01, 3)
@@ -159,7 +159,7 @@ def test_typed_rows_of_a_batch_win_over_tokens_that_are_not_typed() -> None:
 
     assert sizes(flags={}) == [(32, 64), (32, 128)]
     assert sizes() == [(4, None), (4, None)]
-    assert sizes("tasks.b.batch_tokens=99") == [(4, None), (4, 99)], "the narrower of what is typed"
+    assert sizes("tasks.b.batch_tokens=99") == [(4, None), (4, 99)], "the narrower of what is given there"
     assert sizes("tasks.b.batch_size=5", flags={}) == [(32, 64), (5, None)]
     assert sizes("defaults.batch_tokens=77") == [(4, 77), (4, 77)]
     again = resolved(own, layer("train: {batch_size: 8}\ndefaults: {batch_tokens: 128}"))[1]
@@ -172,8 +172,8 @@ def test_typed_rows_of_a_batch_win_over_tokens_that_are_not_typed() -> None:
 
 
 def test_a_typed_number_of_steps_wins_over_a_file_s_epochs() -> None:
-    typed = command_line({"train.max_steps": ("--max-steps", 7)}, [])
-    config, _ = resolved(definitions(), layer("train: {epochs: 3}"), typed)
+    overrides = command_line({"train.max_steps": ("--max-steps", 7)}, [])
+    config, _ = resolved(definitions(), layer("train: {epochs: 3}"), overrides)
     assert (config.train.epochs, config.train.max_steps) == (3, 7)
 
 
@@ -216,8 +216,8 @@ def test_words_that_exclude_each_other_are_refused(
 
 def test_words_that_agree_are_taken() -> None:
     off = {"train.smart": ("--no-smart", False), "train.max_steps": ("--max-steps", 3)}
-    typed = command_line(off, ["train.smart=false", "train.epochs=null", "train.max_steps=4"])
-    assert typed.data["train"] == {"smart": False, "max_steps": 4, "epochs": None}
+    overrides = command_line(off, ["train.smart=false", "train.epochs=null", "train.max_steps=4"])
+    assert overrides.data["train"] == {"smart": False, "max_steps": 4, "epochs": None}
 
 
 ADAPT = "  weight: 2.0\n  adapt: {weight: 3.0, smart: {weight: 4.0}}\n"
@@ -245,10 +245,10 @@ def test_typed_words_win_over_adapt_sections() -> None:
 
 
 def test_typed_adapt_keys_count_in_adaptation() -> None:
-    typed = command_line({}, ["tasks.a.adapt.smart.weight=8"])
-    _, tasks = resolved(definitions(a=ADAPT), layer("phase: adapt"), typed)
+    overrides = command_line({}, ["tasks.a.adapt.smart.weight=8"])
+    _, tasks = resolved(definitions(a=ADAPT), layer("phase: adapt"), overrides)
     assert (tasks["a"].weight, tasks["a"].smart.weight) == (3.0, 8.0)
-    _, tasks = resolved(definitions(a=ADAPT), layer(""), typed)
+    _, tasks = resolved(definitions(a=ADAPT), layer(""), overrides)
     assert (tasks["a"].weight, tasks["a"].smart.weight) == (2.0, 1.0)
 
 
@@ -260,21 +260,21 @@ def test_values_of_set_are_read_as_yaml() -> None:
         "data_root=",
         "encoder=x=y",
     ]
-    typed = command_line({}, words)
-    assert typed.data == {
+    overrides = command_line({}, words)
+    assert overrides.data == {
         "train": {"learning_rate": 1e-3},
         "optimizer": {"name": "radam"},
         "tasks": {"a": {"metrics": ["f1", "accuracy"]}},
         "data_root": None,
         "encoder": "x=y",
     }
-    assert typed.place(("optimizer", "name")) == "--set optimizer.name"
+    assert overrides.place(("optimizer", "name")) == "--set optimizer.name"
 
 
 def test_set_comes_after_flags() -> None:
-    typed = command_line({"train.seed": ("--seed", 1)}, ["train.seed=2"])
-    assert typed.data == {"train": {"seed": 2}}
-    assert typed.place(("train", "seed")) == "--set train.seed"
+    overrides = command_line({"train.seed": ("--seed", 1)}, ["train.seed=2"])
+    assert overrides.data == {"train": {"seed": 2}}
+    assert overrides.place(("train", "seed")) == "--set train.seed"
 
 
 def test_bad_words_of_set_are_told_together() -> None:
@@ -410,9 +410,9 @@ GIVEN_IDS = [text or "nobody" for _, text, _ in GIVEN]
 Left = tuple[dict[str, Sourced], Sourced]
 
 
-def again(left: Left, file: Sourced, typed: Sourced = NOTHING) -> tuple[RunConfig, dict[str, TaskDef]]:
-    """What a file and typed words make of the definitions that a run left."""
-    config, tasks, problems = resolve(left[0], file, typed, (), left[1].child("inherited"))
+def again(left: Left, file: Sourced, overrides: Sourced = NOTHING) -> tuple[RunConfig, dict[str, TaskDef]]:
+    """What a file and overrides make of the definitions that a run left."""
+    config, tasks, problems = resolve(left[0], file, overrides, (), left[1].child("inherited"))
     assert problems == []
     assert config is not None
     return config, tasks
@@ -429,8 +429,8 @@ def left_by(config: RunConfig, tasks: dict[str, TaskDef]) -> Left:
 def left(where: str, text: str, phase: str = "train") -> Left:
     """The same of a run whose task `a` got a setting from one layer."""
     file = layer(f"phase: {phase}\n" + (text if where == "file" else ""))
-    typed = command_line({}, [text] if where == "typed" else [])
-    return left_by(*resolved(definitions(a=f"  {text}\n" if where == "own" else ""), file, typed))
+    overrides = command_line({}, [text] if where == "overrides" else [])
+    return left_by(*resolved(definitions(a=f"  {text}\n" if where == "own" else ""), file, overrides))
 
 
 @pytest.mark.parametrize(("where", "text", "value"), GIVEN, ids=GIVEN_IDS)
@@ -475,8 +475,8 @@ def test_what_a_definition_s_preset_says_is_named_and_what_was_typed_over_it_is_
 
 
 def test_sections_for_adaptation_are_inherited_or_named_like_all_else() -> None:
-    typed = command_line({}, ["tasks.a.adapt.smart.weight=8", "tasks.b.dropout=0.2"])
-    before = left_by(*resolved(definitions(a=ADAPT), layer(""), typed))
+    overrides = command_line({}, ["tasks.a.adapt.smart.weight=8", "tasks.b.dropout=0.2"])
+    before = left_by(*resolved(definitions(a=ADAPT), layer(""), overrides))
     said = "phase: adapt\ndefaults: {adapt: {weight: 9.0, smart: {weight: 6.0}}}"
     assert again(before, layer("phase: adapt"))[1]["a"].smart.weight == 8.0
     config, tasks = again(before, layer(said))
@@ -489,8 +489,8 @@ def test_sections_for_adaptation_are_inherited_or_named_like_all_else() -> None:
 @pytest.mark.parametrize("section", ["smart: {weight: 4.0}", "smart: {preset: r3f, weight: 4.0}, weight: 3"])
 def test_an_adaptation_s_files_give_the_same_where_words_won_over_its_section(section: str) -> None:
     own = definitions(a=f"  adapt: {{{section}}}\n")
-    typed = command_line({}, ["tasks.a.smart={weight: 7.0, epsilon: 0.5}"])
-    before = left_by(*resolved(own, layer("phase: adapt"), typed))
+    overrides = command_line({}, ["tasks.a.smart={weight: 7.0, epsilon: 0.5}"])
+    before = left_by(*resolved(own, layer("phase: adapt"), overrides))
     for file in (before[1], layer("phase: adapt")):  # the run itself, and an adaptation of it
         smart = again(before, file)[1]["a"].smart
         assert (smart.weight, smart.epsilon) == (7.0, 0.5)
@@ -583,12 +583,12 @@ def test_any_plain_data_is_read_back_equal(data: dict[str, Any]) -> None:
 
 
 def test_preset_of_a_higher_layer_wins_over_values_of_a_lower_one() -> None:
-    """A resolved definition spells every value out; a preset typed later still takes effect."""
+    """A resolved definition spells every value out; a preset given later still takes effect."""
     own = {"type": "regression", "data": {"hub": "a/b", "columns": {"text_a": "t"}}}
     _, first, problems = resolve({"t": Sourced(own)}, Sourced({"encoder": "e"}), Sourced())
     resolved = Sourced(first["t"].model_dump(exclude_none=True))
-    typed = command_line({}, ["tasks.t.smart.preset=mtdnn", "tasks.t.smart.steps=2"])
-    _, second, more = resolve({"t": resolved}, Sourced({"encoder": "e"}), typed)
+    overrides = command_line({}, ["tasks.t.smart.preset=mtdnn", "tasks.t.smart.steps=2"])
+    _, second, more = resolve({"t": resolved}, Sourced({"encoder": "e"}), overrides)
     assert problems == more == []
     smart = second["t"].smart
     assert (smart.scope, smart.ascent, smart.epsilon, smart.steps) == ("token", "normalized", 1.0, 2)
@@ -612,8 +612,8 @@ PAPER_OVER: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
 def test_nothing_is_left_of_a_preset_under_another(case: str) -> None:
     own, file, words = PAPER_OVER[case]
     (_, alone), (_, tasks) = (
-        resolved({"t": Sourced(OWN_TASK | mine)}, Sourced({"encoder": "e"} | theirs), command_line({}, typed))
-        for mine, theirs, typed in (({"smart": {"preset": "paper"}}, {}, []), (own, file, words))
+        resolved({"t": Sourced(OWN_TASK | mine)}, Sourced({"encoder": "e"} | theirs), command_line({}, overrides))
+        for mine, theirs, overrides in (({"smart": {"preset": "paper"}}, {}, []), (own, file, words))
     )
     assert tasks["t"].smart == alone["t"].smart
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from mtl.best import Best
 from mtl.display import Display, evaluation_lines
 from mtl.report import results_table
 from mtl.taskdef import TaskDef
@@ -22,12 +23,12 @@ TASKS = {
 def test_an_evaluation_shows_value_change_and_best(split: str) -> None:
     before: dict[str, Any] = {"a": {split: {"pearson": 0.5}}, "long": {split: {"spearman": 0.25}}}
     now: dict[str, Any] = {"a": {split: {"pearson": 0.625}}, "long": {split: {"spearman": 0.125}}}
-    best = {"a": {"step": 10, "splits": before["a"]}, "long": {"step": 10, "splits": before["long"]}}
+    best = {"a": Best(10, before["a"]), "long": Best(10, before["long"])}
     assert evaluation_lines(10, 1000, before, best, {}, TASKS) == [
         "step 10/1,000  a     pearson 0.5000*",
         "step 10/1,000  long  spearman 0.2500*",
     ]
-    best["a"] = {"step": 20, "splits": now["a"]}
+    best["a"] = Best(20, now["a"])
     assert evaluation_lines(20, 1000, now, best, before, TASKS) == [
         "step 20/1,000  a     pearson 0.6250*  +0.1250",
         "step 20/1,000  long  spearman 0.1250  -0.1250  best 0.2500 at step 10",
@@ -36,7 +37,7 @@ def test_an_evaluation_shows_value_change_and_best(split: str) -> None:
 
 def test_an_evaluation_names_the_splits_that_decide_nothing() -> None:
     splits = {"validation": {"pearson": 0.5}, "test": {"pearson": 0.25}, "far": {"pearson": -0.5}}
-    best = {"a": {"step": 10, "splits": splits}}
+    best = {"a": Best(10, splits)}
     (line,) = evaluation_lines(10, 20, {"a": splits}, best, {}, TASKS)
     assert line == "step 10/20  a  pearson 0.5000* (test 0.2500, far -0.5000)"
 

@@ -27,8 +27,8 @@ from mtl.errors import StorageError, UserError
 from mtl.export import Loaded, load_tasks, save_export
 from mtl.facts import Facts
 from mtl.files import LOCK_FILE, empty_directory, locked, new_directory, new_file, refuse_links, write_file
-from mtl.rundir import resume_command
-from mtl.runrecord import output_problems
+from mtl.run_record import output_problems
+from mtl.run_start import resume_command
 from mtl.trained_tasks import find_tasks
 
 

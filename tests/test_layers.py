@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "mtl"
 
 # Data flows one way. A module may import from earlier rows, and from earlier places of its own row.
-LAYERS = (
-    (
+LAYERS = {
+    "Base": (
         "errors",
         "launch",
         "stop",
@@ -25,8 +25,8 @@ LAYERS = (
         "sampling",
         "intervals",
     ),
-    ("presets", "taskdef", "definitions", "precedence", "config", "heads", "trackers"),
-    (
+    "Definitions and settings": ("presets", "taskdef", "definitions", "precedence", "config", "heads", "trackers"),
+    "Reading and checking data": (
         "encoder",
         "origin",
         "source",
@@ -39,9 +39,9 @@ LAYERS = (
         "run_files",
         "preflight",
     ),
-    ("tokenizer", "data", "subsets", "batch", "plan", "scale"),
-    ("losses", "smart", "proximal", "cost", "optimizer"),
-    (
+    "Tokenised data, batches and the plan": ("tokenizer", "data", "subsets", "batch", "plan", "scale"),
+    "Mathematics": ("losses", "smart", "proximal", "cost", "optimizer"),
+    "Model and objective": (
         "dropout",
         "native_head",
         "model",
@@ -53,17 +53,54 @@ LAYERS = (
         "processes",
         "probe",
     ),
-    ("machine", "evaluate", "best_backup", "checkpoint", "state", "report", "display"),
-    ("runrecord", "rundir", "error_analysis", "baseline_comparison"),
-    ("markup", "drawing", "charts", "heat_map", "pictures", "html_task", "html_interaction", "html_report"),
-    ("runlog", "facts", "card_metadata", "card", "push", "trained_tasks", "export", "inference", "trainer"),
-    ("run_setup", "remarks", "hooks", "phases", "dryrun"),
-    ("describe", "text_encoding", "columns", "propose", "validate", "baselines", "predictor", "api"),
-    ("paired", "study_config", "study", "ledger", "outcomes", "study_chart", "summary", "study_cost", "compare"),
-    ("completion", "arguments", "cli"),
-    ("__main__",),
-)
-ORDER = [module for layer in LAYERS for module in layer]
+    "Evaluation, checkpoints and display": ("machine", "evaluate", "best", "checkpoint", "state", "report", "display"),
+    "Run directories": ("run_record", "run_start", "error_analysis", "baseline_comparison"),
+    "Charts and the report": (
+        "markup",
+        "drawing",
+        "charts",
+        "heat_map",
+        "pictures",
+        "html_task",
+        "html_interaction",
+        "html_report",
+    ),
+    "Logs, exports and the training loop": (
+        "run_log",
+        "facts",
+        "card_metadata",
+        "card",
+        "push",
+        "trained_tasks",
+        "export",
+        "inference",
+        "trainer",
+    ),
+    "Runs": ("run_setup", "remarks", "hooks", "phases", "dryrun"),
+    "Commands and the Python API": (
+        "describe",
+        "text_encoding",
+        "columns",
+        "propose",
+        "validate",
+        "baselines",
+        "predictor",
+        "api",
+    ),
+    "Studies": (
+        "paired",
+        "study_config",
+        "study",
+        "ledger",
+        "outcomes",
+        "study_chart",
+        "summary",
+        "study_cost",
+        "compare",
+    ),
+    "The command line": ("completion", "arguments", "cli", "__main__"),
+}
+ORDER = [module for layer in LAYERS.values() for module in layer]
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 
 
@@ -83,6 +120,19 @@ def imported(path: Path) -> set[str]:
 
 def test_every_module_has_a_layer() -> None:
     assert sorted(ORDER) == MODULES
+
+
+def test_the_map_of_the_modules_has_their_docstrings() -> None:
+    expected = ["## Modules", ""]
+    expected += ["Data flows down this list: a module imports only from those above it (`tests/test_layers.py`)."]
+    for title, layer in LAYERS.items():
+        expected += ["", f"**{title}**", "", "| module | |", "|---|---|"]
+        for module in layer:
+            text = ast.get_docstring(ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8")))
+            assert text is not None
+            expected.append(f"| `{module}` | {text.splitlines()[0]} |")
+    written = (PACKAGE / "README.md").read_text(encoding="utf-8")
+    assert written[written.index("## Modules") :] == "\n".join([*expected, ""])
 
 
 @pytest.mark.parametrize("module", MODULES)

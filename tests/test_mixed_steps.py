@@ -19,21 +19,21 @@ from mtl.errors import NonFiniteError, UserError
 from mtl.optimizer import OPTIMIZERS
 from mtl.preflight import Request, check_train
 from mtl.processes import Processes
+from mtl.run_log import Log
 from mtl.run_setup import RunSetup, set_up
-from mtl.runlog import NoLog
 from mtl.study import read_study
 from mtl.trainer import Hooks, Trainer
 
 
 def make_setup(corpus: Path, encoder: Path, tmp_path: Path, *settings: str) -> RunSetup:
     flags = {"encoder": ("--encoder", str(encoder)), "leaks": ("--leaks", "ignore"), "train.max_steps": ("", 12)}
-    request = Request(tmp_path / "run", [str(corpus)], typed=command_line(flags, ["defaults.dropout=0", *settings]))
+    request = Request(tmp_path / "run", [str(corpus)], overrides=command_line(flags, ["defaults.dropout=0", *settings]))
     return set_up(check_train(request), Processes.current())
 
 
 def gradients(setup: RunSetup, steps: int) -> list[dict[str, torch.Tensor]]:
     """What the optimizer would have got in each of the first steps; no step changes the weights."""
-    trainer: Trainer = setup.trainer(NoLog(), Hooks())
+    trainer: Trainer = setup.trainer(Log(), Hooks())
     trainer.student.double()
     trainer.student.eval()
     found: list[dict[str, torch.Tensor]] = []
@@ -71,7 +71,7 @@ def test_teacher_follows_by_the_mean_momentum_of_the_tasks_that_move_it(
         f"tasks.{name}.proximal.{key}={beta}" for name, beta in betas.items() for key in ("beta_early", "beta_late")
     ]
     settings += ["train.smart=false", "tasks.strength.proximal.inner_steps=2", "tasks.answer.proximal.weight=0"]
-    trainer: Trainer = make_setup(corpus, encoder_dir, tmp_path, *settings).trainer(NoLog(), Hooks())
+    trainer: Trainer = make_setup(corpus, encoder_dir, tmp_path, *settings).trainer(Log(), Hooks())
     require_momenta(trainer, (0.5, (0.5 + 0.75) / 2, 0.5))
 
 
@@ -91,7 +91,7 @@ def with_scaler(setup: RunSetup, monkeypatch: pytest.MonkeyPatch) -> tuple[Train
     """A trainer as under fp16, with a scaler of the CPU."""
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
     monkeypatch.setattr(setup.accelerator, "scaler", scaler)
-    trainer: Trainer = setup.trainer(NoLog(), Hooks())
+    trainer: Trainer = setup.trainer(Log(), Hooks())
     monkeypatch.setattr(  # which Accelerate does under fp16 only
         setup.accelerator, "unscale_gradients", lambda *_: scaler.unscale_(trainer.optimizer.optimizer)
     )
@@ -139,7 +139,7 @@ def test_of_a_step_s_tasks_the_one_whose_term_is_not_finite_is_named(
     corpus: Path, encoder_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: str, term: str, told: Any
 ) -> None:
     settings = (f"train.on_nonfinite={policy}", "train.max_skipped=0", "train.smart=false", "train.tasks_per_step=2")
-    trainer: Trainer = make_setup(corpus, encoder_dir, tmp_path, *settings).trainer(NoLog(), Hooks())
+    trainer: Trainer = make_setup(corpus, encoder_dir, tmp_path, *settings).trainer(Log(), Hooks())
     forward = trainer.objective.forward
 
     def poisoned(task: str, batch: Any, turn: int, share: Any) -> Any:
@@ -207,7 +207,7 @@ def test_plan_counts_batches_not_steps(corpus: Path, encoder_dir: Path, tmp_path
     assert np.array_equal(setup.plan.sequence.ravel(), np.arange(24) % 3)
     assert setup.plan.turns[-1].tolist() == [7, 7]
     assert setup.plan.epoch_steps == math.ceil(alone.plan.epoch_steps / 2)
-    assert sum(row["steps"] for row in setup.plan.rows) == 24
+    assert sum(task.steps for task in setup.plan.tasks) == 24
 
 
 def test_loss_scaling_makes_classifications_begin_at_one(corpus: Path, encoder_dir: Path, tmp_path: Path) -> None:

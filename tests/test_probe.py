@@ -32,7 +32,7 @@ from mtl.model import layers
 from mtl.objective import Divisors, Objective
 from mtl.probe import Probe, probe_rows
 from mtl.processes import Processes
-from mtl.runlog import NoLog
+from mtl.run_log import Log
 from mtl.taskdef import TaskDef
 
 __all__ = ["still_encoder"]  # a fixture
@@ -149,7 +149,7 @@ def test_micro_batches_hold_as_many_activations_as_in_training(corpus: Path, enc
     for settings in ((), ("train.gradient_checkpointing=true",)):
         every = "telemetry.gradient_cosine_every=1"
         setup = make_setup(corpus, encoder_dir, tmp_path, every, "defaults.batch_size=8", *settings)
-        probe = setup.trainer(NoLog(), nothing).probe
+        probe = setup.trainer(Log(), nothing).probe
         assert probe is not None
         counts.append(len(probe._rows["mood"][1]))
     assert counts[1] == counts[0] * len(layers(setup.objective.model.encoder)) > counts[0]
@@ -162,7 +162,7 @@ def test_gradients_of_a_transformer_are_those_of_a_backward_pass(
     settings = ("telemetry.gradient_cosine_every=1", "telemetry.probe_rows=20", "tasks.mood.weight=7.0")
     setup = make_setup(corpus, encoder_dir, tmp_path, *settings)
     nothing: Any = None
-    found = setup.trainer(NoLog(), nothing).probe
+    found = setup.trainer(Log(), nothing).probe
     assert found is not None
     setup.objective.model.double()
     measured = found.measure()

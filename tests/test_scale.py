@@ -21,8 +21,8 @@ from mtl.errors import UserError
 from mtl.model import build_model
 from mtl.native_head import FullLinear, quiet_transformers
 from mtl.optimizer import OPTIMIZERS
+from mtl.run_log import Log
 from mtl.run_setup import RunSetup
-from mtl.runlog import NoLog
 from mtl.scale import Scale, scale_of
 from mtl.trainer import Hooks
 
@@ -69,7 +69,7 @@ def prices(folder: Path, mean: float, size: float) -> Path:
 
 def trained(setup: RunSetup, steps: int) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
     """The terms of some steps, and the weights after them."""
-    trainer = setup.trainer(NoLog(), Hooks())
+    trainer = setup.trainer(Log(), Hooks())
     trainer.objective.eval()
     trainer.objective.train = lambda mode=True: trainer.objective
     for step in range(steps):

@@ -47,9 +47,9 @@ def test_child_and_below_are_inverse() -> None:
 
 
 def test_a_section_that_only_a_deeper_key_made_has_that_key_s_place() -> None:
-    typed = Sourced(3, {(): "--set trian.epochs"}).below("trian", "epochs")
-    assert typed.place(("trian",)) == "--set trian.epochs"
-    assert typed.place(()) == ""
+    overrides = Sourced(3, {(): "--set trian.epochs"}).below("trian", "epochs")
+    assert overrides.place(("trian",)) == "--set trian.epochs"
+    assert overrides.place(()) == ""
 
 
 class Inner(Settings):

@@ -189,9 +189,9 @@ def test_words_say_the_same_as_the_study(text: str, tmp_path: Path) -> None:
     for node in study.nodes:
         words = run_arguments(node, tmp_path / "out", tmp_path / "parent" if node.parent else None, resume=False)
         sets = [word.removeprefix("--set=") for word in words if word.startswith("--set=")]
-        typed = dict(node.typed.data)
-        encoder = typed.pop("encoder", None)
-        assert command_line({}, sets).data == typed
+        overrides = dict(node.overrides.data)
+        encoder = overrides.pop("encoder", None)
+        assert command_line({}, sets).data == overrides
         assert (encoder is None) == (words[0] == "adapt")
         assert encoder is None or words[words.index("--encoder") + 1] == encoder
 
@@ -214,13 +214,13 @@ def test_an_arm_s_steps_take_the_place_of_shared_epochs_and_the_other_way_round(
         (node, *_) = [cell.node for cell in study.cells if cell.arm == "shared"]
         assert (node.run.config.train.max_steps, node.run.config.train.epochs) == (steps, epochs)
         sets = [word.removeprefix("--set=") for word in run_arguments(node, tmp_path, tmp_path, resume=False)]
-        assert command_line({}, [word for word in sets if "=" in word]).data == node.typed.data
+        assert command_line({}, [word for word in sets if "=" in word]).data == node.overrides.data
 
 
 def test_settings_of_any_script_reach_the_run() -> None:
     settings = {"defaults": {"note": "\U0001f600 grün"}}
     node: Any = SimpleNamespace(
-        typed=Sourced({"encoder": "e", **settings}), task_defs=[], run=SimpleNamespace(tasks={"t": None})
+        overrides=Sourced({"encoder": "e", **settings}), task_defs=[], run=SimpleNamespace(tasks={"t": None})
     )
     word = run_arguments(node, Path("out"), None, resume=False)[-1]
     assert command_line({}, [word.removeprefix("--set=")]).data == settings

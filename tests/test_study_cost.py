@@ -13,7 +13,7 @@ from mtl.config import Run, RunConfig
 from mtl.cost import forward_passes, mean_relative_cost
 from mtl.ledger import Ledger
 from mtl.outcomes import Outcome, outcome_key
-from mtl.study import Node, read_study
+from mtl.study import StudyRun, read_study
 from mtl.study_cost import Cost, study_costs
 from mtl.summary import store_summary
 from mtl.taskdef import TaskDef
@@ -99,7 +99,7 @@ def test_a_study_is_counted_before_it_runs(
         for split in ("train", "validation")
     )
     study = read_study(path)
-    costs = study_costs(study, study.cells, Node.chain)
+    costs = study_costs(study, study.cells, StudyRun.chain)
     assert list(costs) == ["plain", "shared", "first"], "the runs of 'same' are those of 'plain'"
     both, rows = sum(trained.values()), {"mood": 90, "strength": 80}
     plain = costs["plain"]

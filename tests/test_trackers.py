@@ -27,7 +27,7 @@ from test_trainer import arguments, records, signal_at_step
 from mtl.cli import main
 from mtl.config import RunConfig
 from mtl.run_files import read_run
-from mtl.runlog import TAGS, metric_tags
+from mtl.run_log import TAGS, metric_tags
 from mtl.settings import Sourced, check
 from mtl.trackers import TRACKERS, Trackers, hyperparameters, telemetry_problems
 from mtl.trainer import Trainer

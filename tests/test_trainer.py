@@ -31,7 +31,7 @@ from mtl.config import OptimizerSettings, ScheduleSettings
 from mtl.files import TEMPORARY
 from mtl.hooks import RunHooks
 from mtl.optimizer import DECAYS, OPTIMIZERS, learning_rate_factor, make_optimizer
-from mtl.runlog import RunLog
+from mtl.run_log import RunLog
 from mtl.trainer import split_smoothness
 
 

@@ -15,7 +15,7 @@ from mtl.batch import collate
 from mtl.cli import main
 from mtl.losses import LOSSES
 from mtl.objective import by_example
-from mtl.runlog import NoLog
+from mtl.run_log import Log
 from mtl.sampling import task_sequence
 from mtl.subsets import repeated
 from mtl.trainer import Hooks
@@ -98,7 +98,7 @@ def test_a_steps_rate_is_the_mean_of_its_tasks_and_a_multiple_in_the_heads(
 ) -> None:
     settings = ["train.smart=false", "train.proximal=false", "train.tasks_per_step=2", "optimizer.head_factor=4"]
     settings += ["tasks.mood.learning_rate=1e-3", "tasks.strength.learning_rate=3e-3", "schedule.warmup=0.25"]
-    trainer = make_setup(corpus, encoder_dir, tmp_path, *settings).trainer(NoLog(), Hooks())
+    trainer = make_setup(corpus, encoder_dir, tmp_path, *settings).trainer(Log(), Hooks())
     trainer.step(0)
     rate = 2e-3 / 3  # the first of three steps of warm-up
     assert [record["learning_rate"] for record in trainer._unwritten] == pytest.approx([rate, rate])
@@ -113,7 +113,7 @@ def test_a_steps_loss_is_the_mean_over_its_examples(corpus: Path, encoder_dir: P
     setup = make_setup(
         corpus, encoder_dir, tmp_path, "train.smart=false", "train.proximal=false", "train.accumulation=2"
     )
-    trainer = setup.trainer(NoLog(), Hooks())
+    trainer = setup.trainer(Log(), Hooks())
     trainer.objective.eval()
     trainer.objective.train = lambda mode=True: trainer.objective
     for step, (name, task) in enumerate(setup.run.tasks.items()):
@@ -132,7 +132,7 @@ def test_the_momentum_of_the_teacher_switches_after_the_step_that_was_done(
 ) -> None:
     settings = ["train.smart=false", "defaults.proximal.switch=0.25"]  # of 12 steps
     settings += ["defaults.proximal.beta_early=0.5", "defaults.proximal.beta_late=0.75"]
-    trainer = make_setup(corpus, encoder_dir, tmp_path, *settings).trainer(NoLog(), Hooks())
+    trainer = make_setup(corpus, encoder_dir, tmp_path, *settings).trainer(Log(), Hooks())
     require_momenta(trainer, (0.5, 0.5, 0.5, 0.75))
 
 
@@ -164,21 +164,21 @@ def test_the_first_metric_of_the_first_split_selects_the_best_step(
     script += [scores(0.65, 0.99, 2.5, 0.8), scores(0.7, 0.9, 1.0, 0.9)]
     setup = make_setup(corpus, encoder_dir, tmp_path, "tasks.strength.metrics=[mse, pearson]")
     hooks: Any = Scripted(*script)
-    trainer = setup.trainer(NoLog(), hooks)
+    trainer = setup.trainer(Log(), hooks)
     stale = []
     for step in range(1, 6):
         trainer.state.step = step
         trainer._evaluate()
         stale.append(trainer.state.stale)
-    assert {name: best["step"] for name, best in trainer.state.best.items()} == {"mood": 2, "strength": 2}
-    assert trainer.state.best["mood"]["splits"] == script[1]["mood"] and trainer.state.last == script[-1]
+    assert {name: best.step for name, best in trainer.state.best.items()} == {"mood": 2, "strength": 2}
+    assert trainer.state.best["mood"].splits == script[1]["mood"] and trainer.state.last == script[-1]
     assert stale == [0, 0, 1, 2, 3]
 
 
 def test_a_run_goes_on_while_any_task_improves(corpus: Path, encoder_dir: Path, tmp_path: Path) -> None:
     values = [(0.5, 0.5), (0.6, 0.4), (0.5, 0.6), (0.6, 0.6)]
     script = [{"mood": {"validation": {"accuracy": a}}, "strength": {"validation": {"pearson": b}}} for a, b in values]
-    trainer = make_setup(corpus, encoder_dir, tmp_path).trainer(NoLog(), Scripted(*script))
+    trainer = make_setup(corpus, encoder_dir, tmp_path).trainer(Log(), Scripted(*script))
     stale = []
     for step in range(1, 5):
         trainer.state.step = step

@@ -1,4 +1,4 @@
-"""Backups of the best models that checkpoints refer to.
+"""Best steps, and backups of their models that checkpoints refer to.
 
 A best model that is replaced after a checkpoint is still needed if the run dies and is resumed from that checkpoint,
 which may be an older one if the newest is damaged: the resumed run may round differently, for example with another
@@ -10,12 +10,28 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from mtl.files import TEMPORARY, new_directory, remove, storing
 
 MODEL = "model"
+
+
+@dataclass(frozen=True)
+class Best:
+    """A task's best step.
+
+    Attributes:
+        step: The step.
+        splits: Metrics by split at that step.
+    """
+
+    step: Annotated[int, Field(ge=0)]
+    splits: Mapping[str, Mapping[str, Any]]
 
 
 def back_up(model: Path, step: int, predictions: Sequence[Path]) -> None:
@@ -35,23 +51,23 @@ def back_up(model: Path, step: int, predictions: Sequence[Path]) -> None:
                     _link(path, folder / path.name)
 
 
-def restore(model: Path, best: Mapping[str, Any] | None, predictions: Sequence[Path]) -> None:
+def restore(model: Path, best: int | None, predictions: Sequence[Path]) -> None:
     """Restore a backup if it is of the checkpoint's best step, then remove all that are not of earlier steps.
 
     Args:
         model: Directory of the task's best model.
-        best: The checkpoint's best step of the task, if any.
+        best: The task's best step in the checkpoint, if any.
         predictions: Files of its predictions.
     """
     for backup in _backups(model):
-        if best is not None and backup.suffix == f".{best['step']}":
+        if best is not None and backup.suffix == f".{best}":
             with new_directory(model) as folder:
                 shutil.copytree(backup / MODEL, folder, copy_function=_link, dirs_exist_ok=True)
             with storing(model):
                 for path in predictions:
                     if (backup / path.name).is_file():
                         (backup / path.name).replace(path)
-    _remove(model, [backup for backup in _backups(model) if best is None or _step(backup) >= best["step"]])
+    _remove(model, [backup for backup in _backups(model) if best is None or _step(backup) >= best])
 
 
 def discard(model: Path, keep: int = 0) -> None:

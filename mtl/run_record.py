@@ -115,10 +115,10 @@ class RunRecord:
         return list(self.results["tasks"])
 
     @property
-    def deciding(self) -> str:
+    def selection_split(self) -> str:
         """The split that selects each task's best step; without a configuration, the first one in the results."""
         if self.run is not None:
-            return self.run.deciding
+            return self.run.selection_split
         return next((split for splits in self.results["tasks"].values() for split in splits), "validation")
 
 

@@ -11,11 +11,12 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from mtl.best import Best
 from mtl.errors import UserError
 from mtl.files import append, storing
 from mtl.heat_map import heat_chart
 from mtl.pictures import pixels
-from mtl.runrecord import METRICS_FILE
+from mtl.run_record import METRICS_FILE
 from mtl.trackers import Scalar, Trackers
 
 BOARD = "tensorboard"
@@ -35,8 +36,8 @@ TAGS = {
 }
 
 
-class NoLog:
-    """The interface of a log, and a log that discards everything, for all processes except the main one."""
+class Log:
+    """Interface of a log. This one discards everything, for all processes except the main one and for tests."""
 
     def step(self, record: Mapping[str, Any]) -> None: ...
 
@@ -44,7 +45,7 @@ class NoLog:
 
     def gradients(self, record: Mapping[str, Any]) -> None: ...
 
-    def finished(self, hyperparameters: Mapping[str, Scalar], best: Mapping[str, Any], step: int) -> None: ...
+    def finished(self, hyperparameters: Mapping[str, Scalar], best: Mapping[str, Best], step: int) -> None: ...
 
     def position(self) -> int:
         return 0
@@ -52,7 +53,7 @@ class NoLog:
     def close(self) -> None: ...
 
 
-class RunLog(NoLog):
+class RunLog(Log):
     """Appends records to the run's log files; a resumed run discards what was logged after its checkpoint.
 
     Args:
@@ -100,7 +101,7 @@ class RunLog(NoLog):
         drawn = pixels(heat_chart("cosines", f"Gradient cosines after step {step:,}", tasks, cosines))
         self._board.add_image("cosine", drawn, step, dataformats="HWC")
 
-    def finished(self, hyperparameters: Mapping[str, Scalar], best: Mapping[str, Any], step: int) -> None:
+    def finished(self, hyperparameters: Mapping[str, Scalar], best: Mapping[str, Best], step: int) -> None:
         """Logs hyperparameters and best values of a finished run, for TensorBoard's HPARAMS tab.
 
         The tab shows the last value of a tag, which need not be the best; hence the tags `best/…` beside `eval/…`. They
@@ -110,7 +111,7 @@ class RunLog(NoLog):
 
         Args:
             hyperparameters: Settings that affect the result.
-            best: Task → its best step, and the metrics by split there.
+            best: Task → its best step.
             step: Steps of the run.
         """
         from torch.utils.tensorboard import SummaryWriter
@@ -118,7 +119,7 @@ class RunLog(NoLog):
 
         values: dict[str, float] = {}
         for task, found in best.items():
-            for split, metrics in found["splits"].items():
+            for split, metrics in found.splits.items():
                 values |= metric_tags("best", task, split, metrics)
         described = {key: str(value) if isinstance(value, bool) else value for key, value in hyperparameters.items()}
         _, start, end = hparams(described, {})

@@ -20,7 +20,7 @@ from mtl.plain_data import parse_yaml
 from mtl.precedence import leaves
 from mtl.preflight import Checked, check_output
 from mtl.run_files import PROVENANCE_FILE, RUN_FILE, TASKS_FILE, read_results, read_run
-from mtl.runrecord import read_provenance
+from mtl.run_record import read_provenance
 
 INDIFFERENT = ("num_proc", "telemetry", "inherited")  # settings and sections that a resumed run may change
 PLACES = ("encoder", "data_root")
