@@ -27,6 +27,7 @@ from benchmarks.timing import Spread, parser, peak_memory, quickstart_definition
 from mtl.batch import collate
 from mtl.config import command_line
 from mtl.dropout import ATTENTION, QuickDropout
+from mtl.model import layers
 from mtl.objective import Divisors
 from mtl.optimizer import learning_rate_factor
 from mtl.preflight import Request, check_train
@@ -56,8 +57,7 @@ BARE = {"bare loop": (False, True), "bare loop, clipping": (True, True), "bare l
 
 def compile_layers(trainer: Trainer) -> None:
     """Applies `torch.compile` to each layer, with dynamic shapes."""
-    layers = next(module for module in trainer.student.encoder.modules() if isinstance(module, nn.ModuleList))
-    for layer in layers:
+    for layer in layers(trainer.student.encoder):
         layer.compile(dynamic=True)
 
 

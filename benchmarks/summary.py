@@ -220,8 +220,10 @@ def _arms(
     if any(guess is not None for guess in guesses):
         cells = ("" if guess is None else f"{100 * guess:.1f}" for guess in guesses)
         lines.append(f"| always the majority class or mean label | {' | '.join(cells)} |")
-        rows = dict.fromkeys(f"{found['counts']['n']:,}" for found in of_tasks if "counts" in found)
-        told = f"{told}, of which there are {listed(list(rows))}"
+        tasks = dict(zip((group.get("task", "") for group in groups.values()), of_tasks, strict=True))
+        rows = {task: f"{found['counts']['n']:,}" for task, found in tasks.items() if "counts" in found}
+        counted = listed([f"{task} {number}" for task, number in rows.items()]) if len(rows) > 1 else rows.popitem()[1]
+        told = f"{told}, of which there are {counted}"
     seeds = " to ".join(map(str, sorted({min(counts), max(counts)}))) if counts else "no"
     more = "In parentheses: the difference from the first line, paired by seed, and its 95 % t interval over seeds."
     return "\n".join([*lines, "", f"{told}; mean of {seeds} seeds. {more}", ""])

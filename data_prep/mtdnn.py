@@ -155,30 +155,30 @@ def _words(node: yaml.Node) -> str | list[str] | None:
     return (node.value or None) if isinstance(node, yaml.ScalarNode) else None
 
 
-def translate(source: Definition, data: Path) -> Task | None:
+def translate(definition: Definition, data: Path) -> Task | None:
     """Translates a definition, for the TSV files in `data`; None if that is impossible, which is reported."""
-    problems_before = len(source.found.problems)
+    problems_before = len(definition.found.problems)
     for key in (*LISTS, *WORDS):
-        if source.get(key) is None and key in REQUIRED:
-            source.wrong(key, "is missing")
-        elif source.get(key) is not None and isinstance(source.get(key), list) != (key in LISTS):
-            source.wrong(key, "is one value; expected a list" if key in LISTS else "is a list; expected one value")
-    if len(source.found.problems) > problems_before:
+        if definition.get(key) is None and key in REQUIRED:
+            definition.wrong(key, "is missing")
+        elif definition.get(key) is not None and isinstance(definition.get(key), list) != (key in LISTS):
+            definition.wrong(key, "is one value; expected a list" if key in LISTS else "is a list; expected one value")
+    if len(definition.found.problems) > problems_before:
         return None
-    form = (source.get("task_type"), source.get("data_format"))
+    form = (definition.get("task_type"), definition.get("data_format"))
     if form not in TYPES:
         kinds = "classification, regression or ranking that can be imported"
-        source.note(f"the task is left out: {' of '.join(form)} is no {kinds}")
+        definition.note(f"the task is left out: {' of '.join(form)} is no {kinds}")
         return None
-    for key, value in source.source.data.items():
+    for key, value in definition.source.data.items():
         if key not in (*LISTS, *WORDS):
-            source.note(f"the key {key!r} is none of MT-DNN's and is left out{nearest(key, (*LISTS, *WORDS))}")
+            definition.note(f"the key {key!r} is none of MT-DNN's and is left out{nearest(key, (*LISTS, *WORDS))}")
         elif key in LEFT_OUT and str(value).lower() not in OFF:
-            source.note(f"{key} {LEFT_OUT[key]}")
-    values = _label_values(source, TYPES[form])
+            definition.note(f"{key} {LEFT_OUT[key]}")
+    values = _label_values(definition, TYPES[form])
     settings: dict[str, Any] = {"labels": list(values)} if values and TYPES[form] == "classification" else {}
-    settings |= _metrics(source, TYPES[form], len(values or ())) | _training(source, TYPES[form])
-    return Task(source.name, TYPES[form], form[1], values, settings, _splits(source, data))
+    settings |= _metrics(definition, TYPES[form], len(values or ())) | _training(definition, TYPES[form])
+    return Task(definition.name, TYPES[form], form[1], values, settings, _splits(definition, data))
 
 
 def _label_values(source: Definition, task_type: str) -> dict[str, str | int] | None:

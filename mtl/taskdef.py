@@ -157,8 +157,9 @@ class DataSource(Settings):
         config: Configuration of the hub data set.
         files: Split name to a csv, tsv, jsonl or parquet file, relative to the definition's file.
         columns: Names of the columns.
-        splits: Maps our name of a split to its name in the data. `train` is required, and `validation` unless rows
-            are held out of the training data; any other split is evaluated if it is present.
+        splits: Maps our name of a split to its name in the data; by default `train` and `validation`, or all keys of
+            `files`, under the same names. It has to name `train`, and `validation` unless rows are held out of the
+            training data; any other split is evaluated if it is present.
         unlabelled: Label values that mean "no label": such rows are left out and counted. Null is a missing label.
         encoding: Encoding of text files, such as cp1252; by default taken from the byte-order mark, else UTF-8.
     """
