@@ -208,8 +208,6 @@ def test_before_pytorch_2_9_the_older_settings_are_changed_and_restored(monkeypa
 
 
 GENERAL = """
-import torch
-from mtl import precision
 b = torch.backends
 def state():
     settings = b, b.cudnn, b.cuda.matmul, b.cudnn.conv, b.mkldnn, b.mkldnn.matmul, b.mkldnn.conv
@@ -225,19 +223,30 @@ print(b.cuda.matmul.fp32_precision, b.mkldnn.matmul.fp32_precision, b.cudnn.conv
 """
 
 
+EACH = """
+import os, sys, torch
+from mtl import precision
+for text in sys.argv[1:]:
+    if not (child := os.fork()):
+        exec(text)
+        sys.stdout.flush()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, text
+"""
+AFTERWARDS = {
+    "": "ieee ieee tf32",  # PyTorch's own setting of convolutions does not follow
+    "b.fp32_precision = 'tf32'": "ieee ieee ieee",
+    "b.cudnn.fp32_precision = 'tf32'": "tf32 ieee tf32",
+    "b.cuda.matmul.allow_tf32 = True": "tf32 ieee tf32",
+    "torch.set_float32_matmul_precision('high')": "tf32 tf32 tf32",
+    "torch.set_float32_matmul_precision('high'); b.cuda.matmul.fp32_precision = 'ieee'": "ieee tf32 tf32",
+}
+
+
 @NEWER
-@pytest.mark.parametrize(
-    ("program", "afterwards"),
-    {
-        "": "ieee ieee tf32",  # PyTorch's own setting of convolutions does not follow
-        "b.fp32_precision = 'tf32'": "ieee ieee ieee",
-        "b.cudnn.fp32_precision = 'tf32'": "tf32 ieee tf32",
-        "b.cuda.matmul.allow_tf32 = True": "tf32 ieee tf32",
-        "torch.set_float32_matmul_precision('high')": "tf32 tf32 tf32",
-        "torch.set_float32_matmul_precision('high'); b.cuda.matmul.fp32_precision = 'ieee'": "ieee tf32 tf32",
-    }.items(),
-)
-def test_full_products_are_full_and_leave_all_settings_as_they_were(program: str, afterwards: str) -> None:
-    done = subprocess.run([sys.executable, "-c", GENERAL.format(program=program)], capture_output=True, text=True)
+def test_full_products_are_full_and_leave_all_settings_as_they_were() -> None:
+    programs = [GENERAL.format(program=program) for program in AFTERWARDS]
+    done = subprocess.run([sys.executable, "-c", EACH, *programs], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == afterwards.split(), "what followed a more general setting still does"
+    found = dict(zip(AFTERWARDS, done.stdout.splitlines(), strict=True))
+    assert found == AFTERWARDS, "what followed a more general setting still does"
