@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 from unicodedata import normalize
 
@@ -24,6 +24,7 @@ KINDS = ("exact", "normalized", "near")
 NON_WORD = regex.compile(r"[^\w\p{M}]+")  # combining marks (\p{M}) are vowels in Hindi, Thai or Arabic
 
 CHUNK = 1000  # training rows compared at once
+SHOWN = 10  # examples kept of each kind
 
 
 @dataclass(frozen=True)
@@ -36,15 +37,25 @@ class Leak:
         rows: Number of evaluation rows concerned.
         kind: `exact`; `normalized` if only case, punctuation, spacing or the order of a pair differ; `near` if each
             text shares most of its character sequences with a text of the other row.
+        examples: The first of these rows as (training row, evaluation row), counted from 0.
     """
 
     train: str
     evaluation: str
     rows: int
     kind: str
+    examples: Sequence[Sequence[int]] = field(default=(), compare=False)
 
     def as_json(self) -> dict[str, Any]:
-        return {"train": self.train, "evaluation": self.evaluation, "rows": self.rows, "kind": self.kind}
+        return asdict(self)
+
+    @property
+    def example(self) -> str:
+        """The first example in words, to follow the message; empty if there is none."""
+        if not self.examples:
+            return ""
+        training, evaluated = self.examples[0]
+        return f", such as row {evaluated:,}, which is row {training:,} there (counted from 0)"
 
     def __str__(self) -> str:
         stand = "occurs" if self.rows == 1 else "occur"
@@ -73,11 +84,13 @@ class LeakSearch:
         self.leaked: dict[str, set[int]] = {}
         self._splits: list[str] = []
         self._split_of: list[int] = []
+        self._positions: list[int] = []
         self._normal: list[Texts] = []
         self._by_texts: dict[int, list[int]] = {}
         self._by_normal: dict[Texts, list[int]] = {}
         self._buckets: dict[int, Buckets] | None = None
         self._kinds: dict[str, npt.NDArray[np.int8]] = {}
+        self._partners: dict[str, npt.NDArray[np.int64]] = {}
         self._waiting: list[tuple[int, Texts]] = []
         self._found: list[Leak] | None = None
 
@@ -89,13 +102,14 @@ class LeakSearch:
         search._found = [Leak(**leak) for leak in leaks]
         return search
 
-    def add_evaluation(self, split: str, texts: Texts) -> None:
+    def add_evaluation(self, split: str, position: int, texts: Texts) -> None:
         """Add a row of an evaluation split, named `task/split`."""
         assert self._buckets is None, "evaluation rows come before training rows"
         if split not in self._splits:
             self._splits.append(split)
         number, normal = len(self._normal), normalized(texts)
         self._split_of.append(self._splits.index(split))
+        self._positions.append(position)
         self._normal.append(normal)
         self._by_texts.setdefault(hash(texts), []).append(number)
         self._by_normal.setdefault(normal, []).append(number)
@@ -114,12 +128,14 @@ class LeakSearch:
 
         waiting, self._waiting = self._waiting, []
         kinds = self._kinds.setdefault(split, np.full(len(self._normal), len(KINDS), dtype=np.int8))
+        partners = self._partners.setdefault(split, np.zeros(len(self._normal), dtype=np.int64))
         leaked = self.leaked.setdefault(split, set())
         normal = [normalized(texts) for _, texts in waiting]
         for (position, texts), form in zip(waiting, normal, strict=True):
             for kind, found in enumerate((self._by_texts.get(hash(texts)), self._by_normal.get(form))):
                 if found is not None:
-                    kinds[found] = np.minimum(kinds[found], kind)
+                    closer = [row for row in found if kinds[row] > kind]
+                    kinds[closer], partners[closer] = kind, position
                     leaked.add(position)
         near = KINDS.index("near")
         for arity, buckets in self._prepared().items():
@@ -130,7 +146,8 @@ class LeakSearch:
                 for _, row in candidates:
                     known = kinds[row] <= near and position in leaked
                     if not known and similarity(own, shingles(self._normal[row])) >= SIMILAR:
-                        kinds[row] = min(kinds[row], near)
+                        if kinds[row] > near:
+                            kinds[row], partners[row] = near, position
                         leaked.add(position)
 
     def _prepared(self) -> dict[int, Buckets]:
@@ -158,11 +175,11 @@ class LeakSearch:
             return self._found
         import numpy as np
 
-        split_of = np.asarray(self._split_of)
+        split_of, positions = np.asarray(self._split_of), np.asarray(self._positions)
         return [
-            Leak(train, evaluation, rows, kind)
-            for train, kinds in self._kinds.items()
+            Leak(train, evaluation, len(rows), kind, np.stack([partners[rows], positions[rows]], 1)[:SHOWN].tolist())
+            for (train, kinds), partners in zip(self._kinds.items(), self._partners.values(), strict=True)
             for number, evaluation in enumerate(self._splits)
             for index, kind in enumerate(KINDS)
-            if (rows := int(((split_of == number) & (kinds == index)).sum()))
+            if len(rows := np.flatnonzero((split_of == number) & (kinds == index)))
         ]

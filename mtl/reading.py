@@ -216,6 +216,6 @@ def _watch(search: LeakSearch, split: str, *, training: bool) -> Callable[[Row],
         if training:
             search.add_training(split, row.position, texts)
         else:
-            search.add_evaluation(split, texts)
+            search.add_evaluation(split, row.position, texts)
 
     return watch

@@ -52,7 +52,8 @@ class Findings:
 
     def as_text(self) -> str:
         lines = [f"error: {problem}" for problem in self.errors]
-        lines += [f"warning: {problem}" for problem in [*self.warnings, *self.leaks]]
+        lines += [f"warning: {problem}" for problem in self.warnings]
+        lines += [f"warning: {leak}{leak.example}" for leak in self.leaks]
         rows = [
             (name, split, *(cell(facts) for cell in _CELLS.values()))
             for name, splits in self.tasks.items()

@@ -55,7 +55,7 @@ def searched(texts: Mapping[str, Mapping[str, Sequence[Texts]]]) -> LeakSearch:
                         if training:
                             search.add_training(f"{task}/{split}", position, row)
                         else:
-                            search.add_evaluation(f"{task}/{split}", row)
+                            search.add_evaluation(f"{task}/{split}", position, row)
                     if training:
                         search.finish(f"{task}/{split}")
     return search
@@ -205,12 +205,16 @@ def test_in_words_and_as_json() -> None:
     assert str(Leak("a/train", "b/validation", 2000, "normalized")) == (
         "b/validation: 2,000 rows occur in a/train (normalized)"
     )
-    assert Leak("a/train", "b/validation", 2, "exact").as_json() == {
+    leak = Leak("a/train", "b/validation", 2, "exact", [[1999, 3], [5, 4]])
+    assert leak.as_json() == {
         "train": "a/train",
         "evaluation": "b/validation",
         "rows": 2,
         "kind": "exact",
+        "examples": [[1999, 3], [5, 4]],
     }
+    assert leak.example == ", such as row 3, which is row 1,999 there (counted from 0)"
+    assert Leak("a/train", "b/validation", 2, "exact").example == ""
 
 
 def test_validate_tells_leaks_between_tasks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -229,14 +233,29 @@ def test_validate_tells_leaks_between_tasks(tmp_path: Path, capsys: pytest.Captu
     printed: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert printed["errors"] == []
     assert printed["leaks"] == [
-        {"train": "a/train", "evaluation": "b/validation", "rows": 2, "kind": "exact"},
-        {"train": "a/train", "evaluation": "b/validation", "rows": 1, "kind": "normalized"},
-        {"train": "b/train", "evaluation": "a/validation", "rows": 1, "kind": "normalized"},
+        {"train": "a/train", "evaluation": "b/validation", "rows": 2, "kind": "exact", "examples": [[2, 0], [2, 1]]},
+        {"train": "a/train", "evaluation": "b/validation", "rows": 1, "kind": "normalized", "examples": [[1, 2]]},
+        {"train": "b/train", "evaluation": "a/validation", "rows": 1, "kind": "normalized", "examples": [[1, 1]]},
     ]
     assert printed["tasks"]["b"]["validation"]["duplicates"] == 1
     assert printed["tasks"]["b"]["validation"]["conflicts"] == 1
+    assert main(["validate", str(path)]) == 0
+    told = "warning: a/validation: 1 row occurs in b/train (normalized), such as row 1, which is row 1 there"
+    assert told in capsys.readouterr().out
     assert main(["validate", str(path), "--json", "--leaks", "ignore"]) == 0
     assert json.loads(capsys.readouterr().out)["leaks"] == []
+
+
+def test_examples_are_of_the_closest_kind() -> None:
+    """The second row comes close to the first training row, is the second one but for case, and the third one."""
+    close = ("the quick brown fox jumps over the lazy dog and more of it!",)
+    row = ("the quick brown fox jumps over the lazy dog and more of it all",)
+    search = searched({"a": {"train": [close, (row[0].upper(),), row], "validation": [("other",), row]}})
+    assert [(leak.kind, leak.rows, leak.examples) for leak in search.leaks()] == [("exact", 1, [[2, 1]])]
+    search = searched({"a": {"train": [close, (row[0].upper(),)], "validation": [("other",), row]}})
+    assert [(leak.kind, leak.rows, leak.examples) for leak in search.leaks()] == [("normalized", 1, [[1, 1]])]
+    search = searched({"a": {"train": [close], "validation": [("other",), row]}})
+    assert [(leak.kind, leak.rows, leak.examples) for leak in search.leaks()] == [("near", 1, [[0, 1]])]
 
 
 def task_of(kind: str) -> TaskDef:
