@@ -13,9 +13,9 @@ Predicted from the flags below (every process computes the same number of tokens
     exposed  = exchange, or with overlap the larger of (exchange − last backward pass) and one bucket's exchange
     efficiency = compute / (compute + exposed)
 
-A plain step costs as much as 3 forward passes and a full step as much as 9 (`smart.passes`), with the same exchange. A
-gradient is complete only in the last backward pass, that of the clean branch; so in both, the exchange can overlap with
-2 forward-pass equivalents.
+A plain step costs as much as 3 forward passes and a full step as much as 9 (`cost.forward_passes`), with the same
+exchange. A gradient is complete only in the last backward pass, that of the clean branch; so in both, the exchange can
+overlap with 2 forward-pass equivalents.
 """
 
 from __future__ import annotations

@@ -215,8 +215,9 @@ SPREADS = 5, len(TARGETED)  # seeds and tasks of the ratios of spreads
 _DEGREES = (SPREADS[0] - 1) * SPREADS[1]
 _LOW, _HIGH = (math.sqrt(stats.f.ppf((1 + side * LEVEL) / 2, _DEGREES, _DEGREES)) for side in (-1, 1))
 FEW_SEEDS = (
-    f"{SPREADS[0]} seeds are too few for this target: if both arms had the same spread on {SPREADS[1]} tasks, "
-    f"{LEVEL:.0%} of such ratios would lie between {_LOW:.2f} and {_HIGH:.2f} (F distribution)"
+    f"{SPREADS[0]} seeds are too few for this target: even if all {SPREADS[1]} tasks had the same spread in both arms, "
+    f"{LEVEL:.0%} of such ratios would lie between {_LOW:.2f} and {_HIGH:.2f} (F distribution), and unequal tasks "
+    "widen this range"
 )
 TOGETHER = Comparison(*MULTITASK, "mt-dnn-smart", "mt-dnn", tasks=TARGETED)
 AIMS = (

@@ -180,6 +180,7 @@ WAYS = {  # arms of the study of multi-task training, in words
     "mt-dnn": "with six other tasks, then adapted",
     "smart": "alone, with SMART",
     "smart-adapt": "with six other tasks, then adapted with SMART",
+    "mt-dnn-proximal": "with six other tasks, then adapted, D alone in both phases",
     "mt-dnn-smart": "with six other tasks, then adapted, SMART in both phases",
 }
 
@@ -222,7 +223,7 @@ def _arms(
         lines.append(f"| always the majority class or mean label | {' | '.join(cells)} |")
         tasks = dict(zip((group.get("task", "") for group in groups.values()), of_tasks, strict=True))
         rows = {task: f"{found['counts']['n']:,}" for task, found in tasks.items() if "counts" in found}
-        counted = listed([f"{task} {number}" for task, number in rows.items()]) if len(rows) > 1 else rows.popitem()[1]
+        counted = listed([f"{task} {number}" if len(rows) > 1 else number for task, number in rows.items()])
         told = f"{told}, of which there are {counted}"
     seeds = " to ".join(map(str, sorted({min(counts), max(counts)}))) if counts else "no"
     more = "In parentheses: the difference from the first line, paired by seed, and its 95 % t interval over seeds."

@@ -127,7 +127,7 @@ def _results(task: TaskDef, facts: Facts) -> list[str]:
         *([f"intervals are bootstraps over {unit}"] if facts.intervals else []),
         *(["the baseline ignores the text"] if facts.metrics and facts.baselines else []),
         *(["“trained alone” is the same encoder on this task only, for as many steps"] if facts.single else []),
-        *(["the gain is the difference from it, with a paired 95 % interval"] if facts.over_single else []),
+        *(["the difference is the value less that, with a paired 95 % interval"] if facts.over_single else []),
     ]
     text = "; ".join(columns)
     return [*lines, f"{text[:1].upper()}{text[1:]}."] if columns else lines[:-1]
@@ -141,14 +141,14 @@ def _deciding(facts: Facts) -> str:
 def _table(task: TaskDef, split: str, values: Mapping[str, Any], facts: Facts) -> list[str]:
     """Table of one split's metrics, with a column for each kind of value that is known."""
     spread = facts.intervals.get(split, {})
-    guess, alone, gain = (part.get(split, {}) for part in (facts.baselines, facts.single, facts.over_single))
+    guess, alone, over = (part.get(split, {}) for part in (facts.baselines, facts.single, facts.over_single))
     columns = {
         f"metric on `{split}`": [f"`{metric}`" for metric in task.metrics],
         "value": [_value(values.get(metric)) for metric in task.metrics],
         "95 % interval": [interval(spread.get(metric)) for metric in task.metrics] if spread else [],
         "baseline": [_value(guess.get(metric)) for metric in task.metrics] if guess else [],
         "trained alone": [_value(alone.get(metric)) for metric in task.metrics] if alone else [],
-        "gain": [_gain(gain.get(metric)) for metric in task.metrics] if gain else [],
+        "difference": [_difference(over.get(metric)) for metric in task.metrics] if over else [],
     }
     shown = {title: cells for title, cells in columns.items() if cells}
     rows = [list(shown), ["---"] * len(shown), *zip(*shown.values(), strict=True)]
@@ -323,11 +323,11 @@ def _versions(provenance: Provenance) -> list[str]:
     return [f"- {title} {code_span(version)}" for title, version in shown.items()]
 
 
-def _gain(found: Mapping[str, Any] | None) -> str:
+def _difference(found: Mapping[str, Any] | None) -> str:
     if found is None:
         return "–"
     bounds = found["interval"]
-    return f"{found['difference']:+.4f}" + (f" [{bounds[0]:+.4f}, {bounds[1]:+.4f}]" if bounds else "")
+    return f"{found['difference']:+.4f}" + (f" [{bounds[0]:+.4f}, {bounds[1]:+.4f}]" if bounds else " (no interval)")
 
 
 def _value(value: Any) -> str:

@@ -134,7 +134,8 @@ class LeakSearch:
         for (position, texts), form in zip(waiting, normal, strict=True):
             for kind, found in enumerate((self._by_texts.get(hash(texts)), self._by_normal.get(form))):
                 if found is not None:
-                    closer = [row for row in found if kinds[row] > kind]
+                    rows = np.asarray(found)
+                    closer = rows[kinds[rows] > kind]
                     kinds[closer], partners[closer] = kind, position
                     leaked.add(position)
         near = KINDS.index("near")

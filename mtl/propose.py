@@ -73,9 +73,9 @@ def propose(path: Path, label: str | None = None, texts: Sequence[str] = ()) -> 
     return "\n".join(_lines(table, kind, columns, *_held_out(table, kind, columns), given=given)) + "\n"
 
 
-def _guess(table: Table, label: Column | None, texts: list[Column]) -> tuple[str, dict[str, Column]]:
+def _guess(table: Table, given: Column | None, texts: list[Column]) -> tuple[str, dict[str, Column]]:
     named = {column.canonical: column for column in reversed(table.columns.values()) if column.may_be_label}
-    label = label or next((c for n in LABEL_NAMES.split() if (c := named.get(n)) and c not in texts), None)
+    label = given or next((c for n in LABEL_NAMES.split() if (c := named.get(n)) and c not in texts), None)
     texts = texts or _texts(table, label)
     others = [column for column in table.ordinary if column not in texts]
     few = [c for c in others if c.may_be_label and 2 <= c.distinct <= min(FEW_VALUES, c.filled / 2)]
@@ -86,7 +86,7 @@ def _guess(table: Table, label: Column | None, texts: list[Column]) -> tuple[str
     label = label or candidates[0]
     for place, name in [(column.gap, column.name) for column in texts if column.gap]:
         raise UserError.of(place, f"column {name!r} holds no text here; give such rows a text or remove them")
-    _check_label(table, label)
+    _check_label(table, label, given=given)
     group = _group(table, texts, label)
     if group and not _varied(group, texts[1]):
         texts.reverse()
@@ -155,7 +155,7 @@ def _is_named_text(table: Table, column: Column) -> bool:
     return bool(named) and not column.numbers() and 2 * column.distinct > table.rows
 
 
-def _check_label(table: Table, label: Column) -> None:
+def _check_label(table: Table, label: Column, *, given: Column | None) -> None:
     numbers, rows = label.numbers(), f"{'the first ' if table.more else ''}{counted(label.filled, 'row')}"
     number = len(numbers or label.values.keys() - label.missing.keys())
     counting = list(table.columns) == list(map(str, range(len(table.columns))))
@@ -167,11 +167,19 @@ def _check_label(table: Table, label: Column) -> None:
             f"has only the label {next(iter(numbers or label.values))!r} in {rows}: add others, or shuffle sorted rows"
         )
     elif not numbers and number > max(label.filled / 2, 3):
-        many = f"has {number:,} different labels in {rows}, too many to learn: name the column of classes with --label"
-        fault = _number_fault(label) or many
+        many = f"has {number:,} different labels in {rows}, too many to learn"
+        fault = _number_fault(label) or many + ("" if given else ": name the column of classes with --label")
+    elif label.mistakes() and _are_amounts(label):
+        fault = _number_fault(label)
     else:
         return
     raise UserError.of(str(table.path), f"{fault} (found in column {label.name!r})")
+
+
+def _are_amounts(label: Column) -> bool:
+    """Whether the numbers of a column would be the labels of a regression."""
+    numbers = as_numbers(label.values.keys() - set(label.mistakes())).values()
+    return len(set(numbers)) > FEW_INTEGERS or not all(map(float.is_integer, numbers))
 
 
 def _group(table: Table, texts: list[Column], label: Column) -> Column | None:
