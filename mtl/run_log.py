@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from itertools import combinations
 from pathlib import Path
@@ -51,6 +52,17 @@ class Log:
         return 0
 
     def close(self) -> None: ...
+
+
+def _date_later(events: Path) -> None:
+    """Name the file of hyperparameters as if it were a second younger.
+
+    TensorBoard reads files in the order of their names. In those of one second, a counter follows, in which 10 comes
+    before 9: it would take the earlier file for a restarted run, and drop what it had read.
+    """
+    for path in events.glob(f"*{LAST}"):
+        before, seconds, after = re.split(r"(?<=tfevents\.)([0-9]+)", path.name, maxsplit=1)
+        path.rename(path.with_name(f"{before}{int(seconds) + 1:010}{after}"))
 
 
 class RunLog(Log):
@@ -131,6 +143,7 @@ class RunLog(Log):
                 for tag, value in values.items():
                     board.add_scalar(tag, value, step)
                 board.file_writer.add_summary(end, step)
+            _date_later(self._events)
         if self._trackers is not None:
             self._trackers.log(values, step)
 

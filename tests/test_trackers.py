@@ -27,7 +27,7 @@ from test_trainer import arguments, records, signal_at_step
 from mtl.cli import main
 from mtl.config import RunConfig
 from mtl.run_files import read_run
-from mtl.run_log import TAGS, metric_tags
+from mtl.run_log import LAST, TAGS, metric_tags
 from mtl.settings import Sourced, check
 from mtl.trackers import TRACKERS, Trackers, hyperparameters, telemetry_problems
 from mtl.trainer import Trainer
@@ -112,6 +112,8 @@ def test_metrics_are_the_tags_of_the_training(corpus: Path, encoder_dir: Path, t
     events = EventAccumulator(str(output / "tensorboard"))
     events.Reload()
     logged = set(events.Tags()["scalars"])
+    dates = {path.suffix: int(path.name.split(".")[3]) for path in (output / "tensorboard").iterdir()}
+    assert dates.pop(LAST) > max(dates.values()), "read last, also if all was written in one second"
     evaluations = [record for record in records(output) if record["event"] == "evaluation"]
     for record in evaluations:
         for tag, value in metric_tags("eval", record["task"], "validation", record["metrics"]).items():
