@@ -178,7 +178,8 @@ def _check_label(table: Table, label: Column, *, given: Column | None) -> None:
 
 def _are_amounts(label: Column) -> bool:
     """Whether the numbers of a column would be the labels of a regression."""
-    numbers = as_numbers(label.values.keys() - set(label.mistakes())).values()
+    others = (*MISSING_NUMBERS, *map(str.lower, label.mistakes()))
+    numbers = as_numbers(text for text in label.values if text.lower() not in others).values()
     return len(set(numbers)) > FEW_INTEGERS or not all(map(float.is_integer, numbers))
 
 

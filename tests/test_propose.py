@@ -708,7 +708,7 @@ def test_a_stray_text_among_numbers_is_told(label: str, digits: int, tmp_path: P
     """Also if there are so few different numbers that they could be classes."""
     path = tmp_path / "tickets.csv"
     rows = [f"the case of {n} is here,{(n // 20 + 0.5 if digits == 0 else n / 7):.2f}" for n in range(40)]
-    rows[6] = "the seventh case is here,seven"
+    rows[6], rows[7] = "the seventh case is here,seven", "the eighth case is here,n/a"
     path.write_text("\n".join([f"body,{label}", *rows]))
     message = r"has numbers, except for 'seven' \(.*tickets.csv:8\): write numbers such as 1234.5 there"
     with pytest.raises(UserError, match=message):
