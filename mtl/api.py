@@ -90,7 +90,9 @@ def train(
         StorageError: A file could not be written.
     """
     with words_of(command):
-        overrides = _typed(settings, encoder=encoder, data_root=data_root, trust_remote_code=trust_remote_code or None)
+        overrides = _overrides(
+            settings, encoder=encoder, data_root=data_root, trust_remote_code=trust_remote_code or None
+        )
         request = _request(
             task_defs, output, overrides, config, resume=resume, overwrite=overwrite, tasks=names_of(tasks)
         )
@@ -141,14 +143,14 @@ def adapt(
         UserError: Invalid input; training did not start. Other errors are as for `train`.
     """
     with words_of(command):
-        overrides = _typed(settings, head=head, data_root=data_root, trust_remote_code=trust_remote_code or None)
+        overrides = _overrides(settings, head=head, data_root=data_root, trust_remote_code=trust_remote_code or None)
         request = _request(
             task_defs, output, overrides, config, resume=resume, overwrite=overwrite, run_dir=Path(run_dir)
         )
         return _run(lambda: check_adapt(request, task), request, display or _display(verbose), command)
 
 
-def _typed(settings: Mapping[str, Any] | Sourced | None, **named: Any) -> Sourced:
+def _overrides(settings: Mapping[str, Any] | Sourced | None, **named: Any) -> Sourced:
     """Settings, overridden by those that have their own argument."""
     base = settings if isinstance(settings, Sourced) else from_mapping({} if settings is None else settings)
     named = {key: os.fspath(v) if isinstance(v, os.PathLike) else v for key, v in named.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -64,12 +63,10 @@ class _Version(argparse.Action):
     """Prints the installed version, which only then is looked up."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        from importlib.metadata import PackageNotFoundError, version
+        from mtl.machine import installed_version
 
-        with contextlib.suppress(PackageNotFoundError):
-            print(f"mtl-toolkit {version('mtl-toolkit')}")
-            parser.exit()
-        parser.exit(WRONG_INPUT, "error: --version: the package is not installed; use pip install -e .\n")
+        print(f"mtl-toolkit {installed_version('mtl-toolkit') or '(not installed)'}")
+        parser.exit()
 
 
 def _one_each(words: Sequence[str]) -> list[str]:

@@ -74,8 +74,7 @@ def train_baselines(
         limit = longest_input(checked, load_tokenizer(checked.encoder, trust_remote_code=trust))
 
         def store() -> None:
-            write_file(output / RESULTS_FILE, json.dumps({**results, "single": single}, indent=1))
-            record = read_record(output)
+            record = replace(read_record(output), results={**results, "single": single})
             rows = compare_with_baselines(record, join_labels(record))
             outcome = {**record.results, "over_single": _differences(rows)}
             write_file(output / RESULTS_FILE, json.dumps(outcome, indent=1))

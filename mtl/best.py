@@ -18,6 +18,7 @@ from pydantic import Field
 
 from mtl.files import TEMPORARY, new_directory, remove, storing
 
+Number = Annotated[int, Field(ge=0)]
 MODEL = "model"
 
 
@@ -30,7 +31,7 @@ class Best:
         splits: Metrics by split at that step.
     """
 
-    step: Annotated[int, Field(ge=0)]
+    step: Number
     splits: Mapping[str, Mapping[str, Any]]
 
 

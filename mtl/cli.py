@@ -129,7 +129,7 @@ def _show_traceback(arguments: argparse.Namespace) -> None:
         traceback.print_exc()
 
 
-def _typed(arguments: argparse.Namespace) -> Sourced:
+def _overrides(arguments: argparse.Namespace) -> Sourced:
     """The settings among the arguments."""
     from mtl.config import command_line
     from mtl.wording import FLAGS
@@ -147,7 +147,7 @@ def _request(arguments: argparse.Namespace) -> Request:
     from mtl.preflight import Request
 
     config, names = getattr(arguments, "config", None), arguments.tasks
-    return Request(Path(), arguments.task_defs, config, _typed(arguments), names)
+    return Request(Path(), arguments.task_defs, config, _overrides(arguments), names)
 
 
 def _run_options(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -158,7 +158,7 @@ def _run_options(arguments: argparse.Namespace) -> dict[str, Any]:
     level: Level = "quiet" if arguments.quiet else "verbose" if arguments.verbose else "normal"
     options = {name: getattr(arguments, name) for name in names}
     return options | {
-        "settings": _typed(arguments),
+        "settings": _overrides(arguments),
         "display": Display(level),
         "command": arguments.command_words,
     }

@@ -324,9 +324,8 @@ def resolve(
     Returns:
         The configuration (None if invalid), the valid tasks, and every problem.
     """
-    merged = overrides.over(
-        without_rivals(file, overrides, keep="epochs")
-    )  # harmless: max_steps takes precedence over epochs
+    # `epochs` of the file is harmless: max_steps takes precedence over it.
+    merged = overrides.over(without_rivals(file, overrides, keep="epochs"))
     config, found = check(RunConfig, merged)
     problems = [*map(of_a_task, found), *check(Defaults, merged.child("defaults"), ("defaults",))[1]]
     told = {problem.where for problem in problems}  # not reported again for each task

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -113,7 +113,7 @@ def try_steps(checked: Checked) -> tuple[dict[str, Any], list[str]]:
             }
         )
     facts = {
-        "plan": [asdict(task) for task in plan.tasks],
+        "plan": [task.model_dump() for task in plan.tasks],
         "steps": plan.steps,
         "epoch_steps": plan.epoch_steps,
         "tasks": rows,

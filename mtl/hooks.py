@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -155,7 +154,7 @@ class RunHooks(Hooks):
             "last": state.last,
             "baselines": self._baselines,
             "data": {name: self._data_facts(name) for name in self.run.tasks},
-            "plan": [asdict(task) for task in self.plan.tasks],
+            "plan": [task.model_dump() for task in self.plan.tasks],
             "task_steps": self.plan.task_steps(state.step),
             "steps": state.step,
             "planned_steps": self.plan.steps,

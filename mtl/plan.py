@@ -14,32 +14,8 @@ import numpy.typing as npt
 
 from mtl.batch import BatchStream
 from mtl.config import Run
+from mtl.run_files import TaskPlan
 from mtl.sampling import task_sequence
-
-
-@dataclass(frozen=True)
-class TaskPlan:
-    """What a run does on one task; a row of the printed plan.
-
-    Attributes:
-        task: Name of the task.
-        type: Its type.
-        rows: Training rows.
-        batch: Rows per batch, or None if batches are limited by tokens.
-        batch_tokens: Tokens per batch, padding included, or None.
-        steps: Batches in the run.
-        passes: Passes over the rows.
-        tokens: Tokens in all these passes.
-    """
-
-    task: str
-    type: str
-    rows: int
-    batch: int | None
-    batch_tokens: int | None
-    steps: int
-    passes: float
-    tokens: int
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,7 @@ WIDE, MANY_TOKENS = 4, 4096  # ratio to the median, and number of tokens, above 
 
 def show_plan(setup: RunSetup, display: Display) -> None:
     """Show the plan, and what should be known of the data before the first step."""
-    display.say(plan_table([asdict(task) for task in setup.plan.tasks], setup.plan.steps, setup.plan.epoch_steps))
+    display.say(plan_table([task.model_dump() for task in setup.plan.tasks], setup.plan.steps, setup.plan.epoch_steps))
     for leak in setup.seen:
         told = "on which the encoder was trained before; give both runs the same train.holdout and --seed"
         display.warn(f"{leak}, {told}")
@@ -78,7 +77,8 @@ def _remarks(run: Run, splits: Splits, limit: int) -> list[str]:
             if absent := _absent(run, name, split, examples):
                 lines.append(f"{name}/{split}: none of the {counted(len(examples), 'row')} drawn has {absent}")
             asked = run.config.train.task_sizes.get(name, run.config.train.train_size) if split == "train" else None
-            units, nouns = count_units(run.tasks[name], examples), _UNITS[run.tasks[name].type]
+            units = count_units(run.tasks[name], examples)
+            nouns = ("query", "queries") if run.tasks[name].type == "ranking" else ("row", "rows")
             if asked is not None and asked > units:
                 lines.append(f"{name}/train: {units:,} {nouns[1]} in all, although {asked:,} were asked for")
             if split != "train" and units < FEW:
@@ -96,9 +96,6 @@ def _remarks(run: Run, splits: Splits, limit: int) -> list[str]:
                 what = counted(without, "query", "queries")
                 lines.append(f"{name}/{split}: {what} without a relevant candidate: {effect}")
     return lines
-
-
-_UNITS = dict.fromkeys(("classification", "regression"), ("row", "rows")) | {"ranking": ("query", "queries")}
 
 
 def _absent(run: Run, name: str, split: str, examples: Examples) -> str:

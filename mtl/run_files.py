@@ -132,8 +132,22 @@ _BySplit = dict[str, dict[str, dict[str, float | None]]]
 _Bounds = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
-class _PlanRow(BaseModel, strict=True):
+class TaskPlan(BaseModel, strict=True, frozen=True):
+    """What a run does on one task; a row of the printed plan.
+
+    Attributes:
+        task: Name of the task.
+        type: Its type.
+        rows: Training rows.
+        batch: Rows per batch, or None if batches are limited by tokens.
+        batch_tokens: Tokens per batch, padding included, or None.
+        steps: Batches in the run.
+        passes: Passes over the rows.
+        tokens: Tokens in all these passes.
+    """
+
     task: str
+    type: str
     rows: int
     batch: int | None
     batch_tokens: int | None
@@ -159,7 +173,7 @@ class _Results(BaseModel, strict=True):
     last: _BySplit = {}
     baselines: _BySplit = {}
     data: dict[str, dict[str, dict[str, int]]] = {}
-    plan: list[_PlanRow] = []
+    plan: list[TaskPlan] = []
     steps: int
     planned_steps: int
     skipped_steps: int = 0

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from mtl.best import Best
+from mtl.best import Best, Number
 from mtl.checkpoint import Checkpoint
 from mtl.errors import UserError, counted, first_line
 from mtl.model import MultiTaskModel
@@ -19,8 +19,6 @@ from mtl.processes import Processes
 from mtl.random_state import RandomState, random_state, restore
 from mtl.sampling import derive_seed
 from mtl.shards import piece_like, pieces_like, whole
-
-Number = Annotated[int, Field(ge=0)]
 
 
 @dataclass

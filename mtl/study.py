@@ -222,7 +222,7 @@ class _Grid:
         for index, phase in enumerate(self.config.arms[arm]):
             last = index + 1 == len(self.config.arms[arm])
             names = self._names(phase, task)
-            settings = self._typed(("arms", arm, index), names, size, seed)
+            settings = self._overrides(("arms", arm, index), names, size, seed)
             found = self._node(names, settings, node)
             if found is None:
                 return None
@@ -237,7 +237,7 @@ class _Grid:
         chosen = phase.tasks or [task]
         return list(dict.fromkeys(n for name in chosen for n in (self.config.tasks if name == ALL else [name])))
 
-    def _typed(self, path: KeyPath, names: list[str], size: int | None, seed: int) -> Sourced:
+    def _overrides(self, path: KeyPath, names: list[str], size: int | None, seed: int) -> Sourced:
         """The settings of one run, by precedence: those that the study determines, the phase's own, the shared ones."""
         shared, own = self.source.child("settings"), self.source.child(*path, "settings")
         for part, where in ((shared, "settings"), (own, dotted((*path, "settings")))):

@@ -18,9 +18,10 @@ from benchmarks import growth
 
 
 @pytest.mark.slow
-def test_preparation(tmp_path: Path, encoder_dir: Path) -> None:
+@pytest.mark.parametrize("num_proc", ["1", "2"])
+def test_preparation(num_proc: str, tmp_path: Path, encoder_dir: Path) -> None:
     output = tmp_path / "figures.json"
-    words = ["--rows", "12000", "--encoder", str(encoder_dir), "--num-proc", "2", "--output", str(output)]
+    words = ["--rows", "12000", "--encoder", str(encoder_dir), "--num-proc", num_proc, "--output", str(output)]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.preparation", *words], cwd=ROOT, capture_output=True, text=True, check=True
     )

@@ -9,6 +9,7 @@ from soak import soak
 
 
 @pytest.mark.slow
-def test_a_killed_run_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
-    done = soak(tmp_path, 3, 1, [])
+@pytest.mark.parametrize("options", [[], ["--no-smart", "--no-proximal"]], ids=["regularized", "plain"])
+def test_a_killed_run_ends_as_an_undisturbed_one(options: list[str], tmp_path: Path) -> None:
+    done = soak(tmp_path, 3, 1, options)
     assert any("writing" in line for line in done)
