@@ -21,7 +21,7 @@ import yaml
 
 from benchmarks.questions import AIMS, PAPER, QUESTIONS, TABLE_5, Found, look_up
 from mtl.card import code_span
-from mtl.errors import listed
+from mtl.errors import counted, listed
 from mtl.metrics import ANSWERABLE, METRICS
 from mtl.summary import chart, counted_rows, difference_cells, mean_words, size_words, task_means
 
@@ -195,11 +195,17 @@ def _arms(summary: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     for arm, phases in summary["arms"].items():
         words = (
-            f"{phase['phase']}{' on ' + listed(phase['tasks']) if phase['tasks'] else ''}"
+            f"{phase['phase']}{' on ' + listed(_sized(phase)) if phase['tasks'] else ''}"
             f"{', ' + _flow(phase['settings']) if phase['settings'] else ''}"
             for phase in phases
         )
         yield f"- {code_span(arm)}: {'; then '.join(words)}"
+
+
+def _sized(phase: Mapping[str, Any]) -> list[str]:
+    """A phase's tasks, with the number of rows where it is not all."""
+    sizes = {task: f" ({counted(size, 'row')})" for task, size in phase["sizes"].items()}
+    return [f"{task}{sizes.get(task, '')}" for task in phase["tasks"]]
 
 
 def _flow(settings: Mapping[str, Any]) -> str:

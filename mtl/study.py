@@ -155,14 +155,16 @@ def _inconsistencies(config: StudyConfig, source: Sourced, definitions: Mapping[
     def tell(path: KeyPath, message: str) -> None:
         problems.append(Problem(source.place(path), f"{dotted(path)}: {message}"))
 
-    named: list[KeyPath] = [("tasks", index) for index in range(len(config.tasks))]
-    named += [("sizes", task) for task in config.sizes]
+    named: list[tuple[KeyPath, str]] = [(("tasks", index), task) for index, task in enumerate(config.tasks)]
     for arm, phases in config.arms.items():
         if not NAME.fullmatch(arm):
             tell(("arms", arm), "a name may hold letters, digits, '-' and '_' only (it names directories)")
         for index, phase in enumerate(phases):
             path: KeyPath = ("arms", arm, index)
-            named += [(*path, "tasks", i) for i, task in enumerate(phase.tasks) if task != ALL]
+            named += [((*path, "tasks", i), task) for i, task in enumerate(phase.tasks) if task != ALL]
+            for task in phase.sizes:
+                if task in definitions and task not in phase.tasks:
+                    tell((*path, "sizes", task), "is not among the phase's 'tasks'")
             if (phase.phase == "train") != (index == 0):
                 tell((*path, "phase"), "the first phase of an arm is 'train', every further one 'adapt'")
             if phase.phase == "adapt" and phase.tasks:
@@ -173,14 +175,14 @@ def _inconsistencies(config: StudyConfig, source: Sourced, definitions: Mapping[
         absent = [task for task in config.tasks if task not in last.tasks]
         if last.phase == "train" and last.tasks and ALL not in last.tasks and absent:
             tell(("arms", arm, len(phases) - 1, "tasks"), f"the last phase has to train {listed(absent)} too")
-    for path in named:
-        *_, name = path
-        task = name if path[0] == "sizes" else source.child(*path).data
+    for path, task, _ in _sizes(config):
+        named.append((path, task))
+        if task in config.tasks:
+            tell(path, "is a task of the study: 'train_sizes' are for those")
+    for path, task in named:
         if task not in definitions:
             message = f"there is no task {task!r}; defined are: {listed(list(definitions), 40)}"
             tell(path, message + nearest(task, definitions))
-        elif path[0] == "sizes" and task in config.tasks:
-            tell(path, "is a task of the study: 'train_sizes' are for those")
     for index, pair in enumerate(config.contrasts):
         for arm in pair:
             if arm not in config.arms:
@@ -192,6 +194,13 @@ def _inconsistencies(config: StudyConfig, source: Sourced, definitions: Mapping[
         for value in dict.fromkeys(json.dumps(value) for value in values if values.count(value) > 1):
             tell((key,), f"{value} stands there twice")
     return problems
+
+
+def _sizes(config: StudyConfig) -> list[tuple[KeyPath, str, int]]:
+    """Where the study and its phases set the size of a task that is not studied, the task and the size."""
+    phases = [(arm, index, phase) for arm, phases in config.arms.items() for index, phase in enumerate(phases)]
+    sizes: list[tuple[KeyPath, str, int]] = [(("sizes", task), task, size) for task, size in config.sizes.items()]
+    return sizes + [(("arms", a, i, "sizes", t), t, size) for a, i, phase in phases for t, size in phase.sizes.items()]
 
 
 def _without_tasks(settings: Sourced, others: set[str]) -> Sourced:
@@ -222,7 +231,8 @@ class _Grid:
         for index, phase in enumerate(self.config.arms[arm]):
             last = index + 1 == len(self.config.arms[arm])
             names = self._names(phase, task)
-            settings = self._overrides(("arms", arm, index), names, size, seed)
+            sizes = dict.fromkeys(self.config.tasks, size) | self.config.sizes_of(phase)
+            settings = self._overrides(("arms", arm, index), {n: sizes.get(n) for n in names}, seed)
             found = self._node(names, settings, node)
             if found is None:
                 return None
@@ -237,7 +247,7 @@ class _Grid:
         chosen = phase.tasks or [task]
         return list(dict.fromkeys(n for name in chosen for n in (self.config.tasks if name == ALL else [name])))
 
-    def _overrides(self, path: KeyPath, names: list[str], size: int | None, seed: int) -> Sourced:
+    def _overrides(self, path: KeyPath, sizes: Mapping[str, int | None], seed: int) -> Sourced:
         """The settings of one run, by precedence: those that the study determines, the phase's own, the shared ones."""
         shared, own = self.source.child("settings"), self.source.child(*path, "settings")
         for part, where in ((shared, "settings"), (own, dotted((*path, "settings")))):
@@ -247,13 +257,12 @@ class _Grid:
                 if isinstance(section, dict) and name in section:
                     self.problems.append(Problem(part.place(tuple(key.split("."))), f"{where}.{key}: {reason}"))
             self.problems += contradictions(part)
-        others = set(self.config.tasks) - set(names)  # studied tasks that this run does not train
+        others = set(self.config.tasks) - set(sizes)  # studied tasks that this run does not train
         shared = _without_tasks(shared, others)
         own = own if self.source.child(*path).data.get("tasks") else _without_tasks(own, others)
-        sizes = {n: size if n in self.config.tasks else self.config.sizes.get(n) for n in names}
-        sized = {n: s for n, s in sizes.items() if s is not None}
+        sized = {name: size for name, size in sizes.items() if size is not None}
         train: dict[str, Any] = {"seed": seed} | ({"task_sizes": sized} if sized else {})
-        if self.config.select == "holdout" and any(name in self.config.tasks for name in names):
+        if self.config.select == "holdout" and any(name in self.config.tasks for name in sizes):
             train |= {"holdout": self.config.holdout, "holdout_rows": self.config.holdout_rows}
         given, place = {"data_root": self.data_root, "train": train}, self.source.place(path)
         base = Sourced({"encoder": self.config.encoder}, {("encoder",): self.source.place(("encoder",))})
@@ -310,11 +319,11 @@ class _Grid:
         """Sizes, and rows to hold out, beyond a task's training data."""
         config, studied = self.config, name in self.config.tasks
         rows = train.rows - train.unlabelled  # for rankings, more than there are queries
-        sizes = [("train_sizes", size) for size in config.train_sizes if studied]
-        for key, size in [*sizes, (f"sizes.{name}", config.sizes.get(name))]:
+        sizes = [(("train_sizes",), size) for size in config.train_sizes if studied]
+        for path, size in [*sizes, *((path, size) for path, task, size in _sizes(config) if task == name)]:
             if size is not None and size > rows:
-                told = f"{key}: {size:,}, but {name} has {counted(rows, 'labelled training row')} (null: all)"
-                yield Problem(self.source.place(tuple(key.split("."))), told)
+                told = f"{dotted(path)}: {size:,}, but {name} has {counted(rows, 'labelled training row')} (null: all)"
+                yield Problem(self.source.place(path), told)
         if config.select == "holdout" and studied and config.holdout_rows >= rows:
             told = f"holdout_rows: {config.holdout_rows:,} would be held out of the {rows:,} training rows of {name}"
             yield Problem(self.source.place(("holdout_rows",)), f"{told}; set a smaller number")

@@ -17,7 +17,7 @@ OWN = {
     "data_root": "the study names it for all arms",
     "trust_remote_code": "it counts on the command line of a single run only",
     "train.seed": "the study's 'seeds' give it",
-    "train.task_sizes": "tasks of the study get the study's 'train_sizes'",
+    "train.task_sizes": "the study's 'train_sizes' give it, and 'sizes' for tasks that are not studied",
     "train.holdout": "the study's 'select' and 'holdout' give it",
     "train.holdout_rows": "the study's 'holdout_rows' gives it",
 }
@@ -29,11 +29,13 @@ class Phase(Settings):
     Attributes:
         phase: `train` starts from the encoder; `adapt` starts from the preceding phase and trains on the cell's task.
         tasks: For `train`: names of tasks, or `all` for those of the study; by default only the cell's task.
+        sizes: Number of training examples of its tasks that are not studied; overrides the study's `sizes`.
         settings: Keys of a run configuration; they override the study's `settings`.
     """
 
     phase: Literal["train", "adapt"]
     tasks: list[str] = []
+    sizes: dict[str, Count] = {}
     settings: dict[str, Any] = {}
 
     @field_validator("tasks", mode="before")
@@ -80,3 +82,7 @@ class StudyConfig(Settings):
     holdout_rows: Count = 100
     step: Literal["last", "best"] = "last"
     keep: Literal["results", "best", "model", "all"] = "results"
+
+    def sizes_of(self, phase: Phase) -> dict[str, int]:
+        """Number of training examples of a phase's tasks that are not studied, where it is not all."""
+        return {task: size for task, size in (self.sizes | phase.sizes).items() if task in phase.tasks}

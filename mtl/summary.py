@@ -69,7 +69,10 @@ def summarize(study: Study, outcomes: Outcomes) -> dict[str, Any]:
         "tasks": config.tasks,
         "train_sizes": config.train_sizes,
         "seeds": config.seeds,
-        "arms": {arm: [phase.model_dump() for phase in phases] for arm, phases in config.arms.items()},
+        "arms": {
+            arm: [phase.model_dump() | {"sizes": config.sizes_of(phase)} for phase in phases]
+            for arm, phases in config.arms.items()
+        },
         "settings": config.settings,
         "select": config.select,
         "step": config.step,

@@ -88,6 +88,15 @@ def test_what_each_run_gets(text: str, tmp_path: Path) -> None:
     assert cells["joint", "mood", None, 1] is cells["joint", "strength", None, 1]
 
 
+def test_sizes_of_a_phase_override_the_studys(text: str, tmp_path: Path) -> None:
+    tasks = "tasks: [mood, strength, answer]"
+    study = read(text.replace(tasks, f"{tasks}\n      sizes: {{answer: 5}}"), tmp_path)
+    sizes = [cell.node.parent.run.config.train.task_sizes for cell in study.cells if cell.node.parent is not None]
+    assert len(sizes) == 8 and all(found["answer"] == 5 for found in sizes)
+    phase = study.config.arms["shared"][0]
+    assert study.config.sizes_of(phase) == {"answer": 5} and study.config.sizes == {"answer": 8}
+
+
 def test_fingerprints_follow_what_decides(text: str, tmp_path: Path) -> None:
     def prints(changed: str) -> dict[tuple[str, str, int | None, int], str]:
         return {(c.arm, c.task, c.size, c.seed): c.node.fingerprint for c in read(changed, tmp_path).cells}
@@ -136,7 +145,7 @@ def test_what_the_study_gives_and_keys_of_phases_are_told(text: str, tmp_path: P
     (problem,) = told(text.replace("settings:\n", "settings:\n  data_root: elsewhere\n", 1), tmp_path)
     assert problem.endswith("settings.data_root: the study names it for all arms")
     (problem,) = told(text.replace("- phase: train\n", "- phase: train\n      task: [mood]\n", 1), tmp_path)
-    assert "unknown key 'arms.plain.0.task'; allowed: phase, settings, tasks; did you mean 'tasks'?" in problem
+    assert "unknown key 'arms.plain.0.task'; allowed: phase, settings, sizes, tasks; did you mean 'tasks'?" in problem
 
 
 def test_fingerprints_know_nothing_of_telemetry(text: str, tmp_path: Path) -> None:
@@ -267,6 +276,31 @@ BROKEN = {
         "train: {epochs: 1, learning_rate: 1e-3}",
         "train: [{epochs: 1}]",
         ["train is a list; expected a mapping"],
+    ),
+    "an unknown size of a phase": (
+        "tasks: [mood, strength, answer]",
+        "tasks: [mood, strength, answer]\n      sizes: {anser: 8}",
+        ["s.yml:16: arms.shared.0.sizes.anser: there is no task 'anser'", "'answer'?"],
+    ),
+    "a size of a phase beyond the data": (
+        "tasks: [mood, strength, answer]",
+        "tasks: [mood, strength, answer]\n      sizes: {answer: 8000}",
+        ["s.yml:16: arms.shared.0.sizes.answer: 8,000, but answer has "],
+    ),
+    "a size of a task that the phase does not train": (
+        "phase: adapt",
+        "phase: adapt\n      sizes: {answer: 8}",
+        ["s.yml:18: arms.shared.1.sizes.answer: is not among the phase's 'tasks'"],
+    ),
+    "a size of a studied task in a phase": (
+        "tasks: [mood, strength, answer]",
+        "tasks: [mood, strength, answer]\n      sizes: {mood: 8}",
+        ["s.yml:16: arms.shared.0.sizes.mood: is a task of the study"],
+    ),
+    "sizes among the settings": (
+        "{epochs: 2}",
+        "{task_sizes: {mood: 2}}",
+        ["s.yml:18: arms.shared.1.settings.train.task_sizes: the study's 'train_sizes'"],
     ),
     "a size twice": ("answer: 8", "mood: 8", ["s.yml:6: sizes.mood: is a task of the study"]),
     "a setting": ("learning_rate: 1e-3", "learning_rat: 1e-3", ["s.yml:8: unknown key 'train.learning_rat'"]),
