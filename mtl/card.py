@@ -20,6 +20,7 @@ from mtl.heads import stored_head
 from mtl.leaks import KINDS, Leak
 from mtl.origin import Licence, Origin
 from mtl.plain_data import dump_yaml
+from mtl.presets import PRESETS
 from mtl.report import interval
 from mtl.run_record import Provenance
 from mtl.taskdef import NAME, TaskDef
@@ -169,7 +170,7 @@ def _training(name: str, task: TaskDef, facts: Facts) -> list[str]:
     run, origin = facts.run, facts.origin
     if run is None:
         return []
-    config, trained = run.config, run.regularized(name) if name in run.tasks else task
+    config, trained = run.config, run.as_trained(name) if name in run.tasks else task
     lines = []
     if origin is not None:
         lines.append(f"- Encoder: {_encoder(origin.encoder, origin.hub_id)}.")
@@ -190,12 +191,9 @@ def _training(name: str, task: TaskDef, facts: Facts) -> list[str]:
         each, units = (f" of {config.train.tasks_per_step} batches", "the batches") if several else ("", "them")
         own = f", {facts.own_steps:,} of {units} on this task" if facts.own_steps is not None else ""
         lines.append(f"- {counted(facts.steps, 'optimizer step')}{each}{own}; seed {config.train.seed}.")
-    replaced = set() if trained.batch_tokens is None else {"batch_size"}
+    settings = trained.training_settings() | {"max_length": task.max_length}
     sections = {
-        "task": {
-            **trained.model_dump(include=set(TASK_SETTINGS) - replaced, exclude_none=True),
-            "max_length": task.max_length,
-        },
+        "task": {key: value for key, value in settings.items() if key not in PRESETS},
         "SMART, R_s ([1911.03437](https://arxiv.org/abs/1911.03437))": _regularizer(trained.smart),
         "proximal term, D (same source)": _regularizer(trained.proximal),
         "run": config.train.model_dump(include=set(RUN_SETTINGS), exclude_none=True),
@@ -207,7 +205,6 @@ def _training(name: str, task: TaskDef, facts: Facts) -> list[str]:
     return lines + [f"| {title} | {_settings(values)} |" for title, values in sections.items() if values]
 
 
-TASK_SETTINGS = ("loss", "weight", "dropout", "batch_size", "batch_tokens", "max_length", "learning_rate")
 RUN_SETTINGS = (
     *("precision", "clip_norm", "accumulation", "tasks_per_step", "loss_scaling"),
     *("train_size", "train_fraction", "holdout"),

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from mtl.errors import Problem, UserError, counted, listed, nearest
-from mtl.source import Source, read_rows
+from mtl.source import Source, class_names, read_rows
 from mtl.taskdef import NUMBER, TaskDef
 
 SHOWN_PER_SPLIT = 5
@@ -92,6 +92,10 @@ class RowChecker:
         self.ignores_missing = None in task.data.unlabelled
         self.ignored_numbers = {_number(value) for value in task.data.unlabelled} - {None}
         self._hints: dict[str, str] = {}  # of unknown labels, which may be many
+
+    def read(self, source: Source) -> Iterator[Row]:
+        """Yield the valid rows of a source, as `check` does."""
+        yield from self.check(read_rows(source, list(dict.fromkeys(self.columns.values()))))
 
     def check(self, rows: Iterator[tuple[str, dict[str, Any]]]) -> Iterator[Row]:
         """Yield the valid rows. If a column is missing there are none, and only the labels are checked.
@@ -194,6 +198,8 @@ class RowChecker:
         labels, text = self.task.labels, str(value)
         if missing := self._missing(value):
             return missing
+        if isinstance(value, bool):
+            return "; the data holds true and false: as labels, write [false, true]"
         if any(_composed(text) == _composed(label) for label in labels):
             return "; a label differs only in its Unicode normalization: convert both to NFC"
         number = _number(value)
@@ -271,6 +277,9 @@ class SplitSummary:
             if number > IMBALANCE * sum(labels.values()):
                 share = f"{number / sum(labels.values()):.0%}"
                 yield f"{share} of the rows have the label {label!r}, so accuracy says little"
+        if equal := self.facts.get("queries_of_equals"):
+            shown = f"{equal:,} of {counted(self.facts['queries'], 'query', 'queries')}"
+            yield f"{shown} with only one candidate, or equally relevant ones: metrics count any order as perfect"
         lowest = self.facts.get("minimum")  # of numeric labels
         if lowest is not None and lowest == self.facts["maximum"]:
             yield f"all rows have the label {lowest:g}"
@@ -281,7 +290,7 @@ class Tally:
 
     def __init__(self) -> None:
         self.empty = 0
-        self._queries: dict[str, bool] = {}  # whether a query has a relevant candidate
+        self._queries: dict[str, tuple[float, float]] = {}  # least and greatest relevance of a query's candidates
         self._texts = array("q")  # a hash of each row's texts
         self._labels = array("d")
 
@@ -289,8 +298,9 @@ class Tally:
         self.empty += not row.text_a.strip() or (row.text_b is not None and not row.text_b.strip())
         self._texts.append(hash((row.text_a, row.text_b)))
         self._labels.append(math.nan if row.label is None else row.label)
-        if row.group is not None:
-            self._queries[row.group] = self._queries.get(row.group, False) or bool(row.label and row.label > 0)
+        if row.group is not None and row.label is not None:
+            low, high = self._queries.get(row.group, (row.label, row.label))
+            self._queries[row.group] = min(low, row.label), max(high, row.label)
 
     def facts(self, task: TaskDef) -> dict[str, Any]:
         """Statistics of the rows added.
@@ -298,8 +308,8 @@ class Tally:
         Returns:
             empty: Number of rows with an empty text. duplicates: Number of rows with the same texts as an earlier row.
             conflicts: Number of those whose label is not that of the first such row. labels: For classification, label
-            to number of rows; otherwise minimum, maximum and mean of the labels; for rankings also `queries` and
-            `queries_without_relevant`, their numbers.
+            to number of rows; otherwise minimum, maximum and mean of the labels; for rankings also `queries`,
+            `queries_without_relevant` and `queries_of_equals` (all candidates equally relevant), their numbers.
         """
         import numpy as np  # only here, since most errors are found without it
 
@@ -313,9 +323,19 @@ class Tally:
             numbers = Counter(labels.tolist())
             return facts | {"labels": {label: numbers[index] for index, label in enumerate(task.labels)}}
         if task.type == "ranking":
-            without = sum(not relevant for relevant in self._queries.values())
+            without = sum(high <= 0 for _, high in self._queries.values())
             facts |= {"queries": len(self._queries), "queries_without_relevant": without}
+            facts["queries_of_equals"] = sum(low == high > 0 for low, high in self._queries.values())
         return facts | {"minimum": labels.min().item(), "maximum": labels.max().item(), "mean": labels.mean().item()}
+
+
+def _renamed(name: str, task: TaskDef, names: list[str], source: Source) -> list[Problem]:
+    """Labels that stand for another integer in the definition than in the data, which would exchange classes."""
+    labels = dict(enumerate(task.labels))
+    if not any(label in names and names.index(label) != index for index, label in labels.items()):
+        return []
+    told = f"{name}.labels: {source} calls its labels {listed(names)}, in this order; write them in the same order"
+    return [Problem(task.place("labels"), told)]
 
 
 def check_split(name: str, task: TaskDef, source: Source, watch: Callable[[Row], None] | None = None) -> SplitSummary:
@@ -329,7 +349,7 @@ def check_split(name: str, task: TaskDef, source: Source, watch: Callable[[Row],
     """
     checker, tally = RowChecker(name, task), Tally()
     try:
-        for row in checker.check(read_rows(source)):
+        for row in checker.read(source):
             tally.add(row)
             if watch is not None:
                 watch(row)
@@ -337,6 +357,8 @@ def check_split(name: str, task: TaskDef, source: Source, watch: Callable[[Row],
     except UserError as error:
         problems = error.problems
     problems = checker.findings.problems() + problems
+    if not problems and int in checker.kinds[task.data.columns.label]:
+        problems = _renamed(name, task, class_names(source, task.data.columns.label), source)
     if not problems and checker.rows == checker.unlabelled:
         what = f"labelled rows ({counted(checker.rows, 'row')} without a label)" if checker.rows else "rows"
         problems.append(Problem(str(source), f"holds no {what}"))

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from mtl.errors import UserError, listed, nearest
+from mtl.file_formats import suffix_of
 from mtl.source import Source, read_rows
 from mtl.taskdef import NUMBER
 from mtl.text_encoding import guessed_encoding
@@ -100,7 +101,7 @@ class Table:
 
     def __init__(self, path: Path) -> None:
         self.path, self.rows, self.more = path, 0, False
-        self.encoding = None if path.suffix == ".parquet" else guessed_encoding(path)
+        self.encoding = None if suffix_of(path) == ".parquet" else guessed_encoding(path)
         self.columns: dict[str, Column] = {}
         first = ""
         for place, cells in read_rows(Source(path=path, encoding=self.encoding)):

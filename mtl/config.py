@@ -218,7 +218,7 @@ class Run:
         """The split that selects each task's best step: `holdout` if training rows are held out, else `validation`."""
         return "validation" if self.config.train.holdout is None else "holdout"
 
-    def regularized(self, name: str) -> TaskDef:
+    def as_trained(self, name: str) -> TaskDef:
         """The task as it is trained: disabled regularizers have weight 0, and the task's own weight is scaled."""
         task = self.tasks[name]
         changed: dict[str, Any] = {

@@ -34,13 +34,13 @@ from tqdm import tqdm
 from mtl.checks import Row, RowChecker
 from mtl.errors import UserError
 from mtl.files import cache_directory, caching, sync
-from mtl.source import Source, read_rows
+from mtl.source import Source
 from mtl.taskdef import TaskDef
 from mtl.tokenizer import TYPES, tokenizer_fingerprint
 
 Ints = npt.NDArray[np.int64]
 
-FORMAT = 5  # increment when the reading of rows or the layout of prepared files changes
+FORMAT = 6  # increment when the reading of rows or the layout of prepared files changes
 CHUNK = 1000  # rows per record batch
 ABANDONED = 24 * 60 * 60.0  # seconds without a write after which an unfinished preparation counts as abandoned
 FEW = 20_000  # below this many rows, tokenising takes less time than starting worker processes
@@ -227,7 +227,7 @@ def _tokenise_in_worker(chunk: Chunk) -> pa.RecordBatch:
 def _shown(checker: RowChecker, source: Source, total: int | None, bar: bool) -> Iterator[Row]:
     """Checked rows, with a progress bar if `bar` is set and stderr is a terminal."""
     options: dict[str, Any] = {"desc": f"preparing {checker.name}", "total": total, "unit": " rows", "leave": False}
-    yield from tqdm(checker.check(read_rows(source)), file=sys.stderr, disable=None if bar else True, **options)
+    yield from tqdm(checker.read(source), file=sys.stderr, disable=None if bar else True, **options)
 
 
 def _used_once(rows: Iterator[Row], checker: RowChecker, tokenisers: AbstractContextManager[Tokenise]) -> Examples:

@@ -61,7 +61,10 @@ def _with_absolute_files(source: Sourced, folder: Path) -> Sourced:
     files = data.get("files") if isinstance(data, dict) else None
     if not isinstance(files, dict):
         return source
-    absolute = {split: str(folder / path) if isinstance(path, str) else path for split, path in files.items()}
+    absolute = {
+        split: str(folder / os.path.expanduser(path)) if isinstance(path, str) else path
+        for split, path in files.items()
+    }
     return Sourced({**source.data, "data": {**data, "files": absolute}}, source.places)
 
 
@@ -209,5 +212,5 @@ def _data_problems(task: TaskDef) -> Iterable[tuple[KeyPath, str]]:
         yield ("data", "columns", "group"), f"data.columns.group is for ranking; this task is {task.type}"
     used = [column for column in data.columns.model_dump().values() if column is not None]
     for column in sorted({column for column in used if used.count(column) > 1}):
-        if column != data.columns.group:
+        if column != data.columns.group or column == data.columns.label:
             yield ("data", "columns"), f"data.columns: {column!r} is used twice"

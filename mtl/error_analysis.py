@@ -18,7 +18,7 @@ from mtl.intervals import Difference, differences, intervals
 from mtl.predictions import Predictions, predictions_file, read_predictions
 from mtl.ranking_metrics import candidate_ranks, first_relevant_rank
 from mtl.run_record import RunRecord
-from mtl.source import Source, locate, read_rows
+from mtl.source import Source, locate
 from mtl.taskdef import TaskDef
 
 Ints = npt.NDArray[np.int64]
@@ -109,7 +109,7 @@ def _read_labels(name: str, task: TaskDef, source: Source) -> tuple[Ints, Floats
     labels: list[float] = []
     groups: list[int] = []
     numbers: dict[str | None, int] = {}
-    for row in checker.check(read_rows(source)):
+    for row in checker.read(source):
         assert row.label is not None
         rows.append(row.position)
         labels.append(float(row.label))
@@ -123,7 +123,7 @@ def texts(labelled: LabelledPredictions, positions: Collection[int]) -> dict[int
     """Rows at the given source positions."""
     wanted = set(positions)
     checker = RowChecker("", labelled.task)
-    return {row.position: row for row in checker.check(read_rows(labelled.source)) if row.position in wanted}
+    return {row.position: row for row in checker.read(labelled.source) if row.position in wanted}
 
 
 def confusion(labelled: LabelledPredictions) -> Ints:

@@ -56,7 +56,7 @@ def read_yaml(path: str | os.PathLike[str]) -> tuple[Sourced, list[Problem]]:
         UserError: The file is missing, is not YAML, is not a mapping, or is too large.
     """
     shown = os.fspath(path)
-    if Path(path).suffix in (".parquet", ".jsonl", ".csv", ".tsv"):
+    if Path(path).suffix.lower() in (".parquet", ".jsonl", ".csv", ".tsv"):
         message = f"is data, not settings; `run_mtl.py init {shlex.quote(shown)}` proposes a task definition for it"
         raise UserError.of(shown, message)
     try:

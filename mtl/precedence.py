@@ -74,7 +74,8 @@ def layered(
 ) -> tuple[Sourced, Any]:
     """Merge one task's settings from all layers, later layers over earlier ones.
 
-    The values of a preset also override those that lower layers set explicitly.
+    The values of a preset also override those that lower layers set explicitly, and a `batch_size` a `batch_tokens` of
+    lower layers, except that of the configuration's `train`, the lowest.
 
     Args:
         name: The task.
@@ -88,45 +89,42 @@ def layered(
         The merged settings, and those of them that come from the definition.
     """
 
+    def settings_of(source: Sourced) -> list[Sourced]:
+        return [with_presets(_one_budget(source.child(*path))) for path in (("defaults",), ("tasks", name))]
+
     def with_adapt(*layers: Sourced) -> list[Sourced]:
         adapt = [definition_adapt if layer is definition else with_presets(layer.child("adapt")) for layer in layers]
         return [*layers, *adapt] if adapting else list(layers)
 
+    own, settled = _one_budget(own), _one_budget(settled)
     definition = _without(with_presets(own), settled)
     definition_adapt = _without(with_presets(own.child("adapt")), settled.child("adapt"))
-    defaults, task = with_presets(file.child("defaults")), with_presets(file.child("tasks", name))
-    general = [settled, _shared(file), defaults, definition]
-    written = with_adapt(*general, task)
-    words = [
-        with_presets(layer)
-        for layer in (_shared(overrides), overrides.child("defaults"), overrides.child("tasks", name))
-    ]
+    defaults, task = settings_of(file)
+    written = with_adapt(settled, _shared(file), defaults, definition, task)
+    words = with_adapt(_one_budget(_shared(overrides)), *settings_of(overrides))
     result, named = Sourced({}, own.places), Sourced()
-    for layer in written + with_adapt(*words):
+    for layer in written + words:
         if isinstance(layer.data, dict) and layer.data:
-            below = under_preset(result, layer)
-            over_definition = not any(layer is other for other in general)
-            result = layer.over(_without_budget(below, layer) if over_definition else below)
+            result = layer.over(under_preset(result, layer))
             defines = layer is definition or layer is definition_adapt
             named = layer.over(named) if defines else Sourced(_less(named.data, layer.data))
     section = result.child("adapt").data
     if adapting and isinstance(section, dict):  # store the outcome: read again, it would override the command line
-        tokens, section = result.data.get("batch_tokens"), dict(section)
-        if tokens is None:
-            section.pop("batch_tokens", None)
-        elif "batch_size" in section:
-            section["batch_tokens"] = tokens
-        result = Sourced({**result.data, "adapt": section}, result.places)
         words_won = {"adapt": _overruled(with_presets(Sourced(section)).data, result.data)}
         result, named = Sourced(words_won).over(result), Sourced(_less(named.data, words_won))
     return result, named.data
 
 
-def _without_budget(base: Sourced, top: Sourced) -> Sourced:
-    """Drop `batch_tokens` of a definition, which would override a `batch_size` that is given over it."""
-    if top.data.get("batch_size") is None or "batch_tokens" in top.data:
-        return base
-    return Sourced({key: value for key, value in base.data.items() if key != "batch_tokens"}, base.places)
+def _one_budget(layer: Sourced) -> Sourced:
+    """The layer; where it, or its `adapt`, gives a `batch_size` alone, the `batch_tokens` of lower layers end."""
+    if not isinstance(layer.data, dict):
+        return layer
+    data = dict(layer.data)
+    if "adapt" in data:
+        data["adapt"] = _one_budget(Sourced(data["adapt"])).data
+    if data.get("batch_size") is not None:
+        data.setdefault("batch_tokens", None)
+    return Sourced(data, layer.places)
 
 
 def inherited(task: TaskDef, named: Any) -> dict[str, Any]:
@@ -141,15 +139,10 @@ def _shared(source: Sourced) -> Sourced:
 
 
 def _without(definition: Sourced, settled: Sourced) -> Sourced:
-    """The definition's own settings: those that are not equal to the inherited ones.
-
-    An inherited `batch_tokens` stays beside a `batch_size` of its own, which would override it.
-    """
+    """The definition's own settings: those that are not equal to the inherited ones."""
     if not (isinstance(definition.data, dict) and isinstance(settled.data, dict)):
         return definition
     data = _less(definition.data, settled.data, equal=True)
-    if "batch_size" in data and "batch_tokens" in definition.data:
-        data["batch_tokens"] = definition.data["batch_tokens"]
     return Sourced(data, {path: place for path, place in definition.places.items() if _stands(data, path)})
 
 

@@ -225,12 +225,8 @@ def _finish(
             encoder = find_encoder(spec, on_hub=not problems)  # which may take long
         except UserError as error:
             problems += error.problems
-    if config is not None and config.phase == "train" and config.head != FRESH:
-        message = f"head is for `adapt`: in `train` every head is new, so only {FRESH!r} is allowed"
-        problems.append(Problem(request.overrides.over(file).place(("head",)), message))
     if config is not None:
-        problems += trust_problems(config, file, request.overrides) + telemetry_problems(config)
-        problems += [] if request.resume else idle_problems(Run(config, tasks))
+        problems += run_problems(Run(config, tasks), file, request.overrides, resume=request.resume)
     data_root = directory(request.overrides.over(file).data.get("data_root"))
     search = config is not None and config.leaks != "ignore"
     held_out = config is not None and config.train.holdout is not None
@@ -269,11 +265,20 @@ def _in_output(output: Path, needed: Sequence[Any]) -> list[Problem]:
     return [Problem("--output", f"{output} holds {path}, {told}") for path in inside[:1]]
 
 
+def run_problems(run: Run, file: Sourced, overrides: Sourced, *, resume: bool = False) -> list[Problem]:
+    """Settings that are valid individually, but not in this run or environment."""
+    problems = _trust_problems(run.config, file, overrides) + telemetry_problems(run.config)
+    if run.config.phase == "train" and run.config.head != FRESH:
+        message = f"head is for `adapt`: in `train` every head is new, so only {FRESH!r} is allowed"
+        problems.append(Problem(overrides.over(file).place(("head",)), message))
+    return problems if resume else problems + idle_problems(run)
+
+
 def idle_problems(run: Run) -> list[Problem]:
     """Tasks whose R_s would be 0 in every step, at the cost of the passes that compute it."""
     problems = []
     for name, task in run.tasks.items():
-        smart = run.regularized(name).smart
+        smart = run.as_trained(name).smart
         if smart.weight == 0 or smart.dropout == "independent" or smart.epsilon * smart.noise_std > 0:
             continue
         key = "epsilon" if smart.epsilon == 0 else "noise_std"  # without noise, the ascent starts where g = 0
@@ -282,7 +287,7 @@ def idle_problems(run: Run) -> list[Problem]:
     return problems
 
 
-def trust_problems(config: RunConfig, file: Sourced, overrides: Sourced) -> list[Problem]:
+def _trust_problems(config: RunConfig, file: Sourced, overrides: Sourced) -> list[Problem]:
     """Report a file that enables `trust_remote_code`, which is allowed only on the command line."""
     if not config.trust_remote_code or overrides.data.get("trust_remote_code"):
         return []

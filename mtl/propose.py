@@ -12,7 +12,8 @@ from pathlib import Path
 from mtl.columns import MISSING_NUMBERS, Column, Table, as_numbers, word
 from mtl.describe import schema_comment
 from mtl.errors import UserError, counted, listed
-from mtl.source import type_fault
+from mtl.file_formats import suffix_of
+from mtl.source import Source, class_names, type_fault
 
 FEW_INTEGERS, FEW_VALUES = 20, 50  # maximum distinct integers, or values of an unnamed column, to be taken for classes
 HIGHEST_GRADE = 10  # highest relevance grade
@@ -160,7 +161,7 @@ def _check_label(table: Table, label: Column, *, given: Column | None) -> None:
     number = len(numbers or label.values.keys() - label.missing.keys())
     counting = list(table.columns) == list(map(str, range(len(table.columns))))
     value = label.name in label.values or (numbers and as_numbers([label.name]) and not label.name.isdigit())
-    if table.path.suffix in (".csv", ".tsv") and value and not counting:
+    if suffix_of(table.path) in (".csv", ".tsv") and value and not counting:
         fault = f"has the label {label.name!r}: the column names must be in the first line, and in no other"
     elif number < 2:
         fault = (
@@ -281,15 +282,19 @@ def _lines(
         share = max(counts.values()) / counts.total()
         if share > MAJORITY:
             metrics, why = "macro_f1, accuracy", f"{why}; {share:.0%} of the rows have one label"
-        yield from _labels(counts)
+        yield from _labels(counts, class_names(Source(path=path), label.name))
     yield f"  metrics: [{metrics}] # {why}"
 
 
-def _labels(counts: Counter[str]) -> Iterator[str]:
+def _labels(counts: Counter[str], known: Sequence[str]) -> Iterator[str]:
+    """Key `labels`; `known` are names that the data itself gives to integers."""
     numbers = as_numbers(counts)
     names = sorted(counts, key=lambda name: (numbers.get(name, 0.0), name))
     remark = "the order fixes the integer of each"
-    if names == list(map(str, range(len(names)))):
+    if known and counts.keys() <= set(map(str, range(len(known)))):
+        counts = Counter({name: counts[str(index)] for index, name in enumerate(known)})
+        names, remark = list(known), "as the data names its integers, in this order"
+    elif names == list(map(str, range(len(names)))):
         remark = "the integers of the data; in this order, names may stand here instead"
     elif "-1" in counts:
         remark += "; if -1 means 'no label', write unlabelled: [-1] under 'data' instead"

@@ -61,7 +61,7 @@ def show_data_notes(checked: Checked, display: Display) -> None:
 
 def _remarks(run: Run, splits: Splits, limit: int) -> list[str]:
     """Notes on the data for the user: truncation, scaling, missing labels, rows left out, queries without task loss."""
-    lines = task_notes(run.tasks, limit)
+    lines = task_notes({name: run.as_trained(name) for name in run.tasks}, limit)
     if run.config.telemetry.gradient_cosine_every is not None and len(run.tasks) == 1:
         lines.append("telemetry.gradient_cosine_every has no effect: gradients are compared between two or more tasks")
     held = [parts["holdout"] for parts in splits.values() if "holdout" in parts]

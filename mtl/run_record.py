@@ -18,10 +18,10 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from mtl.config import Run
 from mtl.errors import Problem, UserError
+from mtl.file_formats import MAX_LINE
 from mtl.files import LOCK_FILE
 from mtl.origin import Origin
 from mtl.run_files import PROVENANCE_FILE, RUN_FILE, TASK_FILE, TASKS_FILE, read_results, read_run
-from mtl.source import MAX_LINE
 
 METRICS_FILE = "metrics.jsonl"
 LARGEST = 1e100  # larger numbers count as damage; they would overflow the charts

@@ -135,7 +135,7 @@ def set_up(checked: Checked, processes: Processes, *, bar: bool = True) -> RunSe
     torch.manual_seed(run.config.train.seed)
     model = make_model(checked, scales)
     model.pad_with(int(tokenizer.pad_token_id))
-    tasks = {name: with_class_weights(run.regularized(name), splits[name]["train"].labels) for name in run.tasks}
+    tasks = {name: with_class_weights(run.as_trained(name), splits[name]["train"].labels) for name in run.tasks}
     objective = Objective(model, tasks, run.config.train.seed)
     whole = copy.deepcopy(model) if SHARDED and processes.is_main else None
     for part in (model, objective.teacher):

@@ -16,7 +16,7 @@ from mtl.leaks import LeakSearch
 from mtl.source import Source
 from mtl.taskdef import TaskDef
 
-CHECKED_FORMAT = 8  # increment when checks, the way rows are read, or facts change
+CHECKED_FORMAT = 9  # increment when checks, the way rows are read, or facts change
 
 
 def digest_of(task: TaskDef, source: Source) -> str:

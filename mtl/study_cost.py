@@ -88,7 +88,7 @@ def _cost(node: StudyRun) -> Cost:
     tokenizer = load_tokenizer(encoder, trust_remote_code=run.config.trust_remote_code)
     splits = prepare_splits(checked, tokenizer, longest_input(checked, tokenizer))
     plan = make_plan(run, make_streams(run, splits))
-    plain = sum(task.tokens * mean_relative_cost(run.regularized(task.task)) for task in plan.tasks)
+    plain = sum(task.tokens * mean_relative_cost(run.as_trained(task.task)) for task in plan.tasks)
     evaluations = math.ceil(plan.steps / plan.evaluate_every)
     evaluated = sum(int(p.lengths.sum()) for parts in splits.values() for s, p in parts.items() if s != "train")
     tokens = sum(task.tokens for task in plan.tasks)

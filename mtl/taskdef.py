@@ -174,8 +174,9 @@ class DataSource(Settings):
 
     def encoding_of(self, path: Path) -> str | None:
         """`encoding` for a file of further rows; JSON lines are UTF-8 unless the data has some too."""
-        known = {Path(file).suffix for file in (self.files or {}).values()}
-        return None if path.suffix == ".jsonl" and ".jsonl" not in known else self.encoding
+        lines = (".jsonl", ".ndjson")
+        known = any(Path(file).suffix.lower() in lines for file in (self.files or {}).values())
+        return None if path.suffix.lower() in lines and not known else self.encoding
 
 
 class TaskDef(TaskSettings):
@@ -213,6 +214,13 @@ class TaskDef(TaskSettings):
     def num_labels(self) -> int:
         return len(self.labels) if self.type == "classification" else 1
 
+    def training_settings(self) -> dict[str, Any]:
+        """The task's own settings that affect its training; those that are unset or replaced are left out."""
+        settings = self.model_dump(include={*TaskSettings.model_fields, "standardize"}, exclude_none=True)
+        if self.batch_tokens is not None:
+            del settings["batch_size"]
+        return settings
+
     @property
     def is_pair(self) -> bool:
         return self.data.columns.text_b is not None
@@ -249,8 +257,9 @@ class TaskDef(TaskSettings):
             whole = {name.partition(".")[0]: i for name, i in by_name.items() if _WHOLE.fullmatch(name)}
         else:
             whole = {str(index): index for index in by_name.values()}
-        truth = {name: index for name, index in by_name.items() if name in ("true", "false")}
-        spelled = {spell(name): index for name, index in truth.items() for spell in (str.capitalize, str.upper)}
+        truth = sorted((name for name in by_name if name.lower() in ("true", "false")), key=str.islower)
+        spells = (str.lower, str.capitalize, str.upper)
+        spelled = {spell(name): by_name[name] for name in truth for spell in spells}  # of true and True, true counts
         return spelled | {f"{number}.0": index for number, index in whole.items()} | whole | by_name
 
 

@@ -6,7 +6,7 @@ import codecs
 import re
 from pathlib import Path
 
-from mtl.source import marked_encoding
+from mtl.file_formats import marked_encoding
 
 # What Western European text decoded as cp1252 hardly ever contains: other letters (š is in cp1250 too, ð stands for
 # Turkish ğ), four non-ASCII characters in a row, and marks after a letter whose bytes are letters in other encodings.

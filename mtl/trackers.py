@@ -104,7 +104,7 @@ def hyperparameters(run: Run) -> dict[str, Scalar]:
     if config.train.max_steps is not None:
         sections["train"].pop("epochs")
     for name in run.tasks:
-        task = run.regularized(name).model_dump(include=set(OF_TASKS))
+        task = run.as_trained(name).training_settings()
         for term in ("smart", "proximal"):
             if not task[term]["weight"]:
                 task[term] = {"weight": 0.0}
@@ -113,19 +113,6 @@ def hyperparameters(run: Run) -> dict[str, Scalar]:
 
 
 DECIDING = ("train", "optimizer", "schedule", "sampling")
-OF_TASKS = (
-    "loss",
-    "class_weights",
-    "label_smoothing",
-    "weight",
-    "dropout",
-    "batch_size",
-    "batch_tokens",
-    "max_length",
-    "learning_rate",
-    "smart",
-    "proximal",
-)
 
 
 def _named(key: str) -> Callable[[Path, bool], dict[str, Any]]:

@@ -11,13 +11,12 @@ from mtl.definitions import read_task_defs
 from mtl.encoder import find_encoder
 from mtl.errors import Problem, UserError, counted
 from mtl.leaks import Leak
-from mtl.preflight import Checked, Request, directory, idle_problems, training_data_itself, trust_problems
+from mtl.preflight import Checked, Request, directory, run_problems, training_data_itself
 from mtl.reading import check_data
 from mtl.report import dry_run_text, table
 from mtl.run_files import read_config
 from mtl.settings import Sourced
 from mtl.taskdef import TaskDef, task_notes
-from mtl.trackers import telemetry_problems
 
 LABELS_SHOWN = 6
 
@@ -93,8 +92,6 @@ def validate(request: Request, *, dry_run: bool) -> Findings:
     """Check definitions, all rows of all splits, and leaks between tasks; with `dry_run`, run one step per task."""
     findings = Findings()
     run, tasks, data_root, findings.errors = _resolved(request)
-    if run is not None:
-        findings.errors += telemetry_problems(run.config)
     search = run is None or run.config.leaks != "ignore"
     held_out = run is not None and run.config.train.holdout is not None
     data = check_data(tasks, data_root, search=search, held_out=held_out)
@@ -130,8 +127,9 @@ def _resolved(request: Request) -> tuple[Run | None, dict[str, TaskDef], str | N
         definitions, file.over(Sourced({"encoder": NO_ENCODER})), request.overrides, request.tasks
     )
     data_root = directory(request.overrides.over(file).data.get("data_root"))
-    wrong += trust_problems(config, file, request.overrides) + idle_problems(Run(config, tasks)) if config else []
-    return Run(config, tasks) if config else None, tasks, data_root, problems + found + wrong
+    run = Run(config, tasks) if config else None
+    wrong += run_problems(run, file, request.overrides) if run else []
+    return run, tasks, data_root, problems + found + wrong
 
 
 def _with_encoder(checked: Checked, findings: Findings, *, dry_run: bool) -> None:
@@ -140,7 +138,8 @@ def _with_encoder(checked: Checked, findings: Findings, *, dry_run: bool) -> Non
 
     found = lengths(checked)
     limit = max(facts["max_length"] for facts in found.values())  # the encoder's limit, if any task exceeds it
-    findings.warnings += [Problem("", note) for note in task_notes(checked.run.tasks, limit)]
+    as_trained = {name: checked.run.as_trained(name) for name in checked.run.tasks}
+    findings.warnings += [Problem("", note) for note in task_notes(as_trained, limit)]
     for (name, split), facts in found.items():
         if split in findings.tasks[name]:  # false for the split `holdout`, drawn from the training data
             findings.tasks[name][split] |= facts
@@ -182,5 +181,6 @@ def prepare_all(request: Request) -> str:
             examples = prepare(name, task, source, tokenizer, length, num_proc=num_proc, rows=number)
             truncated = f"{examples.truncated.mean():.1%}"
             rows.append((name, split, f"{len(examples):,}", f"{examples.lengths.sum():,}", truncated))
-    notes = [f"note: {note}" for note in [*data.notes, *task_notes(tasks, limit)]]
+    as_trained = {name: run.as_trained(name) for name in tasks}
+    notes = [f"note: {note}" for note in [*data.notes, *task_notes(as_trained, limit)]]
     return "\n".join([*notes, table(("task", "split", "rows", "tokens", "truncated"), rows)])

@@ -273,10 +273,20 @@ def test_validate_tells_the_same_and_prints_it_as_json(case: Case, capsys: pytes
         assert any(error.startswith(message) for error in printed["errors"])
     assert set(printed) == {"errors", "warnings", "tasks", "leaks"}
     assert printed["tasks"]["strength"]["train"]["rows"] == 80
+    fault = head_of_another(case)
+    assert main(["validate", str(case.definitions), "--set", "head=mood"]) == 2
+    assert fault() in capsys.readouterr().out
     assert main(["validate", str(case.definitions), "--json", "--set", "train.epochs"]) == 2
     assert json.loads(capsys.readouterr().out)["errors"] == [
         "--set train.epochs: expected KEY=VALUE, such as train.max_steps=100"
     ]
+
+
+def test_settings_of_a_regularizer_that_is_off_need_no_note(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["validate", str(case.definitions), "--encoder", str(case.encoder), "--set", "defaults.smart.epsilon=1e-5"]
+    for more, noted in (([], True), (["--set", "train.smart=false"], False)):
+        assert main([*words, *more]) == 0
+        assert ("times the RMS of the word embeddings" in capsys.readouterr().out) == noted
 
 
 @pytest.mark.parametrize("task", ["mod", "mood,ansewr"])

@@ -56,13 +56,20 @@ def run_dir(corpus: Path, encoder: Path, tmp_path_factory: pytest.TempPathFactor
     alike = {"files": files["alike"], "columns": {"text_a": "a", "text_b": "b"}}
     size = {"files": files["size"], "columns": {"text_a": "text", "label": "size"}}
     more = {
-        "alike": {"type": "classification", "labels": ["other", "alike"], "data": alike},
+        "alike": {
+            "type": "classification",
+            "labels": ["other", "alike"],
+            "data": alike,
+            "class_weights": "balanced",
+            "label_smoothing": 0.05,
+        },
         "size": {"type": "regression", "data": size},
     }
     (folder / "more.yml").write_text(yaml.safe_dump(more))
     output = folder / "run"
+    each = ["--set", "tasks.size.smart.weight=0", "--set", "tasks.alike.batch_tokens=96"]
     words = ["train", str(corpus), str(folder / "more.yml"), "--encoder", str(encoder), "--output", str(output)]
-    assert main([*words, "--batch-size", "8", "--max-steps", "10", "--set", "tasks.size.smart.weight=0"]) == 0
+    assert main([*words, "--batch-size", "8", "--max-steps", "10", *each]) == 0
     return output
 
 
@@ -139,6 +146,13 @@ def test_recipe_data_and_versions_are_the_run_s(run_dir: Path, exports: Path) ->
         assert "The encoder's card states `apache-2.0`." in text
     leak = next(leak for leak in provenance["leaks"] if leak["evaluation"] == "mood/validation")
     assert f"{leak['rows']} rows occur in `{leak['train']}` ({leak['kind']})" in text_of(exports / "mood")
+
+
+def test_settings_of_the_task_are_those_in_effect(exports: Path) -> None:
+    (row,) = [line for line in text_of(exports / "alike").splitlines() if line.startswith("| task |")]
+    for setting in ("class_weights: balanced", "label_smoothing: 0.05", "batch_tokens: 96"):
+        assert setting in row
+    assert "batch_size" not in row, "replaced"
 
 
 def test_a_card_tells_no_paths_of_the_machine(run_dir: Path, exports: Path, encoder: Path) -> None:

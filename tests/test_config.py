@@ -169,6 +169,8 @@ def test_typed_rows_of_a_batch_win_over_tokens_that_are_not_typed() -> None:
     for section, outer in (("  adapt: {batch_size: 8}\n", ""), ("", "tasks: {a: {adapt: {batch_size: 8}}}")):
         adapted = resolved(definitions(a="  batch_tokens: 64\n" + section), layer(f"phase: adapt\n{outer}"))[1]["a"]
         assert (adapted.batch_size, adapted.batch_tokens) == (8, None), "what differs in adaptation"
+    defined = resolved(definitions(a="  batch_size: 16\n"), file)[1]["a"]
+    assert (defined.batch_size, defined.batch_tokens) == (16, None), "a definition over the defaults of every task"
 
 
 def test_a_typed_number_of_steps_wins_over_a_file_s_epochs() -> None:
@@ -353,10 +355,10 @@ def test_definition_files_of_a_configuration_are_relative_to_it(tmp_path: Path) 
 def test_switched_off_regularizers_have_no_weight() -> None:
     config, tasks = resolved(definitions(), layer("train: {smart: false}"))
     run = Run(config, tasks)
-    assert run.regularized("a").smart.weight == 0.0
-    assert run.regularized("a").proximal.weight == 1.0
+    assert run.as_trained("a").smart.weight == 0.0
+    assert run.as_trained("a").proximal.weight == 1.0
     assert run.tasks["a"].smart.weight == 1.0
-    assert run.regularized("a").model_copy(update={"smart": run.tasks["a"].smart}) == run.tasks["a"]
+    assert run.as_trained("a").model_copy(update={"smart": run.tasks["a"].smart}) == run.tasks["a"]
 
 
 def test_a_written_configuration_is_read_back_equal(tmp_path: Path) -> None:

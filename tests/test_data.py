@@ -10,6 +10,7 @@ import shutil
 import stat
 import time
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import pytest
 from conftest import NOUNS, write_jsonl
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from mtl import data
+from mtl import checks, data
 from mtl.checks import Row
 from mtl.data import CHUNK, Examples, encode, prepare
 from mtl.definitions import complete
@@ -411,11 +412,11 @@ def test_rows_are_read_as_they_are_written(
     monkeypatch.setattr(data, "CHUNK", 10)
     read = 0
     ahead: list[int] = []
-    read_rows, new_file = data.read_rows, data.pa.ipc.new_file
+    read_rows, new_file = checks.read_rows, data.pa.ipc.new_file
 
-    def counted(source: Source) -> Any:
+    def counted(source: Source, columns: Collection[str]) -> Any:
         nonlocal read
-        for row in read_rows(source):
+        for row in read_rows(source, columns):
             read += 1
             yield row
 
@@ -437,7 +438,7 @@ def test_rows_are_read_as_they_are_written(
 
         return Watched()
 
-    monkeypatch.setattr(data, "read_rows", counted)
+    monkeypatch.setattr(checks, "read_rows", counted)
     monkeypatch.setattr(data.pa.ipc, "new_file", watched)
     assert len(prepare("t", make_task(), source_of(tmp_path, make_rows(500)), tokenizer, 24, num_proc=num_proc)) == 500
     assert len(ahead) == 50

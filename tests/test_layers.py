@@ -17,6 +17,7 @@ LAYERS = {
         "launch",
         "stop",
         "files",
+        "file_formats",
         "settings",
         "plain_data",
         "wording",

@@ -212,5 +212,5 @@ def test_plan_counts_batches_not_steps(corpus: Path, encoder_dir: Path, tmp_path
 
 def test_loss_scaling_makes_classifications_begin_at_one(corpus: Path, encoder_dir: Path, tmp_path: Path) -> None:
     run = make_setup(corpus, encoder_dir, tmp_path, "train.loss_scaling=log_classes", "tasks.mood.weight=2").run
-    weights = {name: run.regularized(name).weight for name in run.tasks}
+    weights = {name: run.as_trained(name).weight for name in run.tasks}
     assert weights == {"mood": 2 / math.log(3), "strength": 1.0, "answer": 1.0}

@@ -416,6 +416,17 @@ def test_metrics(labels: list[Any], metrics: list[str], tmp_path: Path) -> None:
     assert load(propose(write(tmp_path / "rows.csv", single(labels))), tmp_path)[1].metrics == metrics
 
 
+def test_names_that_the_data_gives_its_integers(tmp_path: Path) -> None:
+    import datasets
+
+    names = datasets.Features(text=datasets.Value("string"), label=datasets.ClassLabel(names=["sad", "dull", "glad"]))
+    rows = {"text": [f"text {row}" for row in range(60)], "label": [row % 2 * 2 for row in range(60)]}
+    datasets.Dataset.from_dict(rows, features=names).to_parquet(tmp_path / "a.parquet")
+    proposed = propose(tmp_path / "a.parquet")
+    assert yaml.safe_load(proposed)["a"]["labels"] == ["sad", "dull", "glad"]
+    assert "- dull # 0 rows" in proposed and "as the data names its integers" in proposed
+
+
 def test_ranking_metrics(tmp_path: Path) -> None:
     assert load(propose(write(tmp_path / "rows.csv", ranked())), tmp_path)[1].metrics == ["map", "mrr", "ndcg@10"]
 

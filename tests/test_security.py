@@ -21,7 +21,7 @@ import yaml
 from conftest import ROOT, write_jsonl
 
 import mtl
-from mtl import source
+from mtl import file_formats
 from mtl.card import code_span
 from mtl.checkpoint import MANIFEST_FILE
 from mtl.cli import main
@@ -368,31 +368,31 @@ def test_a_checkpoint_cannot_fill_the_disk_or_empty_the_log(
 
 
 def test_a_long_line_or_text_is_told_and_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source, "MAX_LINE", 1000)
-    monkeypatch.setattr(source, "MAX_CELL", 250)
+    monkeypatch.setattr(file_formats, "MAX_LINE", 1000)
+    monkeypatch.setattr(file_formats, "MAX_CELL", 250)
     for suffix, head in ((".jsonl", '{"a": "b"}\n{"a": "'), (".csv", 'a,b\n"'), (".tsv", "a\tb\n")):
         path = tmp_path / f"long{suffix}"
         path.write_text(head + "x" * 5000)
-        with pytest.raises(source.UserError, match=f"long{suffix}:2: is longer than 1,000 characters"):
+        with pytest.raises(mtl.UserError, match=f"long{suffix}:2: is longer than 1,000 characters"):
             list(read_rows(Source(path=path)))
     for kind in (pa.string(), pa.large_string(), pa.string_view()):  # pandas 3 writes the second
         texts = pa.array(["short"] * 2000 + ["x" * 251], kind)
         pq.write_table(pa.table({"a": texts}), tmp_path / "a.parquet")
         rows = read_rows(Source(path=tmp_path / "a.parquet"))
-        with pytest.raises(source.UserError, match="a text near here has 251 bytes; at most"):
+        with pytest.raises(mtl.UserError, match="a text near here has 251 bytes; at most"):
             list(rows)
 
 
 def test_a_few_bytes_of_parquet_do_not_fill_the_memory(tmp_path: Path) -> None:
     """A text of 16 MB that 5,000 rows share takes a few kilobytes on the disk and 80 GB as rows."""
     path = tmp_path / "bomb.parquet"
-    text = "x" * source.MAX_CELL
+    text = "x" * file_formats.MAX_CELL
     column = pa.DictionaryArray.from_arrays(pa.array(np.zeros(5000, dtype=np.int32)), pa.array([text]))
     pq.write_table(pa.table({"a": column}), path, dictionary_pagesize_limit=1 << 30, store_schema=False)
     assert path.stat().st_size < 10_000_000
     resident = int(Path("/proc/self/statm").read_text().split()[1]) if sys.platform == "linux" else 0
     rows = read_rows(Source(path=path))
-    assert [len(next(rows)[1]["a"]) for _ in range(20)] == [source.MAX_CELL] * 20
+    assert [len(next(rows)[1]["a"]) for _ in range(20)] == [file_formats.MAX_CELL] * 20
     if resident:
         grown = (int(Path("/proc/self/statm").read_text().split()[1]) - resident) * os.sysconf("SC_PAGE_SIZE")
         assert grown < 1 << 30

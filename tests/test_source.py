@@ -17,9 +17,10 @@ import pytest
 from mtl.checks import SHOWN_PER_SPLIT, Row, RowChecker, check_split
 from mtl.definitions import complete
 from mtl.errors import Problem, UserError
+from mtl.file_formats import SUFFIXES
 from mtl.reading import check_data
 from mtl.settings import Sourced
-from mtl.source import SUFFIXES, Absent, Source, count_rows, is_missing, locate, read_rows, type_fault
+from mtl.source import Absent, Source, class_names, count_rows, is_missing, locate, read_rows, type_fault
 from mtl.taskdef import TaskDef
 
 PAIR = {"text_a": "first", "text_b": "second"}
@@ -137,6 +138,60 @@ def test_utf_8_that_is_named_allows_for_a_mark(suffix: str, tmp_path: Path) -> N
         assert count_rows(Source(path=path, encoding=encoding)) == len(ROWS)
 
 
+def test_a_mark_wins_over_the_encoding_that_is_named(tmp_path: Path) -> None:
+    for encoding in ("utf-8-sig", "utf-16"):  # such as one of two files that a spreadsheet saved in another way
+        path = write(tmp_path / "a.csv", delimited(ROWS, ",").encode(encoding))
+        assert [cells for _, cells in read_rows(Source(path=path, encoding="cp1252"))] == ROWS
+
+
+def test_the_case_of_a_suffix_is_nothing_and_ndjson_is_json_lines(tmp_path: Path) -> None:
+    lines = "".join(json.dumps(row) + "\n" for row in ROWS)
+    for name, content in (("a.CSV", delimited(ROWS, ",")), ("a.JSONL", lines), ("a.ndjson", lines)):
+        path = write(tmp_path / name, content)
+        assert type_fault(path) == "" and cells(path) == ROWS and count_rows(Source(path=path)) == len(ROWS)
+
+
+def test_a_column_that_is_not_used_need_not_be_readable(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    odd = {
+        "day": pa.array([2**50], pa.timestamp("s")),
+        "latin": pa.array([b"caf\xe9"]).view(pa.string()),
+    }
+    path = tmp_path / "a.parquet"
+    for name, column in odd.items():
+        pq.write_table(pa.table({"first": ["a"], "second": ["b"], "label": ["no"], name: column}), path)
+        assert faults(path, make_task()) == []
+    pq.write_table(pa.table({"first": ["a"], "second": odd["latin"], "label": ["no"]}), path)
+    assert faults(path, make_task()) == [f"{path}: holds a text that is not UTF-8; write it anew from text that is"]
+
+
+NAMED = datasets.Features(
+    first=datasets.Value("string"), second=datasets.Value("string"), label=datasets.ClassLabel(names=["no", "yes"])
+)
+
+
+@pytest.mark.parametrize("hub", [False, True])
+def test_classes_that_the_data_numbers_otherwise_are_told(
+    hub: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = datasets.Dataset.from_dict({"first": ["a", "b"], "second": ["c", "d"], "label": [0, 1]}, features=NAMED)
+    rows.to_parquet(tmp_path / "a.parquet")
+    monkeypatch.setattr(datasets, "load_dataset", lambda *words, split: rows)
+    source = Source(hub=("owner/named", None, "train")) if hub else Source(path=tmp_path / "a.parquet")
+    assert class_names(source, "label") == ["no", "yes"] and class_names(source, "first") == []
+
+    def told(labels: list[Any]) -> list[str]:
+        return [problem.message for problem in check_split("t", make_task(labels=labels), source).problems]
+
+    assert told(["yes", "no"]) == [
+        f"t.labels: {source} calls its labels no, yes, in this order; write them in the same order"
+    ]
+    assert told(["yes", "other"]) != [] and told(["no", "yes"]) == [] and told(["bad", "good"]) == [], "own names"
+    assert told([0, 1]) == []
+
+
 def test_an_encoding_named_in_a_definition_reaches_the_reader(tmp_path: Path) -> None:
     folder = tmp_path / "owner" / "set" / "default"
     folder.mkdir(parents=True)
@@ -251,6 +306,11 @@ BROKEN: dict[str, tuple[str, str | bytes, str]] = {
     ),
     "a column twice": ("a.csv", "first,label,label\n", ":1: the column 'label' appears twice"),
     "bad JSON": ("a.jsonl", '{"first": "a", "label": "no"}\n\n{"first": \n', ":3: is not valid JSON: Expecting value"),
+    "a JSON key twice": (
+        "a.jsonl",
+        '{"first": "a", "label": "no", "first": "b"}\n',
+        ":1: is not valid JSON: the key 'first' appears twice",
+    ),
     "a JSON list": ("a.jsonl", '["a"]\n', ":1: expected one JSON object per line"),
     "deep JSON": (
         "a.jsonl",
@@ -411,6 +471,30 @@ def test_label_cells(task_type: str, cell: Any, label: int | float | None) -> No
     problems = checker.findings.problems()
     assert [problem.where for problem in problems] == (["f:1"] if label is None else [])
     assert all(repr(cell) in problem.message for problem in problems)
+
+
+def test_true_and_false(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", '{"first": "a", "second": "b", "label": true}\n')
+    for labels in ([False, True], ["False", "True"], ["FALSE", "TRUE"]):
+        checker = RowChecker("t", make_task(labels=labels))
+        assert [row.label for row in checker.read(Source(path=path))] == [1]
+    (problem,) = faults(path, make_task())
+    assert problem.endswith("the data holds true and false: as labels, write [false, true]")
+
+
+def test_queries_in_which_any_order_is_right_are_told(tmp_path: Path) -> None:
+    relevance = {"one": [1], "same": [2, 2], "none": [0, 0], "sorted": [0, 1, 2]}
+    rows = [
+        {"first": query, "second": str(row), "query": query, "label": value}
+        for query, values in relevance.items()
+        for row, value in enumerate(values)
+    ]
+    path = write(tmp_path / "a.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    summary = check_split("t", make_task("ranking", data={"columns": PAIR | {"group": "query"}}), Source(path=path))
+    assert (summary.facts["queries_without_relevant"], summary.facts["queries_of_equals"]) == (1, 2)
+    assert "2 of 4 queries with only one candidate, or equally relevant ones: metrics count any order as perfect" in (
+        list(summary.remarks())
+    )
 
 
 def test_no_label_is_not_the_class_named_none() -> None:

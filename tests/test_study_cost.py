@@ -47,7 +47,7 @@ def run(smart: dict[str, Any], proximal: dict[str, Any], train: dict[str, bool] 
 
 
 def cost(found: Run) -> float:
-    return mean_relative_cost(found.regularized("t"))
+    return mean_relative_cost(found.as_trained("t"))
 
 
 @pytest.mark.parametrize("name", TURNS)

@@ -81,6 +81,16 @@ def test_what_is_wrong_of_one_task_is_told_together(tmp_path: Path) -> None:
     assert len(read(line)[1]) == 3, "also where all stand in one line"
 
 
+def test_files_may_lie_in_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = tmp_path / "folder" / "t.yml"
+    path.parent.mkdir()
+    path.write_text("t: {type: regression, data: {files: {train: ~/a.csv, validation: b.csv}}}\n")
+    definitions, problems = read_task_defs([path])
+    files = {"train": str(tmp_path / "a.csv"), "validation": str(path.parent / "b.csv")}
+    assert definitions["t"].data["data"]["files"] == files and problems == []
+
+
 def test_a_radius_that_is_nearly_nothing_is_told() -> None:
     texts = {
         "copied": "smart: {epsilon: 1e-5}\n",
@@ -227,6 +237,11 @@ INCONSISTENT: dict[str, tuple[str, int, str]] = {
         REGRESSION.replace("second}", "second, group: id}"),
         4,
         "t.data.columns.group is for ranking; this task is regression",
+    ),
+    "the label as the query": (
+        RANKING.replace("group: id", "group: label"),
+        4,
+        "t.data.columns: 'label' is used twice",
     ),
     "a column twice": (REGRESSION.replace("second", "first"), 4, "t.data.columns: 'first' is used twice"),
     "an unknown metric": (

@@ -156,8 +156,10 @@ def test_a_resumed_run_is_described_once(when: str, corpus: Path, encoder_dir: P
 
 def test_hyperparameters_are_those_of_the_run(corpus: Path, encoder_dir: Path, tmp_path: Path) -> None:
     more = ["--set", "tasks.mood.learning_rate=3e-4", "--set", "tasks.mood.smart.weight=0.0", "--no-proximal"]
+    more += ["--set", "tasks.answer.batch_tokens=99"]
     found = hyperparameters(read_run(train(corpus, encoder_dir, tmp_path / "run", *more)))
     assert found["tasks.mood.learning_rate"] == 3e-4 and found["tasks.answer.learning_rate"] == 1e-3
+    assert found["tasks.answer.batch_tokens"] == 99 and "tasks.answer.batch_size" not in found
     assert found["tasks.mood.smart.weight"] == 0 and "tasks.mood.smart.epsilon" not in found
     assert found["tasks.answer.smart.epsilon"] == 0.01 and found["tasks.answer.proximal.weight"] == 0
     assert found["train.max_steps"] == 6 and "train.epochs" not in found and "train.learning_rate" not in found
