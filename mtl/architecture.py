@@ -38,9 +38,10 @@ def architecture_warnings(objective: Objective, streams: Mapping[str, BatchStrea
         Warnings for the user, if outputs depend on padding or the texts of a pair are not told apart.
 
     Raises:
-        UserError: The encoder cannot be run on texts alone, expects padding on the left, or does not let its word
-            embeddings be perturbed.
+        UserError: The encoder lacks embeddings of tokens, cannot be run on texts alone, expects padding on the left, or
+            does not let its word embeddings be perturbed.
     """
+    _require_known_tokens(objective.model, streams, tokenizer)
     name, stream = next(iter(streams.items()))
     model, kind, examples = objective.model, objective.model.encoder.config.model_type, stream.examples
     rows, pad_id = np.argsort(examples.lengths, kind="stable")[:2], int(tokenizer.pad_token_id)
@@ -69,6 +70,19 @@ def architecture_warnings(objective: Objective, streams: Mapping[str, BatchStrea
     return warnings
 
 
+def _require_known_tokens(model: MultiTaskModel, streams: Mapping[str, BatchStream], tokenizer: Any) -> None:
+    """Refuse token ids beyond the embeddings, on which a GPU would stop at some batch with hardly a message."""
+    try:
+        rows = len(model.word_embeddings.weight)
+    except UserError:  # no table
+        return
+    largest = max(int(tokenizer.pad_token_id), *(stream.examples.largest_id for stream in streams.values()))
+    if largest >= rows:
+        token = tokenizer.convert_ids_to_tokens(largest)
+        message = f"the id of {token!r} is {largest:,} in the tokenizer, but there are only {rows:,} embeddings"
+        raise UserError.of("--encoder", f"{message}; enlarge them (resize_token_embeddings) and save the model again")
+
+
 def _runs_together(tokenizer: Any) -> bool:
     """Whether a pair of texts is encoded as one text after the other, with nothing that tells them apart."""
     pair = tokenizer("one", "two")
@@ -83,7 +97,7 @@ def _first_outputs(model: MultiTaskModel, name: str, batch: Batch) -> Tensor:
         outputs: Tensor = model(name, batch)
     except torch.OutOfMemoryError:
         raise
-    except (ValueError, TypeError, NotImplementedError, RuntimeError, IndexError) as error:
+    except (ValueError, TypeError, NotImplementedError, RuntimeError, LookupError, AttributeError) as error:
         message = f"{model.encoder.config.model_type} cannot be run on texts alone: {first_line(error)}"
         raise UserError.of("--encoder", message) from error
     return outputs

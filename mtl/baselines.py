@@ -24,7 +24,7 @@ from mtl.preflight import Checked
 from mtl.processes import Processes
 from mtl.reading import Data
 from mtl.report import table
-from mtl.run_files import RESULTS_FILE, RUN_FILE, read_results
+from mtl.run_files import BEST_DIR, RESULTS_FILE, RUN_FILE, read_results
 from mtl.run_record import read_record
 from mtl.run_setup import longest_input
 from mtl.tokenizer import load_tokenizer
@@ -81,7 +81,7 @@ def train_baselines(
             display.say("\n" + table(HEADER, [row.cells() for row in rows]), "quiet")
             for name in single:
                 facts = read_facts(name, output, checked.run, outcome)
-                renew_card(output / "best" / name, name, checked.run.tasks[name], facts, limit)
+                renew_card(output / BEST_DIR / name, name, checked.run.tasks[name], facts, limit)
 
         processes.in_main(store)
     return read_results(output)

@@ -97,6 +97,11 @@ class Examples:
         return values[offsets[offset] : offsets[offset + 1]]
 
     @cached_property
+    def largest_id(self) -> int:
+        """The largest token id of the table."""
+        return max((int(values.max()) for _, values in self._views["input_ids"] if len(values)), default=0)
+
+    @cached_property
     def _views(self) -> dict[str, list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]]:
         """Offsets and values of each record batch by column, cached: an Arrow view per row costs more than its copy."""
         return {

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -15,8 +17,11 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.dynamic_module_utils import custom_object_save
 
+from mtl.batch import collate
 from mtl.card import CARD_FILE, model_card
+from mtl.checks import Row
 from mtl.config import dump_tasks
+from mtl.data import encode
 from mtl.errors import UserError, load_failure
 from mtl.facts import Facts
 from mtl.files import new_directory, write_file
@@ -68,7 +73,7 @@ def save_model(model: MultiTaskModel, tokenizer: Any, folder: Path) -> None:
             custom_object_save(task_model, new, model.encoder.config)
         with quiet_transformers():
             model.encoder.save_pretrained(new)
-        tokenizer.save_pretrained(new)
+        padding_on_the_right(tokenizer).save_pretrained(new)
         save_file(head_tensors(model), new / HEADS_FILE)
 
 
@@ -117,30 +122,42 @@ def _has_code(folder: Path) -> bool:
 def largest_difference(loaded: Loaded, folder: Path, *, trust_remote_code: bool = False) -> float:
     """Reloads an export with plain Transformers; largest absolute difference of logits on `PROBE`.
 
-    Each of the two models uses its own tokenizer.
+    The trained model gets batches of this package, the export those of its own tokenizer, as its users will.
     """
     again = _load_export(folder, loaded.task, trust_remote_code=trust_remote_code)
-    logits = [_probe_logits(item.model, item.tokenizer, loaded.task) for item in (loaded, again)]
-    return float((logits[0] - logits[1]).abs().max())
+    pair = loaded.task.is_pair
+    rows = [Row(index, a, b if pair else None, None, None) for index, (a, b) in enumerate(PROBE)]
+    examples = encode(rows, loaded.tokenizer, loaded.tokenizer.model_max_length)
+    batch = collate(examples, np.arange(len(rows)), loaded.tokenizer.pad_token_id, "classification")
+    first, second = [row.text_a for row in rows], [row.text_b for row in rows] if pair else None
+    inputs = again.tokenizer(first, second, padding=True, truncation=True, return_tensors="pt")
+    names = set(again.tokenizer.model_input_names)
+    logits = _logits(loaded.model, batch.inputs)
+    others = _logits(again.model, {name: tensor for name, tensor in inputs.items() if name in names})
+    return float((logits - others).abs().max())
 
 
-def _probe_logits(model: PreTrainedModel, tokenizer: Any, task: TaskDef) -> Tensor:
-    first, second = [a for a, _ in PROBE], [b for _, b in PROBE]
-    inputs = tokenizer(first, second if task.is_pair else None, padding=True, truncation=True, return_tensors="pt")
-    names = set(tokenizer.model_input_names)
+def _logits(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Tensor:
     training, device = model.training, next(model.parameters()).device
     model.eval()
     try:
-        logits: Tensor = model(**{name: t.to(device) for name, t in inputs.items() if name in names}).logits
+        logits: Tensor = model(**{name: tensor.to(device) for name, tensor in inputs.items()}).logits
     finally:
         model.train(training)
     return logits.float().cpu()
 
 
+def padding_on_the_right(tokenizer: Any) -> Any:
+    """A copy of a tokenizer that pads as training does."""
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
 def task_of(model: MultiTaskModel, name: str, task: TaskDef, tokenizer: Any) -> Loaded:
     """One task of a multi-task model, in the form in which it is exported."""
     task_model = model.task_model(name)
-    tokenizer = copy.deepcopy(tokenizer)  # model_max_length is set per task
+    tokenizer = padding_on_the_right(tokenizer)  # a copy, as model_max_length is set per task
     tokenizer.model_max_length = min(task.max_length, usable_length(tokenizer, task_model.config))
     return Loaded(task, task_model, tokenizer)
 

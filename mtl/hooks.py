@@ -25,7 +25,7 @@ from mtl.export import renew_card, save_export, task_of
 from mtl.facts import Facts, read_facts
 from mtl.files import write_file
 from mtl.predictions import predictions_file, read_predictions
-from mtl.run_files import RESULTS_FILE, read_results
+from mtl.run_files import BEST_DIR, CHECKPOINTS_DIR, RESULTS_FILE, read_results
 from mtl.run_record import Provenance, read_provenance
 from mtl.run_setup import RunSetup
 from mtl.state import TrainState
@@ -99,18 +99,17 @@ class RunHooks(Hooks):
             best = state.best.get(name)
             restore(self._best(name), None if best is None else best.step, self._predictions(name))
 
-    def checkpoint(self, checkpoint: Checkpoint) -> None:
+    def checkpoint(self, checkpoint: Checkpoint, *, last: bool) -> None:
         if not self.processes.is_main:
             return
         kept = self.run.config.checkpoint.keep_last
-        save_checkpoint(self.output / "checkpoints", checkpoint, kept)
+        save_checkpoint(self.output / CHECKPOINTS_DIR, checkpoint, kept)
         self._saved = checkpoint.step
-        done = TrainState.stored(checkpoint).is_done(self.plan.steps, self.run.config.evaluation.patience)
         for name in self.run.tasks:
-            discard(self._best(name), keep=0 if done else kept)
+            discard(self._best(name), keep=0 if last else kept)
 
     def _best(self, task: str) -> Path:
-        return self.output / "best" / task
+        return self.output / BEST_DIR / task
 
     def _predictions(self, task: str) -> list[Path]:
         return [predictions_file(self.output, task, split) for split in self.splits[task] if split != "train"]

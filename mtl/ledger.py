@@ -20,16 +20,16 @@ from mtl.display import WARNING
 from mtl.errors import UserError
 from mtl.files import entries, remove, storing, write_file
 from mtl.precedence import leaves
-from mtl.run_files import RUN_FILE, read_results
+from mtl.run_files import BEST_DIR, CHECKPOINTS_DIR, MODEL_DIR, RUN_FILE, TEACHER_DIR, read_results
 from mtl.settings import Settings
 from mtl.study import StudyRun
 
 STUDY_FILE = "study.yml"
 RUNS = "runs"
 HEAVY = {  # directories that are deleted when a run is finished, by `keep`
-    "results": ("checkpoints", "model", "teacher", "best"),
-    "best": ("checkpoints", "model", "teacher"),
-    "model": ("checkpoints", "teacher", "best"),
+    "results": (CHECKPOINTS_DIR, MODEL_DIR, TEACHER_DIR, BEST_DIR),
+    "best": (CHECKPOINTS_DIR, MODEL_DIR, TEACHER_DIR),
+    "model": (CHECKPOINTS_DIR, TEACHER_DIR, BEST_DIR),
     "all": (),
 }
 
@@ -95,7 +95,7 @@ class Ledger:
 
     def has_model(self, node: StudyRun) -> bool:
         """Whether the run's model still exists, so that an adaptation can start from it."""
-        return (self.run_dir(node) / "model").is_dir()
+        return (self.run_dir(node) / MODEL_DIR).is_dir()
 
     def to_do(self, node: StudyRun) -> list[StudyRun]:
         """Runs that a cell's result needs: none if it is there, else the cell's and those before without a model."""

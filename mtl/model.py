@@ -34,6 +34,7 @@ from mtl.native_head import (
 from mtl.sampling import derive_seed
 from mtl.scale import Scale
 from mtl.taskdef import TaskDef
+from mtl.tokenizer import COUNT_FROM_PADDING
 
 PROBLEM_TYPES = {
     "classification": "single_label_classification",
@@ -102,9 +103,13 @@ class MultiTaskModel(nn.Module):
         return self._task_models[task]
 
     def pad_with(self, pad_id: int) -> None:
-        """Set the padding id in configurations without one: some architectures find the last real token by it."""
+        """Set the tokenizer's padding id in all configurations: some architectures find the last real token by it.
+
+        Where positions are counted from the padding id, the encoder's own stays, as it is part of the weights' meaning.
+        """
         for model in (self.encoder, *self._task_models.values()):
-            if getattr(model.config, "pad_token_id", None) is None:
+            counts = model.config.model_type in COUNT_FROM_PADDING
+            if not counts or getattr(model.config, "pad_token_id", None) is None:
                 model.config.pad_token_id = pad_id
 
     @torch.no_grad()
@@ -155,7 +160,13 @@ class MultiTaskModel(nn.Module):
         if delta is None:
             logits: Tensor = self._task_models[task](**inputs).logits
             return logits
-        handle = self.word_embeddings.register_forward_hook(lambda module, args, output: _perturbed(output, delta))
+        types = inputs.get("token_type_ids")
+
+        def perturb(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            of_types = types is not None and args[0].data_ptr() == types.data_ptr()  # GPT-2 looks them up here too
+            return output if of_types else _perturbed(output, delta)
+
+        handle = self.word_embeddings.register_forward_hook(perturb)
         try:
             logits = self._task_models[task](**inputs).logits
         finally:
@@ -248,6 +259,9 @@ def build_model(
     except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError, UnpicklingError) as error:
         raise UserError.of(encoder, f"cannot be loaded as a text encoder: {load_failure(error)}") from error
     base = loaded.base_model
+    if getattr(config, "attention_type", None) == "block_sparse":  # BigBird switches by itself, and for good
+        base.set_attention_type("original_full")
+        base.config.attention_type = config.attention_type = "original_full"
     quicken_attention(base)
     fresh = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
     known = pretrained_head(loaded, config, fresh, trust_remote_code=trust_remote_code)
@@ -289,6 +303,9 @@ def _task_model(
         # Only the CPU's generator, as fork_rng does not restore an accelerator's here.
         torch.default_generator.manual_seed(derive_seed(seed, "head", name))
         model.initialize_weights()  # leaves the base model alone, which is marked as initialised
+    if not list(head_of(model).parameters()):  # Perceiver
+        message = f"{config.model_type} keeps its head inside the encoder, so that tasks cannot have heads of their own"
+        raise UserError.of("--encoder", message)
     start_with(model, known)
     set_dropout(head_of(model), task.dropout)
     if task.type == "regression":

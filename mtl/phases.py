@@ -18,6 +18,7 @@ from mtl.preflight import Checked
 from mtl.processes import Processes
 from mtl.remarks import show_data_notes, show_plan, unlearned
 from mtl.report import results_table
+from mtl.run_files import CHECKPOINTS_DIR, MODEL_DIR, TEACHER_DIR
 from mtl.run_log import Log, RunLog
 from mtl.run_setup import RunSetup, check_model, set_up
 from mtl.run_start import resume_command, start_directory
@@ -77,7 +78,7 @@ def run_phase(
         # Installed before log and checkpoint are opened, because imports there may swallow a plain KeyboardInterrupt.
         with StopSignal(launched=processes.count > 1).installed() as stop:
             state = _train(setup, hooks, output, stop, resume=resume, command=command)
-        for name, model in (("model", setup.objective.model), ("teacher", setup.objective.teacher)):
+        for name, model in ((MODEL_DIR, setup.objective.model), (TEACHER_DIR, setup.objective.teacher)):
             if model is not None and (whole := setup.whole(model)) is not None:
                 save_model(whole, setup.tokenizer, output / name)
         results = hooks.store_results(state, intervals=hooks.intervals() if processes.is_main else {})
@@ -97,7 +98,7 @@ def _train(
 ) -> TrainState:
     """Train from the newest checkpoint, or from the first step, to the end of the plan."""
     processes = setup.processes
-    checkpoint, damaged = load_newest(output / "checkpoints") if resume else (None, [])
+    checkpoint, damaged = load_newest(output / CHECKPOINTS_DIR) if resume else (None, [])
     if resume:
         step = "none" if checkpoint is None else str(checkpoint.step)
         processes.require_same({"newest checkpoint": step}, f"{output}, which all machines have to share")

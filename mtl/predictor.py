@@ -120,7 +120,6 @@ class Model:
         Raises:
             UserError: There is no such task, no shared encoder, or an item is not text.
         """
-        import numpy as np
 
         from mtl.data import encode
         from mtl.tokenizer import usable_length
@@ -135,7 +134,7 @@ class Model:
         if wrong:
             raise UserError(_first(wrong))
         if not texts:
-            return np.zeros((0, encoder.config.hidden_size), dtype=np.float32)
+            return self.embed(["."], task)[:0]  # only a forward pass tells the width of every architecture
         rows = (Row(position, text, None, None, None) for position, text in enumerate(texts))
         examples = encode(rows, tokenizer, usable_length(tokenizer, encoder.config))
         return _embeddings(encoder, examples, tokenizer, next(iter(self.tasks.values())))
@@ -194,6 +193,7 @@ def _embeddings(encoder: Any, examples: Examples, tokenizer: Any, task: TaskDef)
         pooled: Tensor = (states * real).sum(dim=1) / real.sum(dim=1)
         return pooled
 
+    encoder = encoder.get_encoder() if encoder.config.is_encoder_decoder else encoder
     encoder, pad_id = encoder.to(best_device()), tokenizer.pad_token_id
     shortest = collate(examples, examples.lengths.argsort()[:1], pad_id, task.type).to(best_device())
     with torch.no_grad():

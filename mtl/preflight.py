@@ -16,6 +16,7 @@ from mtl.heads import FRESH, REUSE, head_note, head_problem
 from mtl.reading import Data, Earlier, check_data
 from mtl.run_files import (
     FOLDED,
+    MODEL_DIR,
     PROVENANCE_FILE,
     RUN_FILE,
     TASKS_FILE,
@@ -101,7 +102,7 @@ def check_adapt(request: Request, task: str) -> Checked:
         raise UserError.of(
             str(run_dir), run_needed(run_dir, "adapt", ", but an export can be the --encoder of `train`")
         )
-    if not (run_dir / "model").is_dir():
+    if not (run_dir / MODEL_DIR).is_dir():
         raise UserError.of(str(run_dir), "is an unfinished run; continue it with --resume first")
     first, problems = read_config(str(own))
     definitions, found = read_task_defs([tasks_file])
@@ -119,7 +120,7 @@ def check_adapt(request: Request, task: str) -> Checked:
         problems.append(Problem("--task", message + nearest(task, definitions)))
         definitions = {}
     head = str(request.overrides.data.get("head") or file.data.get("head") or (REUSE if task in known else FRESH))
-    fixed = {"phase": "adapt", "encoder": str((run_dir / "model").resolve()), "head": head}
+    fixed = {"phase": "adapt", "encoder": str((run_dir / MODEL_DIR).resolve()), "head": head}
     inherited = {key: first.data[key] for key in ("data_root", "leaks") if key in first.data}
     file = Sourced(fixed, {(): "adapt"}).over(file).over(Sourced(inherited, {(): str(own)}))
     wanted = [task] if task in definitions else []

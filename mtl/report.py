@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mtl.errors import counted, printable
+from mtl.run_files import BEST_DIR
 from mtl.taskdef import TaskDef
 
 
@@ -102,7 +103,7 @@ def results_table(results: Mapping[str, Any], tasks: Mapping[str, TaskDef], outp
                     number(results["baselines"][name][split][metric]),
                     f"{results['best_steps'][name]:,}" if first else "",
                     *([f"{shares[name, split]:.1%}" if first else ""] if cut else []),
-                    str(output / "best" / name) if first and split == next(iter(splits)) else "",
+                    str(output / BEST_DIR / name) if first and split == next(iter(splits)) else "",
                 )
                 rows.append(cells)
     header = ("task", "split", "metric", "value", "95% interval", "baseline", "best step")

@@ -20,6 +20,9 @@ TASKS_FILE = "task_defs.yml"
 TASK_FILE = "task.yml"
 PROVENANCE_FILE = "provenance.json"
 RESULTS_FILE = "results.json"
+MODEL_DIR, TEACHER_DIR = "model", "teacher"  # shared encoder and heads after the last step
+BEST_DIR = "best"  # a model for each task, of its best step
+CHECKPOINTS_DIR = "checkpoints"
 # Sections that are already merged into the task definitions of a resolved run.
 FOLDED: dict[str, Any] = {"defaults": {}, "tasks": {}}
 
@@ -94,7 +97,7 @@ def read_task(path: Path) -> dict[str, TaskDef]:
 def earlier_runs(encoder: str) -> Iterator[Run]:
     """The runs that trained an encoder, the last one first, as far back as they can be read."""
     model, seen = Path(encoder), set[Path]()
-    while model.is_absolute() and model.name == "model" and (model.parent / RUN_FILE).is_file() and model not in seen:
+    while model.is_absolute() and model.name == MODEL_DIR and (model.parent / RUN_FILE).is_file() and model not in seen:
         seen.add(model)
         try:
             run = read_run(model.parent)

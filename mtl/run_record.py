@@ -21,7 +21,18 @@ from mtl.errors import Problem, UserError
 from mtl.file_formats import MAX_LINE
 from mtl.files import LOCK_FILE
 from mtl.origin import Origin
-from mtl.run_files import PROVENANCE_FILE, RUN_FILE, TASK_FILE, TASKS_FILE, read_results, read_run
+from mtl.run_files import (
+    BEST_DIR,
+    CHECKPOINTS_DIR,
+    MODEL_DIR,
+    PROVENANCE_FILE,
+    RUN_FILE,
+    TASK_FILE,
+    TASKS_FILE,
+    TEACHER_DIR,
+    read_results,
+    read_run,
+)
 
 METRICS_FILE = "metrics.jsonl"
 LARGEST = 1e100  # larger numbers count as damage; they would overflow the charts
@@ -29,7 +40,7 @@ MAX_STEP = 1 << 40
 
 Points = list[tuple[float, float]]
 
-RUN_FOLDERS = ("best", "model", "teacher", "checkpoints", "tensorboard")
+RUN_FOLDERS = (BEST_DIR, MODEL_DIR, TEACHER_DIR, CHECKPOINTS_DIR, "tensorboard")
 RUN_NAMES = (
     *(RUN_FILE, TASKS_FILE, PROVENANCE_FILE, METRICS_FILE, LOCK_FILE, "results.json"),
     *("predictions", "predictions/*.*.jsonl", *RUN_FOLDERS, *(f"{folder}/*" for folder in RUN_FOLDERS)),

@@ -19,7 +19,7 @@ from mtl.origin import Origin, Phase, find_origin
 from mtl.plain_data import parse_yaml
 from mtl.precedence import leaves
 from mtl.preflight import Checked, check_output
-from mtl.run_files import PROVENANCE_FILE, RUN_FILE, TASKS_FILE, read_results, read_run
+from mtl.run_files import MODEL_DIR, PROVENANCE_FILE, RUN_FILE, TASKS_FILE, TEACHER_DIR, read_results, read_run
 from mtl.run_record import read_provenance
 
 INDIFFERENT = ("num_proc", "telemetry", "inherited")  # settings and sections that a resumed run may change
@@ -118,7 +118,7 @@ def origin_of(checked: Checked) -> Origin | None:
     """Origin of the run's encoder; if another run has trained it, the origin that run recorded, if any."""
     folder = Path(checked.encoder)
     adapts = checked.run.config.phase == "adapt"
-    known = _known_to(folder.parent) if adapts or folder.name in ("model", "teacher") else None
+    known = _known_to(folder.parent) if adapts or folder.name in (MODEL_DIR, TEACHER_DIR) else None
     return known if adapts or known else find_origin(checked.run.config.encoder, checked.encoder)
 
 

@@ -13,8 +13,8 @@ TYPES = "token_type_ids"
 UNBOUNDED = 1_000_000  # tokenizers without a limit report a larger `model_max_length`
 # Architectures whose position ids start after the padding id, as in RoBERTa, which leaves fewer positions for tokens.
 COUNT_FROM_PADDING = {
-    *("camembert", "data2vec-text", "esm", "ibert", "lilt", "longformer", "luke", "markuplm", "mpnet", "roberta"),
-    *("roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"),
+    *("camembert", "data2vec-text", "esm", "ibert", "layoutlmv3", "lilt", "longformer", "luke", "markuplm", "mpnet"),
+    *("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"),
 }
 
 
@@ -80,7 +80,8 @@ def _fingerprint(tokenizer: Any, size: int) -> str:
 def usable_length(tokenizer: Any, config: Any) -> int:
     """Longest input, in tokens, that both tokenizer and encoder accept."""
     limits = [tokenizer.model_max_length] if tokenizer.model_max_length < UNBOUNDED else []
-    positions = getattr(config, "max_position_embeddings", None)
+    config = getattr(config, "text_config", config)  # of a model that reads more than texts
+    positions = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)  # MPT
     if positions and positions > 0:  # XLNet, which has no limit, has −1
         limits.append(positions - (config.pad_token_id + 1 if config.model_type in COUNT_FROM_PADDING else 0))
     return min(limits, default=UNBOUNDED)

@@ -10,13 +10,23 @@ from mtl.errors import Problem, UserError, listed, nearest
 from mtl.files import entries, refuse_links
 from mtl.push import check_push
 from mtl.reading import Data, check_data
-from mtl.run_files import RESULTS_FILE, RUN_FILE, TASK_FILE, no_run, read_run, read_task
+from mtl.run_files import (
+    BEST_DIR,
+    MODEL_DIR,
+    RESULTS_FILE,
+    RUN_FILE,
+    TASK_FILE,
+    TEACHER_DIR,
+    no_run,
+    read_run,
+    read_task,
+)
 from mtl.run_record import file_problems, output_problems
 from mtl.source import Source, is_missing, locate, type_fault
 from mtl.taskdef import NAME, TaskDef
 
 HOLDOUT = "holdout"  # split, in results, of the rows that a run held out of its training data
-WEIGHTS = {"final": "model", "teacher": "teacher"}  # directories of a run that hold a shared encoder and heads
+WEIGHTS = {"final": MODEL_DIR, "teacher": TEACHER_DIR}  # directories of a run that hold a shared encoder and heads
 
 
 @dataclass(frozen=True)
@@ -64,7 +74,7 @@ def find_tasks(path: Path, names: list[str], weights: str) -> TrainedTasks:
     _require(names, list(run.tasks), path)
     tasks = {name: run.tasks[name] for name in names or run.tasks}
     if weights == "best":
-        folders = {name: path / "best" / name for name in tasks}
+        folders = {name: path / BEST_DIR / name for name in tasks}
         if missing := [name for name, folder in folders.items() if not (folder / TASK_FILE).is_file()]:
             raise UserError.of(str(path), f"has no best step of {listed(missing)} yet: continue the run with --resume")
         return TrainedTasks(path, run, weights, tasks, folders)

@@ -45,8 +45,8 @@ class Hooks:
     def keep_best(self, task: str, best: Best, before: Best | None) -> None:
         """Store a task's model and predictions as its best, in place of those of the best step before."""
 
-    def checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint."""
+    def checkpoint(self, checkpoint: Checkpoint, *, last: bool) -> None:
+        """Write a checkpoint; `last` if the run is over."""
 
     def progress(self, step: int, task: str) -> None:
         """Show a step."""
@@ -167,21 +167,26 @@ class Trainer:
         norm = self._clip()
         for record in records:
             record["gradient_norm"] = norm
-        if left_out := self._is_left_out(records):
+        taken = self._update(step, records, norm)
+        self._unwritten += records if taken else [record | {"skipped": 1} for record in records]
+        self.hooks.progress(step + 1, names[-1])
+        return records
+
+    def _update(self, step: int, records: list[dict[str, Any]], norm: Tensor) -> bool:
+        """Update student and teacher with the gradient, which is then 0; False if the step is skipped and counted."""
+        if self._skips_nonfinite(records):
             self.state.nonfinite += 1
             if self.accelerator.scaler is not None:
                 self.accelerator.scaler.update()
-        else:
-            self.optimizer.step()
+            self.optimizer.zero_grad()
+            return False
+        self.optimizer.step()
         self.optimizer.zero_grad()
-        if not left_out and self._overflowed(norm):
-            left_out = True
+        if self._overflowed(norm):
             self.state.skipped += 1
-        elif not left_out:
-            self._move_teacher(step)
-        self._unwritten += [record | ({"skipped": 1} if left_out else {}) for record in records]
-        self.hooks.progress(step + 1, names[-1])
-        return records
+            return False
+        self._move_teacher(step)
+        return True
 
     def _backward(self, name: str, turn: int, *, share: float, last: bool) -> dict[str, Tensor]:
         """Accumulate the gradient of this process's part of a task's batch, and return that part's terms.
@@ -250,7 +255,7 @@ class Trainer:
         optimizer.grad_scale = (norm / limit).clamp(min=1.0)
         return norm
 
-    def _is_left_out(self, records: list[dict[str, Any]]) -> bool:
+    def _skips_nonfinite(self, records: list[dict[str, Any]]) -> bool:
         """Whether to skip a step because of a value that is not finite; fp16's overflows are left to the loss scaler.
 
         Raises:
@@ -341,7 +346,7 @@ class Trainer:
     def _checkpoint(self) -> None:
         self._flush()
         self.state.log_position = self.writer.position()
-        self.hooks.checkpoint(self.tensors.snapshot(self.state))
+        self.hooks.checkpoint(self.tensors.snapshot(self.state), last=self.is_done)
 
 
 def split_smoothness(record: Mapping[str, Any], dropout: str, precision: str = "fp32") -> dict[str, float]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from test_mixed_steps import make_setup
@@ -14,6 +16,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BartConfig,
+    BigBirdConfig,
     CanineConfig,
     FNetConfig,
     GPT2Config,
@@ -21,14 +24,25 @@ from transformers import (
     LongformerConfig,
     PerceiverConfig,
     SqueezeBertConfig,
+    T5Config,
     XLNetConfig,
     XmodConfig,
 )
 
 from mtl.architecture import architecture_warnings
+from mtl.batch import collate
+from mtl.checks import Row
+from mtl.data import encode
+from mtl.definitions import complete
 from mtl.errors import UserError
+from mtl.export import save_export, task_of
+from mtl.facts import Facts
+from mtl.model import build_model
 from mtl.native_head import quiet_transformers
+from mtl.predictor import Model
 from mtl.run_setup import check_model
+from mtl.settings import Sourced
+from mtl.tokenizer import load_tokenizer
 
 SMALL: dict[str, Any] = {"vocab_size": 300, "pad_token_id": 0, "hidden_size": 32, "num_hidden_layers": 2}
 SMALL |= {"intermediate_size": 48, "initializer_range": 0.2}
@@ -53,6 +67,13 @@ UNUSUAL: dict[str, Callable[[], Any]] = {
     "perceiver": lambda: PerceiverConfig(
         vocab_size=300, d_model=32, d_latents=16, num_latents=8, num_self_attends_per_block=1,
         max_position_embeddings=64, num_self_attention_heads=4, num_cross_attention_heads=4,
+    ),
+    "bigbird": lambda: BigBirdConfig(
+        **SMALL, num_attention_heads=4, max_position_embeddings=512, block_size=8, num_random_blocks=1
+    ),
+    "t5": lambda: T5Config(
+        vocab_size=300, d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=4, pad_token_id=0, eos_token_id=3,
+        decoder_start_token_id=0,
     ),
     "canine": lambda: CanineConfig(**SMALL, num_attention_heads=4, max_position_embeddings=64),
     "xmod": lambda: XmodConfig(**SMALL, num_attention_heads=4, max_position_embeddings=64),
@@ -107,7 +128,6 @@ def test_an_encoder_that_reads_no_word_embeddings_is_refused(encoder_dir: Path, 
     ("kind", "fault"),
     [
         ("ibert", "the word embeddings of ibert cannot be perturbed, as SMART requires; use --no-smart"),
-        ("perceiver", "perceiver has no table of word embeddings, which SMART perturbs; use --no-smart"),
         ("canine", "canine has no table of word embeddings, which SMART perturbs; use --no-smart"),
     ],
 )
@@ -117,6 +137,109 @@ def test_an_encoder_with_another_kind_of_table_trains_without_smart(
     with pytest.raises(UserError, match=fault):
         warnings_of(kind, encoder_dir, corpus, tmp_path)
     warnings_of(kind, encoder_dir, corpus, tmp_path, "train.smart=false", "train.proximal=false")
+
+
+def test_an_encoder_that_holds_the_head_is_refused(encoder_dir: Path, corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="perceiver keeps its head inside the encoder"):
+        warnings_of("perceiver", encoder_dir, corpus, tmp_path, "train.smart=false")
+
+
+def test_a_token_without_an_embedding_is_told(encoder_dir: Path, corpus: Path, tmp_path: Path) -> None:
+    encoder = encoder_of("gpt2", encoder_dir, tmp_path / "gpt2")
+    tokenizer = AutoTokenizer.from_pretrained(encoder)
+    tokenizer.add_tokens([f"[{number}]" for number in range(300 - len(tokenizer))] + ["film"])
+    tokenizer.save_pretrained(encoder)
+    assert len(tokenizer) == 300, "a word that is known"
+    setup = make_setup(corpus, encoder, tmp_path)
+    assert architecture_warnings(setup.objective, setup.streams, setup.tokenizer) == []
+    tokenizer.add_special_tokens({"pad_token": "[padding]"})
+    tokenizer.save_pretrained(encoder)
+    setup = make_setup(corpus, encoder, tmp_path)
+    fault = r"the id of '\[padding\]' is 300 in the tokenizer, but there are only 300 embeddings; enlarge them"
+    with pytest.raises(UserError, match=fault):
+        architecture_warnings(setup.objective, setup.streams, setup.tokenizer)
+
+
+def export_of(encoder: Path, folder: Path, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of a task's model on batches as in training, and those of its export with plain Transformers."""
+    tokenizer = load_tokenizer(str(encoder))
+    task, problems = complete("t", Sourced(dict(TASK)))
+    assert task is not None and problems == []
+    model = build_model(str(encoder), {"t": task}, seed=0).eval()
+    model.pad_with(tokenizer.pad_token_id)
+    save_export(task_of(model, "t", task, tokenizer), "t", folder, Facts(), verify=True)
+    rows = [Row(position, text, None, None, None) for position, text in enumerate(texts)]
+    batch = collate(encode(rows, tokenizer, 64), np.arange(len(rows)), tokenizer.pad_token_id, "regression")
+    again = AutoModelForSequenceClassification.from_pretrained(folder)
+    inputs = AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        return model("t", batch), again(**inputs).logits
+
+
+TASK = {
+    "type": "regression",
+    "data": {"files": {"train": "a.csv", "validation": "b.csv"}, "columns": {"text_a": "a"}},
+}
+TEXTS = ["the film was awful and boring and i found it broken", "lovely"]
+
+
+@pytest.mark.parametrize("own_id", [None, 5])
+def test_an_export_pads_as_training_did(own_id: int | None, encoder_dir: Path, tmp_path: Path) -> None:
+    """A tokenizer that pads on the left, and an encoder that has another padding id or none."""
+    encoder = encoder_of("gpt2", encoder_dir, tmp_path / "gpt2")
+    tokenizer = AutoTokenizer.from_pretrained(encoder)
+    tokenizer.padding_side = "left"
+    tokenizer.save_pretrained(encoder)
+    config = json.loads((encoder / "config.json").read_text())
+    (encoder / "config.json").write_text(json.dumps(config | {"pad_token_id": own_id}))
+    logits, others = export_of(encoder, tmp_path / "export", TEXTS)
+    alone, _ = export_of(encoder, tmp_path / "alone", TEXTS[1:])
+    torch.testing.assert_close(logits, others, rtol=0, atol=1e-5)
+    torch.testing.assert_close(logits[1:], alone, rtol=0, atol=1e-5)
+    assert abs(logits[0] - logits[1]).item() > 1e-3
+
+
+def test_attention_of_bigbird_does_not_depend_on_what_ran_before(encoder_dir: Path, tmp_path: Path) -> None:
+    encoder = encoder_of("bigbird", encoder_dir, tmp_path / "bigbird")
+    task, _ = complete("t", Sourced(dict(TASK)))
+    assert task is not None
+    model = build_model(str(encoder), {"t": task}, seed=0).eval()
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(5, 300, (1, 512), generator=generator)
+    with torch.no_grad():
+        first = model.task_model("t")(ids).logits
+        model.task_model("t")(ids[:, :8])
+        torch.testing.assert_close(model.task_model("t")(ids).logits, first, rtol=0, atol=0)
+    assert model.task_model("t").config.attention_type == "original_full"
+
+
+def test_token_types_in_the_table_of_words_are_not_perturbed(encoder_dir: Path, corpus: Path, tmp_path: Path) -> None:
+    encoder = encoder_of("gpt2", encoder_dir, tmp_path / "gpt2")
+    setup = make_setup(corpus, encoder, tmp_path)
+    stream = setup.streams["strength"]
+    batch = collate(stream.examples, np.arange(2), setup.tokenizer.pad_token_id, "regression")
+    assert batch.token_type_ids is not None
+    model, delta = setup.objective.model.eval(), torch.full((*batch.input_ids.shape, 32), 0.05)
+    seen = []
+    norm = model.encoder.h[0].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    with torch.no_grad():
+        model("strength", batch)
+        model("strength", batch, delta)
+    norm.remove()
+    torch.testing.assert_close(seen[1] - seen[0], delta, rtol=0, atol=1e-6)
+
+
+def test_embeddings_of_an_encoder_and_a_decoder_are_the_encoder_s(encoder_dir: Path, tmp_path: Path) -> None:
+    encoder = encoder_of("t5", encoder_dir, tmp_path / "t5")
+    task, _ = complete("t", Sourced(dict(TASK)))
+    assert task is not None
+    tokenizer, model = load_tokenizer(str(encoder)), build_model(str(encoder), {"t": task}, seed=0).eval()
+    loaded = Model(tmp_path, "best", {"t": task_of(model, "t", task, tokenizer)})
+    found = loaded.embed(["lovely"])
+    with torch.no_grad():
+        states = model.encoder.get_encoder()(**tokenizer("lovely", return_tensors="pt")).last_hidden_state
+    np.testing.assert_allclose(found, states.mean(dim=1).numpy(), rtol=0, atol=1e-5)
+    assert loaded.embed([]).shape == (0, 32)
 
 
 def test_an_encoder_that_wants_more_than_texts_is_refused(encoder_dir: Path, corpus: Path, tmp_path: Path) -> None:

@@ -662,8 +662,8 @@ def test_a_best_step_that_the_continued_run_does_not_have_is_undone(
 
     checkpoint = RunHooks.checkpoint
 
-    def looking(hooks: RunHooks, written: Checkpoint) -> None:
-        checkpoint(hooks, written)
+    def looking(hooks: RunHooks, written: Checkpoint, *, last: bool) -> None:
+        checkpoint(hooks, written, last=last)
         seen[written.step] = kept()
 
     monkeypatch.setattr(RunHooks, "report", dying)
