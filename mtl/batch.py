@@ -31,7 +31,7 @@ class Batch:
         lists: For ranking, position in the batch of each query's candidates, −1 beyond a list's end, (Q, G).
         rows: Position of each row in its source, (B,); always on the CPU.
         lengths: Tokens of each row, (B,); always on the CPU, as reading them from an accelerator would synchronize.
-        unit: Divisor of a regression's outputs; its labels have already been divided.
+        label_scale: Divisor of a regression's outputs; its labels have already been divided.
     """
 
     input_ids: Tensor
@@ -41,7 +41,7 @@ class Batch:
     lists: Tensor | None
     rows: Tensor
     lengths: Tensor
-    unit: float = 1.0
+    label_scale: float = 1.0
 
     def to(self, device: torch.device) -> Batch:
         """Copy with all tensors on a device, except `rows` and `lengths`."""
@@ -107,7 +107,7 @@ def collate(examples: Examples, chosen: Ints, pad_id: int, task_type: str) -> Ba
     if task_type == "classification":
         labels = labels.nan_to_num(-1).long()
     elif task_type == "regression":
-        labels = (labels / examples.unit).float()
+        labels = (labels / examples.label_scale).float()
     else:
         lists = torch.from_numpy(_lists(examples.groups[chosen]))
         labels = torch.where(lists >= 0, labels[lists.clamp(min=0)], 0.0).float()
@@ -119,7 +119,7 @@ def collate(examples: Examples, chosen: Ints, pad_id: int, task_type: str) -> Ba
         lists=lists,
         rows=torch.from_numpy(examples.rows[chosen]),
         lengths=torch.from_numpy(examples.lengths[chosen]),
-        unit=examples.unit,
+        label_scale=examples.label_scale,
     )
 
 

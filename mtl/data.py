@@ -72,7 +72,7 @@ class Examples:
         unlabelled: Number of source rows left out because they have no label.
         truncated: Whether each example was truncated to the length limit, (N,).
         dropped: Number of training examples removed because they also occur in evaluation data.
-        unit: Divisor of a regression's labels and outputs in training; see `scale`.
+        label_scale: Divisor of a regression's labels and outputs in training; see `scale`.
     """
 
     table: pa.Table
@@ -85,7 +85,7 @@ class Examples:
     unlabelled: int
     truncated: npt.NDArray[np.bool_]
     dropped: int = 0
-    unit: float = 1.0
+    label_scale: float = 1.0
 
     def __len__(self) -> int:
         return len(self.index)

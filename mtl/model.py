@@ -68,7 +68,7 @@ class MultiTaskModel(nn.Module):
         self.pretrained = dict(pretrained or {})
         self.heads = nn.ModuleDict({head_key(task): head_of(model) for task, model in task_models.items()})
         self._task_models = dict(task_models)  # a plain dict, so that shared parameters are not registered again
-        self.units: dict[str, float] = {}  # name in `named_tensors` to magnitude, where not about 1; see `scale`
+        self.scales: dict[str, float] = {}  # name in `named_tensors` to magnitude, where not about 1; see `scale`
 
     @property
     def tasks(self) -> list[str]:
@@ -131,7 +131,7 @@ class MultiTaskModel(nn.Module):
             raise UserError.of(task, f"{told}, {why}; subtract a constant from all labels")
         if last is None:  # such a head is left as it is
             return
-        self.units |= {f"heads.{task}.{name}.{key}": scale.size for key, _ in last.named_parameters()}
+        self.scales |= {f"heads.{task}.{name}.{key}": scale.size for key, _ in last.named_parameters()}
         if fresh:
             for parameter in last.parameters():
                 parameter.mul_(scale.size)

@@ -130,7 +130,7 @@ class Objective(nn.Module):
         """Cost of a step relative to a plain one; see `relative_cost`."""
         return relative_cost(self.tasks[task], smooths=self.smooths(task, turn))
 
-    def unit(self, task: str) -> float:
+    def radius_unit(self, task: str) -> float:
         """Unit of the task's radius, noise and step size (see `STEP_POWERS`): the RMS of the word embeddings, or 1."""
         return self.embedding_rms if self.tasks[task].smart.unit == "embedding_rms" else 1.0
 
@@ -178,7 +178,7 @@ class Objective(nn.Module):
     def _perturbation(
         self, task: str, batch: Batch, clean: Tensor, f: Callable[[Tensor], Tensor], distance: Distance, seed: int
     ) -> Perturbation:
-        settings, unit = self.tasks[task].smart, self.unit(task)
+        settings, unit = self.tasks[task].smart, self.radius_unit(task)
         shape = (*batch.input_ids.shape, self.model.width)
         noise = draw_noise(batch.rows.tolist(), batch.lengths.tolist(), shape, seed, self.model.device)
         return perturbation(
@@ -242,10 +242,10 @@ def with_class_weights(task: TaskDef, labels: npt.NDArray[np.floating]) -> TaskD
 def by_example(outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:
     """Arrange a head's outputs by example: (B, C) stays as it is; in ranking, (B, 1) becomes (Q, G) with its mask.
 
-    Outputs of a regression are divided by the batch's unit.
+    Outputs of a regression are divided by the batch's label scale.
     """
     if batch.lists is None:
-        return (outputs if batch.unit == 1 else outputs / batch.unit), None
+        return (outputs if batch.label_scale == 1 else outputs / batch.label_scale), None
     return outputs.squeeze(-1)[batch.lists.clamp(min=0)], batch.lists >= 0
 
 

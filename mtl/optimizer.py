@@ -66,7 +66,7 @@ class DecoupledAdamax(torch.optim.Adamax):
 
 
 def make_optimizer(
-    parameters: Mapping[str, Tensor], settings: OptimizerSettings, units: Mapping[str, float] | None = None
+    parameters: Mapping[str, Tensor], settings: OptimizerSettings, scales: Mapping[str, float]
 ) -> torch.optim.Optimizer:
     """Create the optimizer over named parameters, with parameter groups by weight decay and learning rate.
 
@@ -76,19 +76,19 @@ def make_optimizer(
     Args:
         parameters: Parameters by their names in `MultiTaskModel.named_tensors`.
         settings: The section `optimizer`.
-        units: Magnitude of parameters where it is not about 1: their learning rate is multiplied by it, their weight
+        scales: Magnitude of parameters where it is not about 1: their learning rate is multiplied by it, their weight
             decay divided by it. Their gradients have to be multiplied by it before each step; see `scale`.
     """
     groups: dict[tuple[bool, bool, float], dict[str, Any]] = {}
     for name, parameter in parameters.items():
         behind, decays = name.startswith(BEHIND_THE_LAYERS), parameter.dim() > 1
-        unit = (units or {}).get(name, 1.0)
+        scale = scales.get(name, 1.0)
         options = {
             "params": [],
-            "weight_decay": settings.weight_decay / unit if decays else 0.0,
-            "factor": (settings.head_factor if behind else 1.0) * unit,
+            "weight_decay": settings.weight_decay / scale if decays else 0.0,
+            "factor": (settings.head_factor if behind else 1.0) * scale,
         }
-        groups.setdefault((behind, decays, unit), options)["params"].append(parameter)
+        groups.setdefault((behind, decays, scale), options)["params"].append(parameter)
     make, more = OPTIMIZERS[settings.name]
     if "fused" in more:
         more = {"fused": next(iter(parameters.values())).device.type in FUSED}

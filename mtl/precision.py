@@ -187,7 +187,7 @@ def erased_perturbations(
     else:
         return problems
     for name, stream in streams.items():
-        settings, unit = objective.tasks[name].smart, objective.unit(name)
+        settings, unit = objective.tasks[name].smart, objective.radius_unit(name)
         if settings.weight == 0 or settings.epsilon == 0:
             continue
         batch = collate(stream.examples, stream[0][:ROWS], pad_id, objective.tasks[name].type).to(accelerator.device)

@@ -71,8 +71,8 @@ def _remarks(run: Run, splits: Splits, limit: int) -> list[str]:
                 longest = min(run.tasks[name].max_length, limit)
                 shown = f"{cut:,} of {counted(len(examples), 'input')}"
                 lines.append(f"{name}/{split}: {shown} truncated to {longest} tokens")
-            if examples.unit != 1:
-                size = f"{examples.unit:.4g}"
+            if examples.label_scale != 1:
+                size = f"{examples.label_scale:.4g}"
                 lines.append(f"{name}: labels have a standard deviation of {size}; loss, R_s and D are in units of it")
             if absent := _absent(run, name, split, examples):
                 lines.append(f"{name}/{split}: none of the {counted(len(examples), 'row')} drawn has {absent}")

@@ -130,7 +130,7 @@ def set_up(checked: Checked, processes: Processes, *, bar: bool = True) -> RunSe
     processes.require_same(fingerprints(splits), "data")
     seen = processes.together(lambda: held_out_before(checked, splits, tokenizer, limit))
     checked.data.add_before(seen)
-    scales = own_units(run, splits)
+    scales = scale_labels(run, splits)
     streams = make_streams(run, splits)
     torch.manual_seed(run.config.train.seed)
     model = make_model(checked, scales)
@@ -240,15 +240,15 @@ def held_out_before(checked: Checked, splits: Splits, tokenizer: Any, limit: int
     return found
 
 
-def own_units(run: Run, splits: Mapping[str, dict[str, Examples]]) -> dict[str, Scale]:
-    """Set the units of regressions whose labels are scaled in `splits`, and return their scales; see `scale`."""
+def scale_labels(run: Run, splits: Mapping[str, dict[str, Examples]]) -> dict[str, Scale]:
+    """Set `label_scale` in `splits` of regressions whose labels are scaled, and return their scales; see `scale`."""
     found = {}
     for name, task in run.tasks.items():
         if task.type != "regression":
             continue
         scale = scale_of(splits[name]["train"].labels, task.standardize)
         if scale != Scale():
-            splits[name]["train"] = replace(splits[name]["train"], unit=scale.size)
+            splits[name]["train"] = replace(splits[name]["train"], label_scale=scale.size)
             found[name] = scale
     return found
 

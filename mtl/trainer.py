@@ -97,8 +97,8 @@ class Trainer:
         self.objective: Any
         self.sharded = is_sharded(self.student)
         parameters = self.student.named_tensors()
-        optimizer = make_optimizer(parameters, run.config.optimizer, self.student.units)
-        self._scaled = [(parameters[name], unit) for name, unit in self.student.units.items()]
+        optimizer = make_optimizer(parameters, run.config.optimizer, self.student.scales)
+        self._scaled = [(parameters[name], scale) for name, scale in self.student.scales.items()]
         if self.sharded:
             self.objective, self.optimizer = objective, accelerator.prepare_optimizer(optimizer)
         else:
@@ -161,9 +161,9 @@ class Trainer:
             terms = self._backward(name, turn, share=1 / len(names), last=place == len(names) - 1)
             cost = self.unwrapped.cost(name, turn)
             records.append({"step": step + 1, "task": name, "turn": turn, **terms, "learning_rate": rate, "cost": cost})
-        for parameter, unit in self._scaled:
+        for parameter, scale in self._scaled:
             if parameter.grad is not None:
-                parameter.grad.mul_(unit)
+                parameter.grad.mul_(scale)
         norm = self._clip()
         for record in records:
             record["gradient_norm"] = norm

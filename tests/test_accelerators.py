@@ -47,7 +47,7 @@ def test_copies_are_waited_for_where_the_source_may_be_read_later(name: str) -> 
 @pytest.mark.parametrize(("device", "fused"), [("cpu", True), ("meta", False)])
 def test_kernels_that_may_not_clip_are_not_used(device: str, fused: bool) -> None:
     weight = torch.nn.Parameter(torch.zeros(2, 2, device=device))
-    optimizer = make_optimizer({"encoder.weight": weight}, OptimizerSettings(name="adamw"))
+    optimizer = make_optimizer({"encoder.weight": weight}, OptimizerSettings(name="adamw"), {})
     assert bool(optimizer.defaults["fused"]) is fused
 
 

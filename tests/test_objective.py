@@ -419,10 +419,10 @@ def test_radius_can_be_relative_to_the_embeddings(encoder: Path, ascent: str, po
     }
     other = objective_of(encoder, {"d": task("regression", smart=1.0, **absolute)}).eval()
     assert run(objective, "d", batch)[1]["smart"] == pytest.approx(float(run(other, "d", batch)[1]["smart"]), rel=1e-4)
-    before = objective.unit("d")
+    before = objective.radius_unit("d")
     with torch.no_grad():
         objective.model.word_embeddings.weight.mul_(2)
-    assert objective.unit("d") == before, "measured once"
+    assert objective.radius_unit("d") == before, "measured once"
 
 
 def test_other_tasks_regularizers_do_not_reach_a_task(encoder: Path) -> None:

@@ -63,6 +63,7 @@ def test_real_tasks_train_adapt_and_export(data_root: Path, tmp_path: Path) -> N
     definitions = [str(ROOT / "task_defs" / name) for name in ("glue.yml", "wikiqa.yml")]
     run, adapted, exports = tmp_path / "run", tmp_path / "adapted", tmp_path / "exports"
     options = ["--data-root", str(data_root), "--max-length", "24", "--max-steps", "8", "--train-size", "64"]
+    options += ["--set", "evaluation.every=8"]
     mix = ["train", *definitions, "--tasks", "cola,stsb,wikiqa,mrpc", "--encoder", ENCODER, "--output", str(run)]
     assert main([*mix, *options]) == 0
     splits = results(run)["tasks"]

@@ -89,10 +89,10 @@ def test_it_is_training_on_standardised_labels(
     large = make_setup(prices(tmp_path / "large", mean, size), encoder_dir, tmp_path, *settings)
     labels = large.splits["price"]["train"].labels
     scale = Scale(float(labels.mean()), float(labels.std()))
-    assert large.splits["price"]["train"].unit == scale.size
+    assert large.splits["price"]["train"].label_scale == scale.size
     standard = prices(tmp_path / "standard", (mean - scale.mean) / scale.size, size / scale.size)
     plain = make_setup(standard, encoder_dir, tmp_path, *settings)
-    assert plain.splits["price"]["train"].unit == 1 and plain.objective.model.units == {}
+    assert plain.splits["price"]["train"].label_scale == 1 and plain.objective.model.scales == {}
     expected_terms, expected = trained(plain, 6)
     terms, found = trained(large, 6)
     for one, other in zip(terms, expected_terms, strict=True):
@@ -106,13 +106,13 @@ def test_it_is_training_on_standardised_labels(
 
 def test_labels_of_usual_size_are_trained_on_as_they_are(encoder_dir: Path, tmp_path: Path) -> None:
     setup = make_setup(prices(tmp_path / "usual", 2.5, 1.5), encoder_dir, tmp_path)
-    assert setup.splits["price"]["train"].unit == 1 and setup.objective.model.units == {}
+    assert setup.splits["price"]["train"].label_scale == 1 and setup.objective.model.scales == {}
     assert setup.objective.model.named_tensors()[f"{LAST}.bias"].tolist() == [0], (
         "a fresh head does not start at the mean"
     )
     path = prices(tmp_path / "usual", 2.5, 1.5)
     asked = make_setup(path, encoder_dir, tmp_path, "tasks.price.standardize=true").splits["price"]["train"]
-    assert asked.unit == pytest.approx(asked.labels.std()) and asked.unit != 1
+    assert asked.label_scale == pytest.approx(asked.labels.std()) and asked.label_scale != 1
 
 
 def test_a_head_without_bias_cannot_start_far_from_0(tmp_path: Path) -> None:

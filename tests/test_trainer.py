@@ -58,7 +58,7 @@ def test_optimizers_step_and_spare_vectors_from_decay(name: str) -> None:
     for parameter in parameters.values():
         parameter.requires_grad_().grad = torch.ones_like(parameter)
     settings = OptimizerSettings(name=name, weight_decay=0.5, head_factor=4.0)  # type: ignore[arg-type]
-    optimizer = make_optimizer(parameters, settings)
+    optimizer = make_optimizer(parameters, settings, {})
     found = {
         parameter.data_ptr(): (group["factor"], group.get("decoupled_decay", group["weight_decay"]))
         for group in optimizer.param_groups
@@ -83,7 +83,7 @@ def test_decay_is_decoupled(name: str) -> None:
     weight = torch.full((2, 3), 2.0, requires_grad=True)
     still = torch.full((2, 3), 2.0, requires_grad=True)  # of something that the step does not use
     settings = OptimizerSettings(name=name, weight_decay=0.5)  # type: ignore[arg-type]
-    optimizer = make_optimizer({"encoder.a.weight": weight, "encoder.b.weight": still}, settings)
+    optimizer = make_optimizer({"encoder.a.weight": weight, "encoder.b.weight": still}, settings, {})
     for group in optimizer.param_groups:
         group["lr"] = 0.1
     for _ in range(3):
@@ -784,7 +784,7 @@ def test_a_checkpoint_under_the_name_of_another_step_is_passed_over(tmp_path: Pa
 def test_optimizers_get_all_their_settings() -> None:
     for name in OPTIMIZERS:
         settings = OptimizerSettings(name=name, beta1=0.8, beta2=0.95, epsilon=1e-6)  # type: ignore[arg-type]
-        optimizer = make_optimizer({"encoder.a.weight": torch.ones(2, 3, requires_grad=True)}, settings)
+        optimizer = make_optimizer({"encoder.a.weight": torch.ones(2, 3, requires_grad=True)}, settings, {})
         assert [(group["betas"], group["eps"]) for group in optimizer.param_groups] == [((0.8, 0.95), 1e-6)]
 
 
