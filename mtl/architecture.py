@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from mtl.batch import Batch, BatchStream, collate
+from mtl.data import Examples
 from mtl.errors import UserError, first_line, listed
 from mtl.model import MultiTaskModel
 from mtl.objective import Objective
@@ -38,10 +39,9 @@ def architecture_warnings(objective: Objective, streams: Mapping[str, BatchStrea
         Warnings for the user, if outputs depend on padding or the texts of a pair are not told apart.
 
     Raises:
-        UserError: The encoder lacks embeddings of tokens, cannot be run on texts alone, expects padding on the left, or
-            does not let its word embeddings be perturbed.
+        UserError: The encoder cannot be run on texts alone, expects padding on the left, or does not let its word
+            embeddings be perturbed.
     """
-    _require_known_tokens(objective.model, streams, tokenizer)
     name, stream = next(iter(streams.items()))
     model, kind, examples = objective.model, objective.model.encoder.config.model_type, stream.examples
     rows, pad_id = np.argsort(examples.lengths, kind="stable")[:2], int(tokenizer.pad_token_id)
@@ -70,13 +70,20 @@ def architecture_warnings(objective: Objective, streams: Mapping[str, BatchStrea
     return warnings
 
 
-def _require_known_tokens(model: MultiTaskModel, streams: Mapping[str, BatchStream], tokenizer: Any) -> None:
-    """Refuse token ids beyond the embeddings, on which a GPU would stop at some batch with hardly a message."""
+def require_known_tokens(model: MultiTaskModel, splits: Mapping[str, Mapping[str, Examples]], tokenizer: Any) -> None:
+    """Refuse token ids beyond the embeddings, on which a GPU would stop at some batch with hardly a message.
+
+    Only ids that occur are looked at: some tokenizers have more tokens than their encoder has embeddings.
+
+    Raises:
+        UserError: A token of the data, or the padding token, has no embedding.
+    """
     try:
         rows = len(model.word_embeddings.weight)
     except UserError:  # no table
         return
-    largest = max(int(tokenizer.pad_token_id), *(stream.examples.largest_id for stream in streams.values()))
+    found = [examples.largest_id for parts in splits.values() for examples in parts.values()]
+    largest = max(int(tokenizer.pad_token_id), *found)
     if largest >= rows:
         token = tokenizer.convert_ids_to_tokens(largest)
         message = f"the id of {token!r} is {largest:,} in the tokenizer, but there are only {rows:,} embeddings"

@@ -12,9 +12,11 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from mtl.errors import Problem, UserError, counted, listed, nearest
+from mtl.file_formats import suffix_of
 from mtl.source import Source, class_names, read_rows
 from mtl.taskdef import NUMBER, TaskDef
 
@@ -121,7 +123,7 @@ class RowChecker:
 
     def _has_columns(self, place: str, cells: dict[str, Any]) -> bool:
         missing = {role: column for role, column in self.columns.items() if column not in cells}
-        if self.ignores_missing and _file_of(place).endswith(".jsonl"):  # where rows may have different keys
+        if self.ignores_missing and suffix_of(Path(_file_of(place))) == ".jsonl":  # where rows may have different keys
             missing.pop("label", None)
         if len(missing) == len(self.columns) > 1:
             wanted = f"has none of {self.name}.data.columns, {listed(list(missing.values()))}"
@@ -331,8 +333,11 @@ class Tally:
 
 def _renamed(name: str, task: TaskDef, names: list[str], source: Source) -> list[Problem]:
     """Labels that stand for another integer in the definition than in the data, which would exchange classes."""
-    labels = dict(enumerate(task.labels))
-    if not any(label in names and names.index(label) != index for index, label in labels.items()):
+    if any(NUMBER.fullmatch(label) for label in task.labels):  # then a cell is a name, never an index
+        return []
+    known = [known.lower() for known in names]
+    labels = enumerate(label.lower() for label in task.labels)
+    if not any(label in known and known.index(label) != index for index, label in labels):
         return []
     told = f"{name}.labels: {source} calls its labels {listed(names)}, in this order; write them in the same order"
     return [Problem(task.place("labels"), told)]

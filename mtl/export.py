@@ -96,7 +96,7 @@ def save_export(
     with new_directory(folder) as new:
         with quiet_transformers():
             loaded.model.save_pretrained(new)
-        loaded.tokenizer.save_pretrained(new)
+        padding_on_the_right(loaded.tokenizer).save_pretrained(new)
         (new / TASK_FILE).write_text(dump_tasks({name: loaded.task}), encoding="utf-8")
         card = model_card(name, loaded.task, facts, loaded.limit, own_code=_has_code(new))
         (new / CARD_FILE).write_text(card, encoding="utf-8")
@@ -151,6 +151,7 @@ def padding_on_the_right(tokenizer: Any) -> Any:
     """A copy of a tokenizer that pads as training does."""
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.padding_side = "right"
+    tokenizer.init_kwargs["padding_side"] = "right"  # what is saved: some classes pad on the left by default
     return tokenizer
 
 

@@ -10,6 +10,7 @@ import csv
 import itertools
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -62,22 +63,21 @@ def _read_jsonl(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]
             if not line.strip():
                 continue
             try:
-                cells = json.loads(line, object_pairs_hook=_unrepeated)
+                cells = json.loads(line)
             except (ValueError, RecursionError) as error:
                 reason = getattr(error, "msg", "nested too deeply or a number too long")
                 raise UserError.of(f"{path}:{number}", f"is not valid JSON: {reason}") from None
             if not isinstance(cells, dict):
                 raise UserError.of(f"{path}:{number}", "expected one JSON object per line")
+            if line.count(":") > len(cells) and (key := _repeated_key(line)) is not None:
+                raise UserError.of(f"{path}:{number}", f"the key {key!r} appears twice")
             yield f"{path}:{number}", cells
 
 
-def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    cells = dict(pairs)
-    if len(cells) < len(pairs):
-        keys = [key for key, _ in pairs]
-        repeated = next(key for key in keys if keys.count(key) > 1)
-        raise json.JSONDecodeError(f"the key {repeated!r} appears twice", "", 0)
-    return cells
+def _repeated_key(line: str) -> str | None:
+    """A key that a line's object has twice, of which `json` keeps the last value."""
+    numbers = Counter(key for key, _ in json.loads(line, object_pairs_hook=list))
+    return next((key for key, number in numbers.items() if number > 1), None)
 
 
 def _read_csv(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -109,8 +109,9 @@ class MultiTaskModel(nn.Module):
         """
         for model in (self.encoder, *self._task_models.values()):
             counts = model.config.model_type in COUNT_FROM_PADDING
-            if not counts or getattr(model.config, "pad_token_id", None) is None:
-                model.config.pad_token_id = pad_id
+            for config in (model.config, getattr(model.config, "text_config", model.config)):
+                if not counts or getattr(config, "pad_token_id", None) is None:
+                    config.pad_token_id = pad_id
 
     @torch.no_grad()
     def scale_output(self, task: str, scale: Scale, *, fresh: bool) -> None:
@@ -260,7 +261,7 @@ def build_model(
         raise UserError.of(encoder, f"cannot be loaded as a text encoder: {load_failure(error)}") from error
     base = loaded.base_model
     if getattr(config, "attention_type", None) == "block_sparse":  # BigBird switches by itself, and for good
-        base.set_attention_type("original_full")
+        (base.get_encoder() if config.is_encoder_decoder else base).set_attention_type("original_full")
         base.config.attention_type = config.attention_type = "original_full"
     quicken_attention(base)
     fresh = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}

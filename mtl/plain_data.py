@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from mtl.errors import Problem, UserError, first_line, nearest
+from mtl.file_formats import SUFFIXES, suffix_of
 from mtl.settings import KeyPath, Sourced, dotted, kind
 
 MAX_BYTES = 1 << 20
@@ -56,7 +57,7 @@ def read_yaml(path: str | os.PathLike[str]) -> tuple[Sourced, list[Problem]]:
         UserError: The file is missing, is not YAML, is not a mapping, or is too large.
     """
     shown = os.fspath(path)
-    if Path(path).suffix.lower() in (".parquet", ".jsonl", ".csv", ".tsv"):
+    if suffix_of(Path(path)) in SUFFIXES:
         message = f"is data, not settings; `run_mtl.py init {shlex.quote(shown)}` proposes a task definition for it"
         raise UserError.of(shown, message)
     try:

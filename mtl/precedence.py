@@ -112,6 +112,10 @@ def layered(
     if adapting and isinstance(section, dict):  # store the outcome: read again, it would override the command line
         words_won = {"adapt": _overruled(with_presets(Sourced(section)).data, result.data)}
         result, named = Sourced(words_won).over(result), Sourced(_less(named.data, words_won))
+    section = result.child("adapt").data
+    if isinstance(section, dict) and section.get("batch_tokens", 0) is None and "batch_size" in section:
+        section = {key: value for key, value in section.items() if key != "batch_tokens"}  # added again when read
+        result = Sourced({**result.data, "adapt": section}, result.places)
     return result, named.data
 
 

@@ -291,7 +291,8 @@ def _labels(counts: Counter[str], known: Sequence[str]) -> Iterator[str]:
     numbers = as_numbers(counts)
     names = sorted(counts, key=lambda name: (numbers.get(name, 0.0), name))
     remark = "the order fixes the integer of each"
-    if known and counts.keys() <= set(map(str, range(len(known)))):
+    indices = counts.keys() <= set(map(str, range(len(known))))
+    if known and indices and not as_numbers(known):  # of names that are numbers, a cell would be one
         counts = Counter({name: counts[str(index)] for index, name in enumerate(known)})
         names, remark = list(known), "as the data names its integers, in this order"
     elif names == list(map(str, range(len(names)))):

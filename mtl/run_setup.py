@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from mtl.architecture import architecture_warnings
+from mtl.architecture import architecture_warnings, require_known_tokens
 from mtl.batch import BatchStream
 from mtl.config import Run, TrainSettings
 from mtl.data import Examples, prepare
@@ -261,6 +261,7 @@ def check_model(setup: RunSetup) -> list[str]:
     """
     precision = setup.run.config.train.precision
     warnings = launcher_warnings(precision) + precision_warnings(precision, setup.accelerator.device)
+    require_known_tokens(setup.objective.model, setup.splits, setup.tokenizer)
     warnings += architecture_warnings(setup.objective, setup.streams, setup.tokenizer)
     if erased := erased_perturbations(setup.objective, setup.streams, setup.pad_id, setup.accelerator):
         raise UserError(erased)

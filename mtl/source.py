@@ -94,13 +94,15 @@ def locate(task: TaskDef, split: str, data_root: str | None) -> Source | Problem
     if data_root is None:
         return Source(hub=(data.hub, data.config, target))
     folder = Path(data_root) / data.hub / (data.config or "default")
-    for suffix in SUFFIXES:
-        if (folder / f"{target}{suffix}").is_file():
-            return Source(path=folder / f"{target}{suffix}", encoding=data.encoding)
     if not folder.is_dir():
         place = task.place("data", "config" if data.config else "hub")
         return Absent(place, f"data: there is no directory {folder} (--data-root / hub / config)")
-    found = sorted(path.stem for path in folder.iterdir() if suffix_of(path) in SUFFIXES)
+    files = sorted(path for path in folder.iterdir() if suffix_of(path) in SUFFIXES and path.is_file())
+    ranked = sorted(files, key=lambda path: SUFFIXES.index(suffix_of(path)))
+    for path in ranked:
+        if path.stem == target:
+            return Source(path=path, encoding=data.encoding)
+    found = sorted({path.stem for path in files})
     message = f"data.splits.{split}: {folder} has no {target}.{{parquet,jsonl,csv,tsv}}; splits there: {listed(found)}"
     return Absent(task.place("data", "splits", split), message)
 
@@ -201,6 +203,8 @@ def _undecodable(source: Source) -> Problem:
     assert path is not None
     if suffix_of(path) == ".parquet":
         return Problem(str(path), "holds a text that is not UTF-8; write it anew from text that is")
+    if (marked := marked_encoding(path)) != "utf-8":
+        return Problem(str(path), f"begins with the byte-order mark of {marked}, but is no such text; convert it")
     encoding = _encoding_of(source)
     if encoding == "utf-8":
         with path.open("rb") as file:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PrivateAttr, field_validator
 
 from mtl.errors import listed
+from mtl.file_formats import suffix_of
 from mtl.metrics import TaskType
 from mtl.settings import Settings, Sourced
 
@@ -161,7 +162,7 @@ class DataSource(Settings):
             `files`, under the same names. It has to name `train`, and `validation` unless rows are held out of the
             training data; any other split is evaluated if it is present.
         unlabelled: Label values that mean "no label": such rows are left out and counted. Null is a missing label.
-        encoding: Encoding of text files, such as cp1252; by default taken from the byte-order mark, else UTF-8.
+        encoding: Encoding of text files without a byte-order mark, such as cp1252; by default UTF-8.
     """
 
     hub: str | None = None
@@ -174,9 +175,8 @@ class DataSource(Settings):
 
     def encoding_of(self, path: Path) -> str | None:
         """`encoding` for a file of further rows; JSON lines are UTF-8 unless the data has some too."""
-        lines = (".jsonl", ".ndjson")
-        known = any(Path(file).suffix.lower() in lines for file in (self.files or {}).values())
-        return None if path.suffix.lower() in lines and not known else self.encoding
+        known = {suffix_of(Path(file)) for file in (self.files or {}).values()}
+        return None if suffix_of(path) == ".jsonl" and ".jsonl" not in known else self.encoding
 
 
 class TaskDef(TaskSettings):

@@ -17,10 +17,12 @@ from transformers import (
     AutoTokenizer,
     BartConfig,
     BigBirdConfig,
+    BigBirdPegasusConfig,
     CanineConfig,
     FNetConfig,
     GPT2Config,
     IBertConfig,
+    LlamaTokenizer,
     LongformerConfig,
     PerceiverConfig,
     SqueezeBertConfig,
@@ -35,7 +37,7 @@ from mtl.checks import Row
 from mtl.data import encode
 from mtl.definitions import complete
 from mtl.errors import UserError
-from mtl.export import save_export, task_of
+from mtl.export import padding_on_the_right, save_export, task_of
 from mtl.facts import Facts
 from mtl.model import build_model
 from mtl.native_head import quiet_transformers
@@ -70,6 +72,11 @@ UNUSUAL: dict[str, Callable[[], Any]] = {
     ),
     "bigbird": lambda: BigBirdConfig(
         **SMALL, num_attention_heads=4, max_position_embeddings=512, block_size=8, num_random_blocks=1
+    ),
+    "bigbird-pegasus": lambda: BigBirdPegasusConfig(
+        vocab_size=300, pad_token_id=0, eos_token_id=3, d_model=32, encoder_layers=1, decoder_layers=1,
+        encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32,
+        max_position_embeddings=64,
     ),
     "t5": lambda: T5Config(
         vocab_size=300, d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=4, pad_token_id=0, eos_token_id=3,
@@ -151,13 +158,13 @@ def test_a_token_without_an_embedding_is_told(encoder_dir: Path, corpus: Path, t
     tokenizer.save_pretrained(encoder)
     assert len(tokenizer) == 300, "a word that is known"
     setup = make_setup(corpus, encoder, tmp_path)
-    assert architecture_warnings(setup.objective, setup.streams, setup.tokenizer) == []
+    assert check_model(setup) == []
     tokenizer.add_special_tokens({"pad_token": "[padding]"})
     tokenizer.save_pretrained(encoder)
     setup = make_setup(corpus, encoder, tmp_path)
     fault = r"the id of '\[padding\]' is 300 in the tokenizer, but there are only 300 embeddings; enlarge them"
     with pytest.raises(UserError, match=fault):
-        architecture_warnings(setup.objective, setup.streams, setup.tokenizer)
+        check_model(setup)
 
 
 def export_of(encoder: Path, folder: Path, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -188,8 +195,9 @@ def test_an_export_pads_as_training_did(own_id: int | None, encoder_dir: Path, t
     """A tokenizer that pads on the left, and an encoder that has another padding id or none."""
     encoder = encoder_of("gpt2", encoder_dir, tmp_path / "gpt2")
     tokenizer = AutoTokenizer.from_pretrained(encoder)
-    tokenizer.padding_side = "left"
+    tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = "left"
     tokenizer.save_pretrained(encoder)
+    assert AutoTokenizer.from_pretrained(encoder).padding_side == "left"
     config = json.loads((encoder / "config.json").read_text())
     (encoder / "config.json").write_text(json.dumps(config | {"pad_token_id": own_id}))
     logits, others = export_of(encoder, tmp_path / "export", TEXTS)
@@ -197,6 +205,35 @@ def test_an_export_pads_as_training_did(own_id: int | None, encoder_dir: Path, t
     torch.testing.assert_close(logits, others, rtol=0, atol=1e-5)
     torch.testing.assert_close(logits[1:], alone, rtol=0, atol=1e-5)
     assert abs(logits[0] - logits[1]).item() > 1e-3
+
+
+def test_a_class_of_tokenizers_that_pads_on_the_left_is_saved_as_training_pads(tmp_path: Path) -> None:
+    tokenizer = LlamaTokenizer(
+        vocab={"<pad>": 0, "<unk>": 1, "<s>": 2, "</s>": 3, "a": 4}, merges=[], pad_token="<pad>"
+    )
+    tokenizer.save_pretrained(tmp_path / "own")
+    padding_on_the_right(tokenizer).save_pretrained(tmp_path / "exported")
+    sides = [AutoTokenizer.from_pretrained(tmp_path / name).padding_side for name in ("own", "exported")]
+    assert sides == ["left", "right"] and tokenizer.padding_side == "left"
+
+
+def test_padding_is_known_to_the_part_that_reads_texts(encoder_dir: Path, tmp_path: Path) -> None:
+    encoder = encoder_of("gpt2", encoder_dir, tmp_path / "gpt2")
+    task, _ = complete("t", Sourced(dict(TASK)))
+    assert task is not None
+    model = build_model(str(encoder), {"t": task}, seed=0)
+    config = model.task_model("t").config
+    config.text_config = GPT2Config(vocab_size=300)  # as of a model that reads images too
+    model.pad_with(7)
+    assert (config.pad_token_id, config.text_config.pad_token_id) == (7, 7)
+
+
+def test_attention_of_bigbird_s_relative_is_full_too(encoder_dir: Path, tmp_path: Path) -> None:
+    encoder = encoder_of("bigbird-pegasus", encoder_dir, tmp_path / "bigbird-pegasus")
+    task, _ = complete("t", Sourced(dict(TASK)))
+    assert task is not None
+    model = build_model(str(encoder), {"t": task}, seed=0)
+    assert model.encoder.get_encoder().attention_type == model.task_model("t").config.attention_type == "original_full"
 
 
 def test_attention_of_bigbird_does_not_depend_on_what_ran_before(encoder_dir: Path, tmp_path: Path) -> None:

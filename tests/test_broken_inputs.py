@@ -354,7 +354,7 @@ CASES: dict[str, tuple[dict[str, Edit], str, str]] = {
     "half of a character": (
         {"train.csv": b"\xff\xfet\x00e"},
         "train.csv",
-        "is not utf-16 text; name its encoding in data.encoding",
+        "begins with the byte-order mark of utf-16, but is no such text; convert it",
     ),
     "no labelled row": (
         column_key("unlabelled: [good, bad]"),

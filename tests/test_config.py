@@ -169,6 +169,7 @@ def test_typed_rows_of_a_batch_win_over_tokens_that_are_not_typed() -> None:
     for section, outer in (("  adapt: {batch_size: 8}\n", ""), ("", "tasks: {a: {adapt: {batch_size: 8}}}")):
         adapted = resolved(definitions(a="  batch_tokens: 64\n" + section), layer(f"phase: adapt\n{outer}"))[1]["a"]
         assert (adapted.batch_size, adapted.batch_tokens) == (8, None), "what differs in adaptation"
+        assert adapted.adapt == {"batch_size": 8}
     defined = resolved(definitions(a="  batch_size: 16\n"), file)[1]["a"]
     assert (defined.batch_size, defined.batch_tokens) == (16, None), "a definition over the defaults of every task"
 

@@ -612,7 +612,11 @@ ERRORS: dict[str, tuple[str, str, str]] = {
     "header again": ("rows.csv", "text,label\nit is good,a\ntext,label\nit is bad,b\n", "the column names must be"),
     "unknown suffix": ("rows.xlsx", "text", r"unknown type; convert it to one of: \.parquet, \.jsonl, \.csv, \.tsv"),
     "not JSON": ("rows.jsonl", "text", "not valid JSON"),
-    "half a character": ("rows.csv", "\udcff\udcfet\0e", "is not utf-16 text"),
+    "half a character": (
+        "rows.csv",
+        "\udcff\udcfet\0e",
+        "begins with the byte-order mark of utf-16, but is no such text",
+    ),
     "not Parquet": ("rows.parquet", "text", "is not a Parquet file"),
 }
 
