@@ -164,7 +164,8 @@ class MultiTaskModel(nn.Module):
         types = inputs.get("token_type_ids")
 
         def perturb(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            of_types = types is not None and args[0].data_ptr() == types.data_ptr()  # GPT-2 looks them up here too
+            # GPT-2 looks token types up here too.
+            of_types = types is not None and any(ids.data_ptr() == types.data_ptr() for ids in args[:1])
             return output if of_types else _perturbed(output, delta)
 
         handle = self.word_embeddings.register_forward_hook(perturb)

@@ -120,7 +120,6 @@ class Model:
         Raises:
             UserError: There is no such task, no shared encoder, or an item is not text.
         """
-
         from mtl.data import encode
         from mtl.tokenizer import usable_length
 

@@ -35,6 +35,9 @@ TASKS = {
 class NoTokenizer:
     """Stands where a tokenizer would be saved."""
 
+    def __init__(self) -> None:
+        self.init_kwargs: dict[str, object] = {}
+
     def save_pretrained(self, folder: Path) -> None:
         pass
 

@@ -229,10 +229,15 @@ def test_figures_stand_beside_the_papers() -> None:
         "select": "validation",
         "settings": {},
         "arms": {
-            "single": [{"phase": "train", "tasks": [], "settings": {}}],
+            "single": [{"phase": "train", "tasks": [], "sizes": {}, "settings": {}}],
             "mt-dnn": [
-                {"phase": "train", "tasks": ["rte", "mrpc"], "settings": {"sampling": {"strategy": "sqrt"}}},
-                {"phase": "adapt", "tasks": [], "settings": {}},
+                {
+                    "phase": "train",
+                    "tasks": ["rte", "mrpc"],
+                    "sizes": {},
+                    "settings": {"sampling": {"strategy": "sqrt"}},
+                },
+                {"phase": "adapt", "tasks": [], "sizes": {}, "settings": {}},
             ],
         },
         **{"step": "last", "encoder": "e", "git_revision": None, "versions": {"torch": "2"}},
