@@ -335,7 +335,7 @@ def _renamed(name: str, task: TaskDef, names: list[str], source: Source) -> list
     """Labels that stand for another integer in the definition than in the data, which would exchange classes."""
     if any(NUMBER.fullmatch(label) for label in task.labels):  # then a cell is a name, never an index
         return []
-    known = [known.lower() for known in names]
+    known = [called.lower() for called in names]
     labels = enumerate(label.lower() for label in task.labels)
     if not any(label in known and known.index(label) != index for index, label in labels):
         return []

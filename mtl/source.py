@@ -35,7 +35,7 @@ class Source:
     Attributes:
         path: The local file; None for the hub.
         hub: (id, configuration, split) on the hub; None for a local file.
-        encoding: Encoding of a text file; by default taken from its byte-order mark, else UTF-8.
+        encoding: Encoding of a text file without a byte-order mark; by default UTF-8.
     """
 
     path: Path | None = None
