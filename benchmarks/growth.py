@@ -176,7 +176,7 @@ def launch(options: argparse.Namespace, variant: str, world: int) -> dict[str, A
 def measured(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """For each kind of step: bytes sent per process, relative to the formula, and time relative to one process."""
     found = {}
-    for variant in VARIANTS:
+    for variant in (options.only,) if options.only else VARIANTS:
         one, two = (launch(options, variant, world) for world in (1, 2))
         sent = Spread.of([sent / 2 for sent in two["sent"]])
         formula = ring_bytes(two["weights"], 2)
@@ -209,6 +209,7 @@ def main() -> None:
     """Command line."""
     made = parser("growth", __doc__)
     made.add_argument("--data-root", default="../shared/data", metavar="DIR", help="mirror of the hub")
+    made.add_argument("--only", choices=VARIANTS, help="measure this kind of step only")
     made.add_argument("--work", choices=VARIANTS, help=argparse.SUPPRESS)
     made.add_argument("--rows", type=int, default=16, help=argparse.SUPPRESS)
     for name, default, source in ASSUMPTIONS:

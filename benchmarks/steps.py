@@ -101,6 +101,7 @@ GROUPS = (
     ("plain", "plain, checkpointing", "R_s + D, checkpointing"),
     ("plain", "plain, compiled layers"),
 )
+MEASURED = ("plain", "R_s + D", "plain, checkpointing", "R_s + D, checkpointing")  # variants whose memory is measured
 WARMUP = 2
 PROMISES = {"R_s": 2.75, "R3F": 2.1, "R_s + D": 3.1}
 OVERHEAD, MEMORY = 1.02, 1.6
@@ -215,10 +216,10 @@ def peak(encoder: str, data_root: str | None, variant: str) -> dict[str, float]:
     return {"weights": weights, "peak": peak_memory()}
 
 
-def measure_memory(encoder: str, data_root: str | None) -> dict[str, dict[str, float]]:
-    """Peak memory of the variants, each in a separate process."""
+def measure_memory(encoder: str, data_root: str | None, variants: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Peak memory of some variants, each in a separate process."""
     found = {}
-    for variant in ("plain", "R_s + D", "plain, checkpointing", "R_s + D, checkpointing"):
+    for variant in variants:
         words = [sys.executable, "-m", "benchmarks.steps", "--encoder", encoder, "--peak", variant]
         words += ["--data-root", data_root] if data_root else []
         done = subprocess.run(words, stdout=subprocess.PIPE, check=True)
@@ -232,6 +233,7 @@ def main() -> None:
     made.set_defaults(repetitions=12)
     made.add_argument("--data-root", default="../shared/data", metavar="DIR", help="mirror of the hub")
     made.add_argument("--peak", choices=VARIANTS, help="measure this variant's memory only")
+    made.add_argument("--no-checkpointing", action="store_true", help="measure no memory of activation checkpointing")
     options = made.parse_args()
     data_root = options.data_root if Path(options.data_root).is_dir() else None
     if options.peak:
@@ -258,7 +260,8 @@ def main() -> None:
     lazily = {every: without + (both - without) / every for every in (2, 4)}
     for every, cost in lazily.items():
         print(f"by these medians, a step of R_s + D with smart.every={every} costs {cost:.2f} plain steps on average")
-    memory = measure_memory(options.encoder, data_root)
+    variants = MEASURED[:2] if options.no_checkpointing else MEASURED
+    memory = measure_memory(options.encoder, data_root, variants)
     plain, full = memory["plain"], memory["R_s + D"]
     ratio = (full["peak"] - plain["weights"]) / plain["peak"]
     print(

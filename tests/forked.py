@@ -1,6 +1,6 @@
-"""The command line in processes of their own, forked where the libraries are imported already: seconds less for each.
+"""Programs in processes of their own, forked where the libraries are imported already: seconds less for each.
 
-`python forked.py WORDS` runs it once; without words it serves orders of `Forked`, a JSON line each.
+`python forked.py WORDS` runs the command line once; without words it serves orders of `Forked`, a JSON line each.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import atexit
 import contextlib
 import json
 import os
+import runpy
 import shutil
 import signal
 import subprocess
@@ -26,34 +27,46 @@ POLL = 0.02  # seconds
 
 
 class Forked:
-    """As much of a `subprocess.Popen` with pipes as tests need.
+    """As much of a `subprocess.Popen` as tests need: with pipes, or with a log.
 
     Args:
-        words: What follows `run_mtl.py`.
+        words: What follows `python -m MODULE`.
         env: All of its environment.
+        module: What to run.
+        log: Gets what it prints, at its end.
     """
 
-    def __init__(self, words: Sequence[str], env: Mapping[str, str]) -> None:
+    def __init__(
+        self, words: Sequence[str], env: Mapping[str, str], module: str = "mtl", log: Path | None = None
+    ) -> None:
         self.returncode: int | None = None
         self._folder = Path(tempfile.mkdtemp())
         self._said: tuple[str, str] | None = None
-        files = [str(self._folder / name) for name in ("out", "error")]
-        self.pid: int = _asked({"words": list(words), "env": dict(env), "files": files})
+        files = [str(log or self._folder / name) for name in ("out", "error")]
+        self.pid: int = _asked({"module": module, "words": list(words), "env": dict(env), "files": files})
 
     def poll(self) -> int | None:
         if self.returncode is None:
             self.returncode = _asked({"pid": self.pid})
         return self.returncode
 
-    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """All of stdout and stderr, once it has ended."""
+    def wait(self, timeout: float | None = None) -> int:
+        """Its status, once it has ended."""
         until = None if timeout is None else time.monotonic() + timeout
         while self.poll() is None:
             if timeout is not None and until is not None and time.monotonic() > until:
                 raise subprocess.TimeoutExpired(f"process {self.pid}", timeout)
             time.sleep(POLL)
+        assert self.returncode is not None
+        return self.returncode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """All of stdout and stderr that is not in a log, once it has ended."""
+        self.wait(timeout)
         if self._said is None:
-            self._said = (self._folder / "out").read_text(), (self._folder / "error").read_text()
+            files = (self._folder / "out", self._folder / "error")
+            out, error = (file.read_text() if file.exists() else "" for file in files)
+            self._said = out, error
             shutil.rmtree(self._folder)
         return self._said
 
@@ -80,8 +93,8 @@ def _asked(order: Mapping[str, Any]) -> Any:
     return json.loads(server.stdout.readline())
 
 
-def _serve() -> list[str]:
-    """Answers orders until there are no more; in a process that it forks, returns the words."""
+def _serve() -> tuple[str, list[str]]:
+    """Answers orders until there are no more; in a process that it forks, returns module and words."""
     for line in sys.stdin:
         order = json.loads(line)
         if "pid" in order:
@@ -91,13 +104,12 @@ def _serve() -> list[str]:
             print(pid, flush=True)
         else:
             _become(order["env"], order["files"])
-            words: list[str] = order["words"]
-            return words
+            return order["module"], order["words"]
     os._exit(0)  # nothing has been run here
 
 
 def _import_libraries() -> None:
-    """All that a run needs but our own modules: they read the launcher's environment as they are imported."""
+    """All that a run needs but our own modules: they read the environment as they are imported."""
     # The first two import much as it is asked for.
     from torch.utils import tensorboard  # noqa: F401
     from transformers import AutoModel, AutoTokenizer, BertModel, BertTokenizerFast  # noqa: F401
@@ -113,7 +125,7 @@ def _become(env: Mapping[str, str], files: Sequence[str]) -> None:
     os.environ.update(env)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for number, file in enumerate(files, 1):
-        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT, 0o600), number)
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), number)
 
 
 def _look_for_threads() -> None:
@@ -136,9 +148,14 @@ def _main(words: Sequence[str]) -> NoReturn:
     """Double precision where $DOUBLE is set; under FSDP it fails where a process holds whole weights."""
     if sys.platform == "linux":
         atexit.register(_look_for_threads)  # the first to be registered is the last to be called
+    module = "mtl"
     if not words:
         _import_libraries()
-        words = _serve()
+        module, words = _serve()
+    if module != "mtl":
+        sys.argv = [module, *words]
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        sys.exit()
     from mtl import cli, run_setup
 
     make_model, shard, shares = run_setup.make_model, run_setup.shard, list[float]()

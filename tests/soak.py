@@ -10,21 +10,21 @@ predictions, log and results.
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from conftest import ROOT, make_corpus, make_encoder
+from conftest import make_corpus, make_encoder
+from forked import Forked
 
 from mtl.checkpoint import checkpoint_directories
 from mtl.files import TEMPORARY
 
-STEPS_PER_KILL = 60
+STEPS_PER_KILL = 40
 MOMENTS = ("writing", "training", "start-up", "training", "writing", "training")
 PATIENCE = 60.0  # seconds to wait for a moment
 COMPARED = ("results.json", "metrics.jsonl", "predictions/*", "model/*", "teacher/*", "best/*/*")
@@ -32,10 +32,16 @@ COMPARED = ("results.json", "metrics.jsonl", "predictions/*", "model/*", "teache
 
 def command(folder: Path, output: Path, steps: int, options: Sequence[str]) -> list[str]:
     """Words that start a run of `steps` steps, or continue it if it has begun."""
-    words = [sys.executable, str(ROOT / "run_mtl.py"), "train"]
     if (output / "run.yml").is_file():
-        return [*words, "--output", str(output), "--resume"]
-    words += [str(folder / "corpus" / "tasks.yml"), "--encoder", str(folder / "encoder"), "--output", str(output)]
+        return ["train", "--output", str(output), "--resume"]
+    words = [
+        "train",
+        str(folder / "corpus" / "tasks.yml"),
+        "--encoder",
+        str(folder / "encoder"),
+        "--output",
+        str(output),
+    ]
     settings = ["evaluation.every=7", "checkpoint.every=3", "train.accumulation=2", "train.log_every=5"]
     return [
         *words, "--batch-size", "8", "--learning-rate", "1e-3", "--max-steps", str(steps),
@@ -43,7 +49,7 @@ def command(folder: Path, output: Path, steps: int, options: Sequence[str]) -> l
     ]  # fmt: skip
 
 
-def wait_and_kill(process: subprocess.Popen[bytes], output: Path, moment: str, chance: random.Random) -> bool:
+def wait_and_kill(process: Forked, output: Path, moment: str, chance: random.Random) -> bool:
     """Sends SIGKILL at a moment of a kind; False if the process had ended by itself before."""
     log, until = output / "metrics.jsonl", time.monotonic() + PATIENCE
     before = log.stat().st_size if log.is_file() else 0
@@ -57,7 +63,7 @@ def wait_and_kill(process: subprocess.Popen[bytes], output: Path, moment: str, c
     arrived = {"start-up": lambda: True, "training": is_training, "writing": is_writing}[moment]
     while process.poll() is None and time.monotonic() < until and not arrived():
         time.sleep(0.0005)
-    time.sleep(chance.uniform(0.0, {"start-up": 8.0, "training": 1.5, "writing": 0.01}[moment]))
+    time.sleep(chance.uniform(0.0, {"start-up": 2.0, "training": 1.5, "writing": 0.01}[moment]))
     if process.poll() is not None:
         return False
     process.send_signal(signal.SIGKILL)
@@ -85,20 +91,20 @@ def soak(folder: Path, kills: int, seed: int, options: Sequence[str] = ()) -> li
     make_corpus(folder / "corpus")
     make_encoder(folder / "encoder")
     whole, parted, steps, chance = folder / "whole", folder / "parted", STEPS_PER_KILL * kills, random.Random(seed)
-    subprocess.run(command(folder, whole, steps, options), stdout=subprocess.DEVNULL, check=True)
+    log = folder / "log.txt"
+    assert Forked(command(folder, whole, steps, options), os.environ, log=log).wait() == 0, log.read_text()
     done: list[str] = []
     for kill in range(kills):
-        with (folder / "log.txt").open("ab") as log:
-            process = subprocess.Popen(command(folder, parted, steps, options), stdout=log, stderr=log)
+        process = Forked(command(folder, parted, steps, options), os.environ, log=log)
         moment = MOMENTS[kill % len(MOMENTS)]
         if not wait_and_kill(process, parted, moment, chance):
-            assert process.returncode == 0, (folder / "log.txt").read_text()
+            assert process.returncode == 0, log.read_text()
             break
         newest = checkpoint_directories(parted / "checkpoints")[:1]
         left = sorted(str(path.relative_to(parted)) for path in parted.rglob(f"{TEMPORARY}*") if path.parent != parted)
         done.append(f"killed in {moment}; newest checkpoint {newest[0].name if newest else '–'}; half-written {left}")
     assert done, "the run ended before it was killed"
-    subprocess.run(command(folder, parted, steps, options), stdout=subprocess.DEVNULL, check=True)
+    assert Forked(command(folder, parted, steps, options), os.environ, log=log).wait() == 0, log.read_text()
     compare(whole, parted)
     return done
 

@@ -12,10 +12,11 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from conftest import ROOT
+from forked import Forked
 from test_trainer import signal_at_step
 
 from mtl import phases
@@ -57,6 +58,17 @@ def file(encoder_dir: Path, corpus: Path, tmp_path_factory: pytest.TempPathFacto
     path = tmp_path_factory.mktemp("study") / "tiny.yml"
     path.write_text(STUDY.format(encoder=encoder_dir, corpus=corpus), encoding="utf-8")
     return path
+
+
+@pytest.fixture
+def forked_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of a study start at once; `test_an_interrupted_study_stops_cleanly` has processes as users have them."""
+
+    def popen(command: list[str], *, stdout: IO[bytes], env: dict[str, str], **_: Any) -> Forked:
+        assert command[:3] == [sys.executable, "-m", "mtl"]
+        return Forked(command[3:], env, log=Path(stdout.name))
+
+    monkeypatch.setattr("mtl.compare.subprocess", SimpleNamespace(Popen=popen, DEVNULL=subprocess.DEVNULL))
 
 
 def compare(file: Path, *words: str) -> int:
@@ -110,6 +122,7 @@ def test_an_interrupted_study_stops_cleanly(file: Path) -> None:
     assert short == {p: p.stat().st_mtime_ns for p in short}
 
 
+@pytest.mark.usefixtures("forked_runs")
 def test_a_study_is_run_kept_and_changed(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert compare(file, "--jobs", "2") == 0
     printed = capsys.readouterr().out
@@ -169,6 +182,7 @@ def test_a_study_is_run_kept_and_changed(file: Path, capsys: pytest.CaptureFixtu
     assert stamps(file) == after
 
 
+@pytest.mark.usefixtures("forked_runs")
 def test_a_study_goes_on_elsewhere_from_its_summary(
     file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -202,6 +216,7 @@ def test_a_study_goes_on_elsewhere_from_its_summary(
     assert told in capsys.readouterr().err and kept.read_bytes() == before
 
 
+@pytest.mark.usefixtures("forked_runs")
 @pytest.mark.parametrize("keep", ["results", "model"])
 def test_weights_stay_for_the_arms_of_a_later_sitting(
     keep: str, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -235,6 +250,7 @@ def test_an_unknown_arm_is_told(file: Path, tmp_path: Path, capsys: pytest.Captu
     assert "did you mean 'plain'?" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("forked_runs")
 def test_a_failing_arm_is_told_and_the_others_go_on(
     file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -36,6 +36,7 @@ def queries(seed: int, number: int = 9) -> Data:
     return random.integers(0, 5, len(groups)) / 4, random.choice([0.0, 0, 0, 1, 2], len(groups)), groups
 
 
+NUMBER = 100  # resamples
 RARE = np.array([0] * 11 + [1])  # a third of the resamples hold one class only
 CASES: dict[str, list[Data]] = {
     "classification": [
@@ -86,20 +87,20 @@ def test_every_metric_has_its_vectorised_form() -> None:
 def test_equals_the_metric_on_every_resample(name: str, data: Data) -> None:
     outputs, labels, groups = data
     units = len(labels) if groups is None else len(set(groups.tolist()))
-    drawn = np.concatenate(list(resamples(units, 200)))
+    drawn = np.concatenate(list(resamples(units, NUMBER)))
     expected = naive_replicates(name, outputs, labels, groups, drawn.tolist())
-    found = replicates([name], METRICS[name].task_type, outputs, labels, groups, number=200)[name]
-    assert found.shape == (200,)
+    found = replicates([name], METRICS[name].task_type, outputs, labels, groups, number=NUMBER)[name]
+    assert found.shape == (NUMBER,)
     assert np.abs(found - expected).max() <= EXACT
-    low, high = intervals([name], METRICS[name].task_type, outputs, labels, groups, number=200)[name]
+    low, high = intervals([name], METRICS[name].task_type, outputs, labels, groups, number=NUMBER)[name]
     assert (low, high) == pytest.approx((percentile(expected, 0.025), percentile(expected, 0.975)), rel=0, abs=EXACT)
 
 
 def test_the_cases_hold_undefined_resamples() -> None:
-    drawn = np.concatenate(list(resamples(len(RARE), 200)))
-    assert 0 < (RARE[drawn] == 0).all(axis=1).sum() < 200
-    drawn = np.concatenate(list(resamples(4, 200)))
-    assert 0 < (np.array([1, 1, 1, 2])[drawn] == 1).all(axis=1).sum() < 200
+    drawn = np.concatenate(list(resamples(len(RARE), NUMBER)))
+    assert 0 < (RARE[drawn] == 0).all(axis=1).sum() < NUMBER
+    drawn = np.concatenate(list(resamples(4, NUMBER)))
+    assert 0 < (np.array([1, 1, 1, 2])[drawn] == 1).all(axis=1).sum() < NUMBER
 
 
 @pytest.mark.parametrize("kind", ["classification", "regression", "ranking"])

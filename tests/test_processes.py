@@ -32,7 +32,7 @@ from mtl.processes import make_accelerator
 
 LIMIT = 600.0  # seconds after which a run counts as hanging
 SHUTDOWN = 300.0  # seconds in which all processes have to end when one has
-STEPS = 50
+STEPS = 30
 NOTHING: Mapping[str, str] = {}
 # What `accelerate launch --use_fsdp --fsdp_version 2` says to each process.
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}
@@ -382,7 +382,7 @@ def test_adapt_with_two_processes(corpus: Path, still_encoder: Path, tmp_path: P
 
 def test_fewer_rows_than_processes(corpus: Path, still_encoder: Path, tmp_path: Path) -> None:
     """Batches of one row or query: one process has nothing to do but to take part."""
-    more = ("--batch-size", "1", "--max-steps", "50")
+    more = ("--batch-size", "1")
     for count, name in ((1, "one"), (3, "three")):
         run(count, train_words(corpus, still_encoder, tmp_path / name, *more), double=True)
     assert distance(tmp_path / "one", tmp_path / "three") <= 1e-12
