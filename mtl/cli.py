@@ -30,6 +30,7 @@ OUT_OF_MEMORY = (
     "; to save memory, use --set train.accumulation=4, --set train.gradient_checkpointing=true, "
     "a smaller batch_size or a smaller evaluation.batch_tokens"
 )
+SHARED = ("train", "adapt")  # commands that a launcher may start as several processes
 HERE = f" (in process {RANK})" if PROCESSES > 1 else ""
 
 
@@ -45,6 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, unknown = parser.parse_known_args(words)
     if unknown:
         arguments.parser.error(f"{unknown[0]}: unexpected argument")
+    if PROCESSES > 1 and arguments.command not in SHARED:
+        shared = " and ".join(SHARED)
+        arguments.parser.error(f"runs as one process; only {shared} share their work among those of a launcher")
     arguments.command_words = [program, *words]
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # so that a log file can be followed

@@ -19,6 +19,7 @@ from mtl.run_files import (
     MODEL_DIR,
     PROVENANCE_FILE,
     RUN_FILE,
+    TASK_FILE,
     TASKS_FILE,
     earlier_runs,
     read_config,
@@ -137,9 +138,7 @@ def check_adapt(request: Request, task: str) -> Checked:
     return checked
 
 
-def _trained_before(
-    encoder: str, tasks: Mapping[str, TaskDef], data_root: str | None, leaks: str
-) -> dict[str, Earlier]:
+def trained_before(encoder: str, tasks: Mapping[str, TaskDef], data_root: str | None, leaks: str) -> dict[str, Earlier]:
     """Tasks of the runs that trained an encoder whose training rows must be searched for evaluation rows.
 
     Where this run does not leave leaks out (`leaks: drop`), tasks with the same data as the task of the same name here
@@ -165,6 +164,12 @@ def _trained_before(
                 known = found.get(key)
                 found[key] = Earlier(task, root, clean if known is None else clean & known.clean)
     return found
+
+
+def unsearched(encoder: str) -> list[str]:
+    """A note if the encoder is an export: it does not say where its training rows are."""
+    unknown = (Path(encoder) / TASK_FILE).is_file() and next(earlier_runs(encoder), None) is None
+    return [f"{encoder} is an export: the rows that it was trained on are not searched for leaks"] if unknown else []
 
 
 def _mirror(task: TaskDef, then: str | None, now: str | None) -> str | None:
@@ -233,8 +238,9 @@ def _finish(
     held_out = config is not None and config.train.holdout is not None
     before: dict[str, Earlier] = {}
     if search and config is not None and isinstance(encoder, str) and not problems:
-        before = _trained_before(encoder, tasks, data_root, config.leaks)
+        before = trained_before(encoder, tasks, data_root, config.leaks)
     data = check_data(tasks, data_root, search=search, held_out=held_out, before=before)
+    data.notes += unsearched(str(encoder)) if search else []
     problems += data.problems
     data.warnings += [problem.message for problem in training_data_itself(tasks, data)]
     if not request.resume:

@@ -96,15 +96,22 @@ def read_task(path: Path) -> dict[str, TaskDef]:
 
 def earlier_runs(encoder: str) -> Iterator[Run]:
     """The runs that trained an encoder, the last one first, as far back as they can be read."""
-    model, seen = Path(encoder), set[Path]()
-    while model.is_absolute() and model.name == MODEL_DIR and (model.parent / RUN_FILE).is_file() and model not in seen:
-        seen.add(model)
+    seen = set[Path]()
+    while (folder := _run_with(Path(encoder))) is not None and folder not in seen:
+        seen.add(folder)
         try:
-            run = read_run(model.parent)
+            run = read_run(folder)
         except UserError:
             return
         yield run
-        model = Path(run.config.encoder)
+        encoder = run.config.encoder
+
+
+def _run_with(model: Path) -> Path | None:
+    """The run that a model's directory lies in, if any: as its model, its teacher or a task's best step."""
+    folders = [model.parent] if model.name in (MODEL_DIR, TEACHER_DIR) else []
+    folders += [model.parent.parent] if model.parent.name == BEST_DIR else []
+    return next((folder for folder in folders if model.is_absolute() and (folder / RUN_FILE).is_file()), None)
 
 
 def read_results(run_dir: Path) -> dict[str, Any]:

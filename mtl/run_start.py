@@ -14,6 +14,7 @@ from mtl.config import Run, dump_run, dump_tasks
 from mtl.data import Examples
 from mtl.errors import Problem, UserError, listed
 from mtl.files import empty_directory, refuse_links, write_file
+from mtl.launch import PROCESSES
 from mtl.machine import RECORDED_PACKAGES, git_revision, installed_version
 from mtl.origin import Origin, Phase, find_origin
 from mtl.plain_data import parse_yaml
@@ -186,5 +187,7 @@ def resume_command(command: Sequence[str] | None) -> str:
         return " resume=True"
     flags = ("--overwrite", "--resume")  # or an abbreviation
     words = [word for word in command if len(word) <= 2 or not any(flag.startswith(word) for flag in flags)]
+    if PROCESSES > 1:
+        return " the same launcher and:\n  " + shlex.join([*words, "--resume"])
     python = ["python"] if words[0].endswith(".py") else []
     return ":\n  " + shlex.join([*python, *words, "--resume"])

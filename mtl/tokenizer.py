@@ -21,6 +21,9 @@ COUNT_FROM_PADDING = {
 def load_tokenizer(encoder: str, *, trust_remote_code: bool = False) -> Any:
     """Load the encoder's tokenizer.
 
+    That of an encoder with decoder takes `</s>` within a text for text: the head reads the last end token of a row, and
+    Transformers demands as many of them in each.
+
     Raises:
         UserError: It cannot be loaded, is missing, or has no padding token.
     """
@@ -38,12 +41,16 @@ def load_tokenizer(encoder: str, *, trust_remote_code: bool = False) -> Any:
             "the tokenizer has no padding token; give it one (tokenizer.pad_token = …) and save it beside the model"
         )
         raise UserError.of(encoder, message)
-    if TYPES in tokenizer.model_input_names:
-        config = load_config(encoder, trust_remote_code=trust_remote_code)
-        if getattr(config, "type_vocab_size", None) == 1:  # type 0 is the only one, and the default
-            names = [name for name in tokenizer.model_input_names if name != TYPES]
-            return AutoTokenizer.from_pretrained(encoder, trust_remote_code=trust_remote_code, model_input_names=names)
-    return tokenizer
+    config = load_config(encoder, trust_remote_code=trust_remote_code)
+    options: dict[str, Any] = {}
+    if TYPES in tokenizer.model_input_names and getattr(config, "type_vocab_size", None) == 1:
+        # Type 0 is the only one, and the default.
+        options["model_input_names"] = [name for name in tokenizer.model_input_names if name != TYPES]
+    if getattr(config, "is_encoder_decoder", False):
+        options["split_special_tokens"] = True
+    return (
+        AutoTokenizer.from_pretrained(encoder, trust_remote_code=trust_remote_code, **options) if options else tokenizer
+    )
 
 
 def load_config(encoder: str, *, trust_remote_code: bool = False) -> Any:
@@ -74,6 +81,7 @@ def _fingerprint(tokenizer: Any, size: int) -> str:
     else:
         state = {"vocabulary": tokenizer.get_vocab(), "settings": repr(sorted(tokenizer.init_kwargs.items(), key=str))}
     described = [type(tokenizer).__name__, state, sorted(tokenizer.model_input_names)]
+    described += ["split special tokens"] if tokenizer.split_special_tokens else []
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 

@@ -11,7 +11,15 @@ from mtl.definitions import read_task_defs
 from mtl.encoder import find_encoder
 from mtl.errors import Problem, UserError, counted
 from mtl.leaks import Leak
-from mtl.preflight import Checked, Request, directory, run_problems, training_data_itself
+from mtl.preflight import (
+    Checked,
+    Request,
+    directory,
+    run_problems,
+    trained_before,
+    training_data_itself,
+    unsearched,
+)
 from mtl.reading import check_data
 from mtl.report import dry_run_text, table
 from mtl.run_files import read_config
@@ -94,25 +102,28 @@ def validate(request: Request, *, dry_run: bool) -> Findings:
     run, tasks, data_root, findings.errors = _resolved(request)
     search = run is None or run.config.leaks != "ignore"
     held_out = run is not None and run.config.train.holdout is not None
-    data = check_data(tasks, data_root, search=search, held_out=held_out)
+    encoder = None if run is None or run.config.encoder == NO_ENCODER else run.config.encoder
+    found = None
+    try:
+        found = find_encoder(encoder, on_hub=not findings.errors) if encoder else None
+    except UserError as error:
+        findings.errors += error.problems
+    before = trained_before(found, tasks, data_root, run.config.leaks) if search and run and found else {}
+    data = check_data(tasks, data_root, search=search, held_out=held_out, before=before)
+    data.notes += unsearched(found) if search and found else []
     findings.errors = list(dict.fromkeys(findings.errors + data.problems))  # one file may be several splits
     findings.warnings += [Problem("", note) for note in data.notes]
     for name, summaries in data.summaries.items():
         findings.tasks[name] = {split: s.facts for split, s in summaries.items() if not s.problems}
     findings.leaks = data.leaks.leaks()
     findings.warnings += training_data_itself(tasks, data)
-    encoder = None if run is None or run.config.encoder == NO_ENCODER else run.config.encoder
-    if encoder is None:
-        if dry_run:
-            findings.errors.append(Problem("--dry-run", "needs --encoder"))
-        return findings
-    try:
-        found = find_encoder(encoder)
-        if not findings.errors:
-            assert run is not None
+    if encoder is None and dry_run:
+        findings.errors.append(Problem("--dry-run", "needs --encoder"))
+    if run is not None and found is not None and not findings.errors:
+        try:
             _with_encoder(Checked(run, found, data), findings, dry_run=dry_run)
-    except UserError as error:
-        findings.errors += error.problems
+        except UserError as error:
+            findings.errors += error.problems
     return findings
 
 
@@ -164,7 +175,9 @@ def prepare_all(request: Request) -> str:
         encoder = find_encoder(request.overrides.data["encoder"])
     except UserError as error:
         problems += error.problems
-    data = check_data(tasks, data_root, held_out=run is not None and run.config.train.holdout is not None)
+    search = run is None or run.config.leaks != "ignore"  # what it finds is kept for `train`
+    held_out = run is not None and run.config.train.holdout is not None
+    data = check_data(tasks, data_root, search=search, held_out=held_out)
     if run is None or problems + data.problems:
         raise UserError(problems + data.problems)
     from mtl.data import prepare

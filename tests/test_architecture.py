@@ -44,7 +44,7 @@ from mtl.native_head import quiet_transformers
 from mtl.predictor import Model
 from mtl.run_setup import check_model
 from mtl.settings import Sourced
-from mtl.tokenizer import load_tokenizer
+from mtl.tokenizer import load_tokenizer, tokenizer_fingerprint
 
 SMALL: dict[str, Any] = {"vocab_size": 300, "pad_token_id": 0, "hidden_size": 32, "num_hidden_layers": 2}
 SMALL |= {"intermediate_size": 48, "initializer_range": 0.2}
@@ -277,6 +277,28 @@ def test_embeddings_of_an_encoder_and_a_decoder_are_the_encoder_s(encoder_dir: P
         states = model.encoder.get_encoder()(**tokenizer("lovely", return_tensors="pt")).last_hidden_state
     np.testing.assert_allclose(found, states.mean(dim=1).numpy(), rtol=0, atol=1e-5)
     assert loaded.embed([]).shape == (0, 32)
+
+
+@pytest.mark.parametrize("kind", ["bart", "t5"])
+def test_an_end_token_within_a_text_is_text_to_an_encoder_with_decoder(
+    kind: str, encoder_dir: Path, tmp_path: Path
+) -> None:
+    """Transformers refuses a batch whose rows differ in the number of end tokens."""
+    encoder = encoder_of(kind, encoder_dir, tmp_path / kind)
+    task, _ = complete("t", Sourced(dict(TASK)))
+    assert task is not None
+    model, tokenizer = build_model(str(encoder), {"t": task}, seed=0).eval(), load_tokenizer(str(encoder))
+    texts = ["a lovely film", "a [SEP] film"]
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    assert (batch["input_ids"] == model.encoder.config.eos_token_id).sum(dim=1).tolist() == [1, 1]
+    with torch.no_grad():
+        outputs = model.task_model("t")(batch["input_ids"], attention_mask=batch["attention_mask"])
+    assert outputs.logits.isfinite().all()
+    tokenizer.save_pretrained(tmp_path / "export")
+    assert AutoTokenizer.from_pretrained(tmp_path / "export")(texts)["input_ids"] == tokenizer(texts)["input_ids"]
+    bert = load_tokenizer(str(encoder_dir))
+    assert bert("a [SEP] film")["input_ids"].count(bert.sep_token_id) == 2, "others take it as it is"
+    assert tokenizer_fingerprint(tokenizer) != tokenizer_fingerprint(bert)
 
 
 def test_an_encoder_that_wants_more_than_texts_is_refused(encoder_dir: Path, corpus: Path, tmp_path: Path) -> None:

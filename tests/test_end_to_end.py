@@ -536,6 +536,10 @@ def test_prepare_fills_the_cache(
     assert main(["prepare", str(corpus), "--encoder", str(encoder_dir)]) == 0
     assert "answer" in capsys.readouterr().out
     assert len(list((tmp_path / "prepared").iterdir())) == 6
+    (read,) = (tmp_path / "checked").iterdir()
+    words = ["train", str(corpus), "--encoder", str(encoder_dir), "--output", str(tmp_path / "run"), "--max-steps", "1"]
+    assert main([*words, "--no-smart"]) == 0
+    assert list((tmp_path / "checked").iterdir()) == [read], "training reads no rows again"
 
 
 def test_report_compares_runs(

@@ -414,6 +414,14 @@ def test_adaptation_tells_rows_that_the_encoder_saw_before(
         out = capsys.readouterr().out
         for place in ("a/train", "b/train"):  # of the run that the one before started from, and of that one
             assert f"c/validation: 1 row occurs in {place} (exact), on which the encoder was trained before" in out
+    for encoder in ("model", "best/b"):
+        main(["validate", str(third), "--encoder", str(new / encoder)])
+        out = capsys.readouterr().out
+        assert all(f"c/validation: 1 row occurs in {place} (exact)" in out for place in ("a/train", "b/train")), encoder
+    assert main(["export", str(new), "--output", str(tmp_path / "exports")]) == 0
+    for words in (["validate"], ["train", "--output", str(tmp_path / "from-export"), *short]):
+        main([*words, str(third), "--encoder", str(tmp_path / "exports" / "b")])
+        assert "is an export: the rows that it was trained on are not searched for leaks" in capsys.readouterr().out
 
     shutil.rmtree(tmp_path / "a")
     words = ["adapt", str(run), "--task", "b", "--task-defs", str(second), "--output", str(tmp_path / "gone"), *short]

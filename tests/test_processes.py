@@ -458,9 +458,17 @@ def test_a_signal_stops_all_after_the_same_step(corpus: Path, still_encoder: Pat
             process.send_signal(signal.SIGINT)
         found = ended(processes, SHUTDOWN)
     assert [status for status, _, _ in found] == [130, 130]
-    assert "continue with" in found[0][2] and found[1][2] == ""
+    assert "continue with the same launcher and:\n  run_mtl.py train" in found[0][2] and found[1][2] == ""
     newest = max((tmp_path / "run" / "checkpoints").iterdir())
     assert f"after step {int(newest.name.removeprefix('step-')):,}" in found[0][2]
+
+
+def test_other_commands_are_refused(tmp_path: Path) -> None:
+    """Each process would do all of the work, and write the same files."""
+    with started([["evaluate", str(tmp_path)]] * 2) as processes:
+        found = ended(processes)
+    assert [status for status, _, _ in found] == [2, 2]
+    assert "runs as one process; only train and adapt share their work" in found[0][2]
 
 
 @pytest.mark.slow
