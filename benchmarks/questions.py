@@ -106,6 +106,7 @@ def _over(base: str, *arms: str, study: str, size: int | None, metric: str | Non
 
 SCITAIL = (("c_scitail_23", 23), ("c_scitail_235", 235), ("c_scitail_2359", 2359), ("c_scitail_all", None))
 LARGE = (("c_scitail_large", 23), ("c_scitail_large", 235))
+ALL_ROWS = (("c_all_rows_23", 23), ("c_all_rows_235", 235))  # of the small tasks
 WIKIQA = (("c_wikiqa", 20), ("c_wikiqa", 200))
 MULTITASK = ("b_multitask_1000", 1000)
 ABLATION = ("a_ablation_1000", 1000)
@@ -120,11 +121,13 @@ def _each(studies: tuple[tuple[str, int | None], ...], arm: str, base: str) -> t
 # Question → the comparisons that answer it. Those without a result yet are left out.
 QUESTIONS: Mapping[str, tuple[Comparison, ...]] = {
     "Is training with other tasks and then adapting better than training alone? Both without SMART": _each(
-        (MULTITASK, *SCITAIL, *WIKIQA), "mt-dnn", "single"
+        (MULTITASK, *SCITAIL, *ALL_ROWS, *WIKIQA), "mt-dnn", "single"
     ),
-    "Does more pre-fine-tuning data help? Four times as many rows of MNLI": (
+    "Does more pre-fine-tuning data help? All rows of MNLI, four times as many, or all rows of the small tasks": (
         Comparison("c_scitail_large", 23, "mt-dnn", "mt-dnn-1e-4", base_study="c_scitail_23"),
         Comparison("c_scitail_large", 235, "mt-dnn", "mt-dnn-1e-4", base_study="c_scitail_235"),
+        Comparison("c_all_rows_23", 23, "mt-dnn", "mt-dnn", base_study="c_scitail_23"),
+        Comparison("c_all_rows_235", 235, "mt-dnn", "mt-dnn", base_study="c_scitail_235"),
     ),
     "Does SMART help a task that is trained alone? d_epochs: three and ten epochs, on held-out training rows": (
         Comparison("a_smart_1000", 1000, "smart", "plain"),
@@ -135,7 +138,7 @@ QUESTIONS: Mapping[str, tuple[Comparison, ...]] = {
         Comparison("a_smart_full", None, "smart", "plain"),
     ),
     "Does SMART help in adaptation, after training with other tasks without it?": (
-        *_each((MULTITASK, *SCITAIL[:2], *LARGE, *WIKIQA), "smart-adapt", "mt-dnn"),
+        *_each((MULTITASK, *SCITAIL[:2], *LARGE, *ALL_ROWS, *WIKIQA), "smart-adapt", "mt-dnn"),
         *_each(SCITAIL[:2], "smart-adapt-1e-4", "mt-dnn-1e-4"),
     ),
     "Does SMART help in both phases, compared with both phases without it?": (
@@ -194,10 +197,10 @@ class Aim(NamedTuple):
 LITTLE_MNLI = (
     "the cause is not established; the published encoder had been pre-fine-tuned on 392,702 rows of MNLI, this one on "
     "5,000, but training on all 20,299 available rows, in batches of 16 instead of 32, made no clear difference at a "
-    "learning rate of 1e-4, and two seeds with smaller rates after that are too few to tell (c_large_rates); after "
-    "pre-fine-tuning on all rows of the small tasks, the first seeds with 235 rows are better on held-out rows "
-    "(c_recipes), which the validation rows have not confirmed"
+    "learning rate of 1e-4, and two seeds with smaller rates after that are too few to tell (c_large_rates); all rows "
+    "of the small tasks come nearer in the first seeds (c_all_rows_23, c_all_rows_235)"
 )
+SEEDS_LEFT = "ten seeds are planned, of which these are the first: too few to tell"
 EXPLORED = (
     "the target comes from an exploratory loop, which is not kept, with two seeds; what it did differently is not known"
 )
@@ -232,6 +235,13 @@ AIMS = (
             (f"MT-DNN over single-task, {size} rows", "mt-dnn"),
             (f"… and SMART in adaptation, {size} rows", "smart-adapt"),
             (f"… and SMART in both phases, {size} rows", "mt-dnn-smart"),
+        )
+    ),
+    *(
+        Aim(words, Comparison(study, size, "mt-dnn", "single"), "difference", bound, (SEEDS_LEFT,))
+        for words, (study, size), bound in (
+            ("MT-DNN over single-task, 23 rows, after all rows of the small tasks (chosen later)", ALL_ROWS[0], 0.20),
+            ("MT-DNN over single-task, 235 rows, after all rows of the small tasks (chosen later)", ALL_ROWS[1], 0.10),
         )
     ),
     Aim("SMART over plain", Comparison("a_smart_1000", 1000, "smart", "plain"), "difference", 0.01, (NOTHING_TO_KEEP,)),

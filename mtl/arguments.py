@@ -171,11 +171,7 @@ def _prepare_arguments(parser: Parser) -> None:
     parser.add_argument("task_defs", nargs="+", metavar="TASK_DEFS", help=TASK_DEFS_HELP)
     parser.add_argument("--encoder", required=True, metavar="E", help=ENCODER_HELP)
     _add_names(parser, "--tasks", "tasks to prepare (default: all)")
-    parser.add_argument("--data-root", metavar="DIR", help="local mirror of the hub")
-    length = "maximum tokens per input, for every task (default: the definition's, else 512)"
-    parser.add_argument("--max-length", type=int, metavar="N", help=length)
-    parser.add_argument("--num-proc", type=int, metavar="N", help="processes that tokenise (default: 1)")
-    parser.add_argument("--trust-remote-code", action="store_const", const=True, help=TRUST_HELP)
+    _add_settings(parser)
 
 
 def _tasks_arguments(parser: Parser) -> None:

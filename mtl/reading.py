@@ -15,6 +15,7 @@ from mtl.source import Source, is_missing, locate
 from mtl.split_cache import digest_of, recall, remember
 from mtl.taskdef import TaskDef
 
+HOLD_OUT = "; or take rows out of the training data: --set train.holdout=0.1"
 UNREAD = ", which the encoder was trained on, cannot be read, so it is not searched for evaluation rows"
 
 
@@ -154,16 +155,17 @@ def _locate(
     """Add the sources of a task's splits, a note on optional ones that are absent, and problems of the others."""
     if splits is None and not held_out:
         for path, message in missing_split(task, "validation"):
-            hint = "; or take rows out of the training data: --set train.holdout=0.1"
-            data.problems.append(Problem(task.place(*map(str, path)), f"{name}.{message}{hint}"))
+            data.problems.append(Problem(task.place(*map(str, path)), f"{name}.{message}{HOLD_OUT}"))
+    needed = splits or (["train"] if held_out else ["train", "validation"])
     for split in splits or ["train", *task.evaluation_splits]:
         found = locate(task, split, data_root)
-        if splits is None and split not in ("train", "validation") and is_missing(found):
+        if split not in needed and is_missing(found):
             data.notes.append(f"{name}: no {split} split here; it is not evaluated")
         elif isinstance(found, Source):
             data.sources[name][split] = found
         else:
-            data.problems.append(Problem(found.where, f"{name}.{found.message}"))
+            hint = HOLD_OUT if splits is None and split == "validation" and is_missing(found) else ""
+            data.problems.append(Problem(found.where, f"{name}.{found.message}{hint}"))
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,8 @@ def summarize(study: Study, outcomes: Outcomes) -> dict[str, Any]:
         - `groups`, one for each task, size and metric. Its `arms` have `values` by seed, `n`, `mean`, `std`, `t`, the
           mean `seconds` of their own runs and `shared_seconds` of the runs these start from, and, except for the first
           arm, `difference` and `spread_ratio` to the first; `contrasts` has the latter two for further pairs of arms.
-        - `across`, one for each size: the same for the mean of the tasks' first metrics.
+        - `across`, one for each size: the same for the mean of the tasks' first metrics; those better when lower are
+          `left_out`.
         - `cells` and `finished`, the numbers of all cells and of finished ones.
         - `runs`, all outcomes, including those of cells that the study no longer has; a study can continue from them.
     """

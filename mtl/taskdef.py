@@ -56,7 +56,7 @@ class SmartSettings(Settings):
         norm: Norm of the ball and of the gradient's normalisation.
         scope: `example` for one ball around all tokens of an input, `token` for one around each token.
         ascent: `projected` as in the paper, or `normalized` as in its authors' public code; see `smart.perturbation`.
-        divergence: ℓ_s; by default sym_kl, for regression mse.
+        divergence: ℓ_s; by default sym_kl, for regression mse, which allows no other.
         dropout: Whether the clean and the perturbed branch use the same dropout masks (`shared`) or each draws its own
             (`independent`, which with ε = 0 gives R-Drop's term).
         every: n: compute R_s only in every n-th step of the task, with n times the weight.
@@ -93,7 +93,7 @@ class ProximalSettings(Settings):
         switch: When β changes, as a fraction of the run's steps.
         inner_steps: S, optimizer steps between two updates of the teacher; β = 0 with S > 1 is the method without
             momentum.
-        divergence: ℓ_s; by default sym_kl, for regression mse.
+        divergence: ℓ_s; by default sym_kl, for regression mse, which allows no other.
     """
 
     preset: ProximalPresetName | None = None

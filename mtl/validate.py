@@ -20,7 +20,7 @@ from mtl.preflight import (
     training_data_itself,
     unsearched,
 )
-from mtl.reading import check_data
+from mtl.reading import Data, check_data
 from mtl.report import dry_run_text, table
 from mtl.run_files import read_config
 from mtl.settings import Sourced
@@ -100,17 +100,13 @@ def validate(request: Request, *, dry_run: bool) -> Findings:
     """Check definitions, all rows of all splits, and leaks between tasks; with `dry_run`, run one step per task."""
     findings = Findings()
     run, tasks, data_root, findings.errors = _resolved(request)
-    search = run is None or run.config.leaks != "ignore"
-    held_out = run is not None and run.config.train.holdout is not None
     encoder = None if run is None or run.config.encoder == NO_ENCODER else run.config.encoder
     found = None
     try:
         found = find_encoder(encoder, on_hub=not findings.errors) if encoder else None
     except UserError as error:
         findings.errors += error.problems
-    before = trained_before(found, tasks, data_root, run.config.leaks) if search and run and found else {}
-    data = check_data(tasks, data_root, search=search, held_out=held_out, before=before)
-    data.notes += unsearched(found) if search and found else []
+    data = _read(run, tasks, data_root, found)
     findings.errors = list(dict.fromkeys(findings.errors + data.problems))  # one file may be several splits
     findings.warnings += [Problem("", note) for note in data.notes]
     for name, summaries in data.summaries.items():
@@ -143,6 +139,18 @@ def _resolved(request: Request) -> tuple[Run | None, dict[str, TaskDef], str | N
     return run, tasks, data_root, problems + found + wrong
 
 
+def _read(run: Run | None, tasks: Mapping[str, TaskDef], data_root: str | None, encoder: str | None) -> Data:
+    """Read all rows as `train` does, so that it finds the results in the cache."""
+    search = run is None or run.config.leaks != "ignore"
+    held_out = run is not None and run.config.train.holdout is not None
+    if not (search and run and encoder):
+        return check_data(tasks, data_root, search=search, held_out=held_out)
+    before = trained_before(encoder, tasks, data_root, run.config.leaks)
+    data = check_data(tasks, data_root, search=search, held_out=held_out, before=before)
+    data.notes += unsearched(encoder)
+    return data
+
+
 def _with_encoder(checked: Checked, findings: Findings, *, dry_run: bool) -> None:
     """Add token lengths and, in a dry run, a training step of every task."""
     from mtl.dryrun import lengths, try_steps
@@ -170,15 +178,13 @@ def prepare_all(request: Request) -> str:
         UserError: With all problems found.
     """
     run, tasks, data_root, problems = _resolved(request)
-    encoder = ""
+    encoder = None
     try:
         encoder = find_encoder(request.overrides.data["encoder"])
     except UserError as error:
         problems += error.problems
-    search = run is None or run.config.leaks != "ignore"  # what it finds is kept for `train`
-    held_out = run is not None and run.config.train.holdout is not None
-    data = check_data(tasks, data_root, search=search, held_out=held_out)
-    if run is None or problems + data.problems:
+    data = _read(run, tasks, data_root, encoder)
+    if run is None or encoder is None or problems + data.problems:
         raise UserError(problems + data.problems)
     from mtl.data import prepare
     from mtl.tokenizer import load_config, load_tokenizer, usable_length

@@ -8,9 +8,12 @@ from __future__ import annotations
 import json
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import IO, Any
 
 import pytest
 
@@ -55,6 +58,19 @@ def data_root() -> Path:
     if not path.is_dir():
         pytest.skip("no mirror of the real data sets ($MTL_DATA_ROOT)")
     return path
+
+
+@pytest.fixture
+def forked_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of a study start at once; `test_compare` has one with processes as users have them."""
+
+    from forked import Forked
+
+    def popen(command: list[str], *, stdout: IO[bytes], env: dict[str, str], **_: Any) -> Forked:
+        assert command[:3] == [sys.executable, "-m", "mtl"]
+        return Forked(command[3:], env, log=Path(stdout.name))
+
+    monkeypatch.setattr("mtl.compare.subprocess", SimpleNamespace(Popen=popen, DEVNULL=subprocess.DEVNULL))
 
 
 @pytest.fixture(scope="session")

@@ -6,17 +6,17 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import IO, Any
+from typing import Any
 
 import pytest
 from conftest import ROOT
-from forked import Forked
 from test_trainer import signal_at_step
 
 from mtl import phases
@@ -58,17 +58,6 @@ def file(encoder_dir: Path, corpus: Path, tmp_path_factory: pytest.TempPathFacto
     path = tmp_path_factory.mktemp("study") / "tiny.yml"
     path.write_text(STUDY.format(encoder=encoder_dir, corpus=corpus), encoding="utf-8")
     return path
-
-
-@pytest.fixture
-def forked_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs of a study start at once; `test_an_interrupted_study_stops_cleanly` has processes as users have them."""
-
-    def popen(command: list[str], *, stdout: IO[bytes], env: dict[str, str], **_: Any) -> Forked:
-        assert command[:3] == [sys.executable, "-m", "mtl"]
-        return Forked(command[3:], env, log=Path(stdout.name))
-
-    monkeypatch.setattr("mtl.compare.subprocess", SimpleNamespace(Popen=popen, DEVNULL=subprocess.DEVNULL))
 
 
 def compare(file: Path, *words: str) -> int:
@@ -503,3 +492,27 @@ def test_with_held_out_rows_no_validation_split_is_needed(
     assert list(json.loads((output / "results.json").read_text())["tasks"]["mood"]) == ["holdout"]
     assert main(["report", str(output)]) == 0
     assert main(["evaluate", str(output), "--split", "train"]) == 0
+
+
+def test_with_held_out_rows_a_data_set_needs_no_validation_split(
+    corpus: Path, encoder_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Though a definition that names no splits has one; what `prepare` reads then is not read again."""
+    monkeypatch.setenv("MTL_CACHE", str(tmp_path / "cache"))
+    there = tmp_path / "mirror" / "some" / "set" / "default"
+    there.mkdir(parents=True)
+    shutil.copy(corpus.parent / "mood" / "train.jsonl", there)
+    file = tmp_path / "hub.yml"
+    mood = corpus.read_text(encoding="utf-8").split("\n\n")[0]
+    file.write_text(re.sub(r"files: \{[^}]*\}", "hub: some/set", mood))
+    words = [str(file), "--encoder", str(encoder_dir), "--data-root", str(tmp_path / "mirror")]
+    assert main(["prepare", *words]) == 2
+    assert "or take rows out of the training data: --set train.holdout=0.1" in capsys.readouterr().err
+    words += ["--set", "train.holdout=0.2"]
+    assert main(["prepare", *words]) == 0
+    assert "note: mood: no validation split here; it is not evaluated" in capsys.readouterr().out
+    (read,) = (tmp_path / "cache" / "checked").iterdir()
+    output = tmp_path / "run"
+    assert main(["train", *words, "--output", str(output), "--max-steps", "1", "--no-smart", "--no-proximal"]) == 0
+    assert list(json.loads((output / "results.json").read_text())["tasks"]["mood"]) == ["holdout"]
+    assert list((tmp_path / "cache" / "checked").iterdir()) == [read]

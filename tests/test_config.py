@@ -514,7 +514,7 @@ def sizes_of_batches(adapt: bool = True) -> st.SearchStrategy[dict[str, Any]]:
     return st.fixed_dictionaries({}, optional=own | inner)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(sizes_of_batches(), sizes_of_batches(), sizes_of_batches(), sizes_of_batches(), st.booleans())
 def test_a_run_s_files_give_the_same_batches_whatever_layers_they_came_from(
     own: dict[str, Any], defaults: dict[str, Any], of_task: dict[str, Any], said: dict[str, Any], adapting: bool

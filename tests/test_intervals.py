@@ -36,7 +36,7 @@ def queries(seed: int, number: int = 9) -> Data:
     return random.integers(0, 5, len(groups)) / 4, random.choice([0.0, 0, 0, 1, 2], len(groups)), groups
 
 
-NUMBER = 100  # resamples
+NUMBER = 50  # resamples
 RARE = np.array([0] * 11 + [1])  # a third of the resamples hold one class only
 CASES: dict[str, list[Data]] = {
     "classification": [
@@ -108,9 +108,9 @@ def test_a_difference_is_paired(kind: str) -> None:
     outputs, labels, groups = CASES[kind][1]
     other = outputs[::-1]
     names = [name for name, metric in METRICS.items() if metric.task_type == kind]
-    found = differences(names, METRICS[names[0]].task_type, outputs, other, labels, groups, number=100)
+    found = differences(names, METRICS[names[0]].task_type, outputs, other, labels, groups, number=NUMBER)
     units = len(labels) if groups is None else len(set(groups.tolist()))
-    drawn = np.concatenate(list(resamples(units, 100))).tolist()
+    drawn = np.concatenate(list(resamples(units, NUMBER))).tolist()
     for name in names:
         one, two = (np.array(naive_replicates(name, o, labels, groups, drawn)) for o in (outputs, other))
         expected = (percentile((two - one).tolist(), 0.025), percentile((two - one).tolist(), 0.975))

@@ -467,7 +467,7 @@ def test_flops_stay_at_the_floor(tmp_path: Path, smart: float, steps: int, proxi
         with FlopCounterMode(display=False) as counter:
             run(objective, "c", batch_of("classification", rows=4, length=16))
         counts.append(counter.get_total_flops())
-    assert counts[1] / counts[0] <= bound
+    assert bound - 0.1 < counts[1] / counts[0] <= bound
 
 
 def test_a_relative_radius_follows_what_the_table_gives(tmp_path: Path) -> None:

@@ -483,5 +483,5 @@ def test_accelerate_launches(corpus: Path, still_encoder: Path, tmp_path: Path) 
         cwd=ROOT, timeout=LIMIT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("50 steps; an epoch is") == 1
+    assert done.stdout.count(f"{STEPS} steps; an epoch is") == 1
     assert json.loads((tmp_path / "run" / "results.json").read_text())["finished"]

@@ -75,6 +75,7 @@ arms:
 """
 
 
+@pytest.mark.usefixtures("forked_runs")
 def test_a_study_is_measured_and_written_up(encoder_dir: Path, corpus: Path, tmp_path: Path) -> None:
     studies = tmp_path / "studies"
     studies.mkdir()

@@ -312,15 +312,16 @@ def test_the_run_of_an_encoder_with_code_is_used_with_the_flag(
 def test_nothing_is_written_beside_the_output(corpus: Path, encoder_dir: Path, tmp_path: Path) -> None:
     """Names that lead out of a directory are refused wherever a file may hold them."""
     definition = tmp_path / "t.yml"
+    mood = yaml.safe_load(corpus.read_text())["mood"]
+    mood["data"]["files"] = {split: str(corpus.parent / file) for split, file in mood["data"]["files"].items()}
+    definition.write_text(yaml.safe_dump({"good": mood}))
+    assert main(["validate", str(definition)]) == 0
     for name in ("../../x", "a/b", "..", ".", "/x", "a\\b", ".hidden", "CON/../x", "x" * 65, ""):
-        definition.write_text(yaml.safe_dump({name: {"type": "regression"}}))
+        definition.write_text(yaml.safe_dump({name: mood}))
         assert main(train(definition, encoder_dir, tmp_path / "out")) == 2
         splits = {"train": "train", "validation": "validation", name: "train"}
-        text = corpus.read_text().replace(
-            "    columns: {text_a: text", f"    splits: {json.dumps(splits)}\n    columns: {{text_a: text"
-        )
-        (corpus.parent / "named.yml").write_text(text)
-        assert main(train(corpus.parent / "named.yml", encoder_dir, tmp_path / "out")) == 2
+        definition.write_text(yaml.safe_dump({"good": {**mood, "data": {**mood["data"], "splits": splits}}}))
+        assert main(train(definition, encoder_dir, tmp_path / "out")) == 2
     assert not (tmp_path / "out").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["t.yml"]
 
