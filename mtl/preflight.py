@@ -138,7 +138,31 @@ def check_adapt(request: Request, task: str) -> Checked:
     return checked
 
 
-def trained_before(encoder: str, tasks: Mapping[str, TaskDef], data_root: str | None, leaks: str) -> dict[str, Earlier]:
+def read_data(
+    config: RunConfig | None, tasks: Mapping[str, TaskDef], data_root: str | None, encoder: str | None
+) -> Data:
+    """Read every split of every task, and search for leaks as the configuration says.
+
+    Args:
+        config: The run's configuration; None if it is invalid.
+        tasks: The tasks.
+        data_root: Local mirror of the hub.
+        encoder: The encoder's directory or hub id; None if it is unknown.
+    """
+    search = config is None or config.leaks != "ignore"
+    held_out = config is not None and config.train.holdout is not None
+    if config is None or encoder is None or not search:
+        return check_data(tasks, data_root, search=search, held_out=held_out)
+    before = _trained_before(encoder, tasks, data_root, config.leaks)
+    data = check_data(tasks, data_root, search=True, held_out=held_out, before=before)
+    if (Path(encoder) / TASK_FILE).is_file() and next(earlier_runs(encoder), None) is None:
+        data.notes.append(f"{encoder} is an export: the rows that it was trained on are not searched for leaks")
+    return data
+
+
+def _trained_before(
+    encoder: str, tasks: Mapping[str, TaskDef], data_root: str | None, leaks: str
+) -> dict[str, Earlier]:
     """Tasks of the runs that trained an encoder whose training rows must be searched for evaluation rows.
 
     Where this run does not leave leaks out (`leaks: drop`), tasks with the same data as the task of the same name here
@@ -164,12 +188,6 @@ def trained_before(encoder: str, tasks: Mapping[str, TaskDef], data_root: str | 
                 known = found.get(key)
                 found[key] = Earlier(task, root, clean if known is None else clean & known.clean)
     return found
-
-
-def unsearched(encoder: str) -> list[str]:
-    """A note if the encoder is an export: it does not say where its training rows are."""
-    unknown = (Path(encoder) / TASK_FILE).is_file() and next(earlier_runs(encoder), None) is None
-    return [f"{encoder} is an export: the rows that it was trained on are not searched for leaks"] if unknown else []
 
 
 def _mirror(task: TaskDef, then: str | None, now: str | None) -> str | None:
@@ -234,13 +252,7 @@ def _finish(
     if config is not None:
         problems += run_problems(Run(config, tasks), file, request.overrides, resume=request.resume)
     data_root = directory(request.overrides.over(file).data.get("data_root"))
-    search = config is not None and config.leaks != "ignore"
-    held_out = config is not None and config.train.holdout is not None
-    before: dict[str, Earlier] = {}
-    if search and config is not None and isinstance(encoder, str) and not problems:
-        before = trained_before(encoder, tasks, data_root, config.leaks)
-    data = check_data(tasks, data_root, search=search, held_out=held_out, before=before)
-    data.notes += unsearched(str(encoder)) if search else []
+    data = read_data(config, tasks, data_root, encoder if isinstance(encoder, str) and not problems else None)
     problems += data.problems
     data.warnings += [problem.message for problem in training_data_itself(tasks, data)]
     if not request.resume:

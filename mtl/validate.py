@@ -11,16 +11,7 @@ from mtl.definitions import read_task_defs
 from mtl.encoder import find_encoder
 from mtl.errors import Problem, UserError, counted
 from mtl.leaks import Leak
-from mtl.preflight import (
-    Checked,
-    Request,
-    directory,
-    run_problems,
-    trained_before,
-    training_data_itself,
-    unsearched,
-)
-from mtl.reading import Data, check_data
+from mtl.preflight import Checked, Request, directory, read_data, run_problems, training_data_itself
 from mtl.report import dry_run_text, table
 from mtl.run_files import read_config
 from mtl.settings import Sourced
@@ -106,7 +97,7 @@ def validate(request: Request, *, dry_run: bool) -> Findings:
         found = find_encoder(encoder, on_hub=not findings.errors) if encoder else None
     except UserError as error:
         findings.errors += error.problems
-    data = _read(run, tasks, data_root, found)
+    data = read_data(run.config if run else None, tasks, data_root, found)
     findings.errors = list(dict.fromkeys(findings.errors + data.problems))  # one file may be several splits
     findings.warnings += [Problem("", note) for note in data.notes]
     for name, summaries in data.summaries.items():
@@ -137,18 +128,6 @@ def _resolved(request: Request) -> tuple[Run | None, dict[str, TaskDef], str | N
     run = Run(config, tasks) if config else None
     wrong += run_problems(run, file, request.overrides) if run else []
     return run, tasks, data_root, problems + found + wrong
-
-
-def _read(run: Run | None, tasks: Mapping[str, TaskDef], data_root: str | None, encoder: str | None) -> Data:
-    """Read all rows as `train` does, so that it finds the results in the cache."""
-    search = run is None or run.config.leaks != "ignore"
-    held_out = run is not None and run.config.train.holdout is not None
-    if not (search and run and encoder):
-        return check_data(tasks, data_root, search=search, held_out=held_out)
-    before = trained_before(encoder, tasks, data_root, run.config.leaks)
-    data = check_data(tasks, data_root, search=search, held_out=held_out, before=before)
-    data.notes += unsearched(encoder)
-    return data
 
 
 def _with_encoder(checked: Checked, findings: Findings, *, dry_run: bool) -> None:
@@ -183,7 +162,7 @@ def prepare_all(request: Request) -> str:
         encoder = find_encoder(request.overrides.data["encoder"])
     except UserError as error:
         problems += error.problems
-    data = _read(run, tasks, data_root, encoder)
+    data = read_data(run.config if run else None, tasks, data_root, encoder)
     if run is None or encoder is None or problems + data.problems:
         raise UserError(problems + data.problems)
     from mtl.data import prepare

@@ -34,14 +34,8 @@ def command(folder: Path, output: Path, steps: int, options: Sequence[str]) -> l
     """Words that start a run of `steps` steps, or continue it if it has begun."""
     if (output / "run.yml").is_file():
         return ["train", "--output", str(output), "--resume"]
-    words = [
-        "train",
-        str(folder / "corpus" / "tasks.yml"),
-        "--encoder",
-        str(folder / "encoder"),
-        "--output",
-        str(output),
-    ]
+    definitions, encoder = str(folder / "corpus" / "tasks.yml"), str(folder / "encoder")
+    words = ["train", definitions, "--encoder", encoder, "--output", str(output)]
     settings = ["evaluation.every=7", "checkpoint.every=3", "train.accumulation=2", "train.log_every=5"]
     return [
         *words, "--batch-size", "8", "--learning-rate", "1e-3", "--max-steps", str(steps),

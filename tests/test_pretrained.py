@@ -25,7 +25,7 @@ def results(run_dir: Path) -> dict[str, Any]:
 
 
 def test_quickstart_beats_what_counting_words_can_reach(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """README's first command in half of its time: with 90 of 140 steps, and R_s in every fourth.
+    """README's first command, made shorter: with 90 of 140 steps, and R_s in every fourth.
 
     The limits are those that `test_quickstart_corpus` holds bag-of-words models under.
     """
